@@ -1,0 +1,80 @@
+"""The contrast transfer function: what the microscope's lens does to each spatial frequency.
+
+In the sign of RELION: `CTF = -sin(gamma)`, so `CTF(0) = +amplitude_contrast` and protein is bright on a dark ground.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CTFParameters:
+    """The microscope's settings, one value per particle: every field is a tensor of the same batch shape, or a scalar.
+
+    Underfocus is positive. `defocus_u` is the defocus along the axis that makes `defocus_angle_deg` with x.
+    """
+
+    defocus_u: Float[Tensor, "*batch"]  # Å
+    defocus_v: Float[Tensor, "*batch"]  # Å
+    defocus_angle_deg: Float[Tensor, "*batch"]
+    voltage_kv: Float[Tensor, "*batch"]
+    spherical_aberration_mm: Float[Tensor, "*batch"]
+    amplitude_contrast: Float[Tensor, "*batch"]
+    phase_shift_deg: Float[Tensor, "*batch"]
+    b_factor: Float[Tensor, "*batch"]  # Å^2, envelope exp(-B k^2 / 4)
+
+    def __getitem__(self, index: Tensor | slice) -> "CTFParameters":
+        return self._map(lambda value: value[index])
+
+    def to(self, target: torch.device | torch.dtype | str) -> "CTFParameters":
+        """The same parameters on another device, or in another precision."""
+        return self._map(lambda value: value.to(target))
+
+    def _map(self, function) -> "CTFParameters":  # type: ignore[no-untyped-def]
+        fields = dataclasses.fields(self)
+        return CTFParameters(**{field.name: function(getattr(self, field.name)) for field in fields})
+
+
+def electron_wavelength(voltage_kv: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Relativistic wavelength of the electron, in Å: 12.2643247 / sqrt(V (1 + 0.978466e-6 V)) with V in volts."""
+    volts = voltage_kv * 1e3
+    return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
+
+
+def contrast_transfer_function(
+    frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters
+) -> Float[Tensor, "*batch_and_grid"]:
+    """CTF at the spatial frequencies (kx, ky), in 1/Å, of a grid that all particles share.
+
+    gamma = -pi lambda df k^2 + (pi/2) Cs lambda^3 k^4 - phase_shift - atan(w / sqrt(1 - w^2)), and CTF = -sin(gamma), with
+    df = (U + V)/2 + (U - V)/2 cos(2 (theta - angle)) and theta = atan2(ky, kx). Times exp(-B k^2 / 4).
+
+    The result has the batch shape of the parameters followed by the shape of the grid, and the parameters' precision.
+    gamma reaches 100 radians at 4 Å, where float32 is right to 1e-5, and 1,000 at 1 Å: use float64 parameters there.
+    """
+    kx, ky = frequencies.to(parameters.defocus_u).unbind(-1)
+
+    def column(value: Tensor) -> Tensor:
+        return value.reshape(value.shape + (1,) * kx.ndim)  # (*batch, 1, ...)
+
+    half_sum = column(parameters.defocus_u + parameters.defocus_v) / 2
+    half_difference = column(parameters.defocus_u - parameters.defocus_v) / 2
+    angle = 2 * torch.deg2rad(column(parameters.defocus_angle_deg))
+    wavelength = electron_wavelength(column(parameters.voltage_kv))
+    spherical_aberration = column(parameters.spherical_aberration_mm) * 1e7
+    amplitude = column(parameters.amplitude_contrast)
+    constant_phase = torch.deg2rad(column(parameters.phase_shift_deg)) + torch.asin(amplitude)
+
+    k2 = kx.square() + ky.square()
+    # k^2 cos(2 (theta - angle)), expanded so that no angle of the grid is needed.
+    k2_cos = (kx.square() - ky.square()) * torch.cos(angle) + 2 * kx * ky * torch.sin(angle)
+    defocus_term = math.pi * wavelength * (half_sum * k2 + half_difference * k2_cos)
+    aberration_term = (math.pi / 2) * spherical_aberration * wavelength**3 * k2.square()
+    gamma = aberration_term - defocus_term - constant_phase
+    envelope = torch.exp(column(parameters.b_factor) * k2 * -0.25)
+    return -torch.sin(gamma) * envelope

@@ -1,0 +1,145 @@
+"""Centred Fourier transforms, and the band: the few coefficients of an image that carry information.
+
+Images are (*batch, y, x) and volumes (*batch, z, y, x). The origin is pixel `box_size // 2`, for even and odd boxes.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from cryostar_nb.errors import InputError
+
+
+def centred_fft(array: Float[Tensor, "*batch_and_grid"], ndim: int) -> Complex[Tensor, "*batch_and_grid"]:
+    """Discrete Fourier transform over the last `ndim` axes, with the origin at `n // 2` on both sides."""
+    axes = tuple(range(-ndim, 0))
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes)
+
+
+def centred_ifft(array: Complex[Tensor, "*batch_and_grid"], ndim: int) -> Float[Tensor, "*batch_and_grid"]:
+    """Inverse of `centred_fft`; the result is real."""
+    axes = tuple(range(-ndim, 0))
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes).real
+
+
+def frequency_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
+    """Spatial frequencies, in 1/Å, along an axis of a centred transform; zero stands at `box_size // 2`."""
+    return (torch.arange(box_size, dtype=torch.float64) - box_size // 2) / (box_size * pixel_size)
+
+
+def frequency_grid(box_size: int, pixel_size: float) -> Float[Tensor, "y x 2"]:
+    """Spatial frequencies (kx, ky), in 1/Å, of a centred two-dimensional transform."""
+    axis = frequency_axis(box_size, pixel_size)
+    ky, kx = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([kx, ky], dim=-1)
+
+
+def coordinate_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
+    """Coordinates of the pixel centres along an axis, in Å; zero stands at `box_size // 2`."""
+    return (torch.arange(box_size, dtype=torch.float64) - box_size // 2) * pixel_size
+
+
+def shift_images(
+    images: Float[Tensor, "*batch y x"], shifts: Float[Tensor, "*batch 2"], *, pixel_size: float
+) -> Float[Tensor, "*batch y x"]:
+    """Move the content of each image by (x, y) `shifts`, in Å, as a phase ramp: exact for band-limited periodic images."""
+    frequencies = frequency_grid(images.shape[-1], pixel_size).to(images)
+    ramp = torch.exp(-2j * math.pi * (frequencies @ shifts[..., None, :, None]).squeeze(-1))
+    return centred_ifft(centred_fft(images, 2) * ramp, 2)
+
+
+def shell_correlation(
+    first: Float[Tensor, "*grid"], second: Float[Tensor, "*grid"], *, pixel_size: float
+) -> tuple[Float[Tensor, " shell"], Float[Tensor, " shell"]]:
+    """Fourier shell (volumes) or ring (images) correlation of two arrays of the same cubic or square grid.
+
+    Returns the frequency of each shell, in 1/Å, from one up to Nyquist, and the correlation there.
+    """
+    if first.shape != second.shape or len(set(first.shape)) != 1:
+        raise InputError(f"shell correlation compares equal cubes or squares, not {tuple(first.shape)} and {tuple(second.shape)}")
+    box_size = first.shape[0]
+    axis = (torch.arange(box_size, device=first.device) - box_size // 2).double()
+    radius = torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij")).square().sum(0).sqrt().round().long()
+    a, b = centred_fft(first.double(), first.ndim), centred_fft(second.double(), first.ndim)
+
+    def shell_sum(values: Tensor) -> Tensor:
+        total = torch.zeros(int(radius.max()) + 1, dtype=torch.float64, device=first.device)
+        return total.index_add(0, radius.flatten(), values.flatten())[1 : (box_size - 1) // 2 + 1]
+
+    cross = shell_sum((a * b.conj()).real)
+    power = shell_sum(a.abs().square()) * shell_sum(b.abs().square())
+    shells = torch.arange(1, len(cross) + 1, device=first.device) / (box_size * pixel_size)
+    return shells, cross / power.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+
+
+@dataclass(frozen=True)
+class Band:
+    """The Fourier coefficients of an image down to a resolution: a particle as a short vector.
+
+    A real image is known from half of its transform. The band keeps the half disk 0 < |k| <= 1/resolution, without the
+    mean (k = 0) and without Nyquist, and lays out real parts, then imaginary parts, scaled by sqrt(2)/box so that the dot
+    product of two vectors *equals* the pixel-wise product of the two band-limited images, summed over the pixels (Parseval).
+    A 128 x 128 image at 1 Å, kept down to 4 Å, is a vector of 3,208 numbers.
+    """
+
+    box_size: int  # pixels
+    pixel_size: float  # Å
+    resolution: float  # Å
+
+    @cached_property
+    def max_index(self) -> int:
+        """Largest frequency index along an axis, in cycles per box."""
+        wanted = int(self.box_size * self.pixel_size / self.resolution + 1e-6)
+        limit = (self.box_size - 1) // 2
+        if wanted < 1:
+            raise InputError(
+                f"low-pass {self.resolution} Å is coarser than the whole box ({self.box_size * self.pixel_size:g} Å); give a smaller value"
+            )
+        return min(wanted, limit)
+
+    @cached_property
+    def indices(self) -> Int[Tensor, "coefficient 2"]:
+        """Frequency index (kx, ky), in cycles per box, of each coefficient; ky may be negative, kx is not."""
+        m = self.max_index
+        ky, kx = torch.meshgrid(torch.arange(-m, m + 1), torch.arange(m + 1), indexing="ij")
+        inside = (kx.square() + ky.square() <= m * m) & ((kx > 0) | (ky > 0))
+        return torch.stack([kx[inside], ky[inside]], dim=-1)
+
+    @cached_property
+    def frequencies(self) -> Float[Tensor, "coefficient 2"]:
+        """Spatial frequency (kx, ky) of each coefficient, in 1/Å."""
+        return self.indices.double() / (self.box_size * self.pixel_size)
+
+    @property
+    def size(self) -> int:
+        """Length of a particle's vector: two real numbers per coefficient."""
+        return 2 * len(self.indices)
+
+    def encode(self, images: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch band"]:
+        """The vector of each image. A mean, and all detail beyond the band, is left out."""
+        if images.shape[-2:] != (self.box_size, self.box_size):
+            raise InputError(f"images of {tuple(images.shape[-2:])} pixels do not fit a band of box {self.box_size}")
+        spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+        kx, ky = self.indices.to(images.device).unbind(-1)
+        kept = spectrum[..., ky % self.box_size, kx] * (math.sqrt(2) / self.box_size)
+        return torch.cat([kept.real, kept.imag], dim=-1)
+
+    def decode(self, vectors: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch y x"]:
+        """The band-limited, zero-mean images of these vectors: the inverse of `encode` on such images."""
+        real, imaginary = vectors.chunk(2, dim=-1)
+        kx, ky = self.indices.to(vectors.device).unbind(-1)
+        coefficients = torch.complex(real, imaginary) * (self.box_size / math.sqrt(2))
+        spectrum = coefficients.new_zeros(*vectors.shape[:-1], self.box_size, self.box_size // 2 + 1)
+        spectrum[..., ky % self.box_size, kx] = coefficients
+        # irfft2 reads the column kx = 0 in full, so its other half is filled in as the complex conjugate.
+        column = kx == 0
+        spectrum[..., -ky[column] % self.box_size, kx[column]] = coefficients[..., column].conj()
+        return torch.fft.fftshift(torch.fft.irfft2(spectrum, s=(self.box_size, self.box_size)), dim=(-2, -1))
+
+    def per_coefficient(self, values: Float[Tensor, "*batch coefficient"]) -> Float[Tensor, "*batch band"]:
+        """A real factor per frequency (a CTF, an envelope) laid out to multiply a vector."""
+        return torch.cat([values, values], dim=-1)

@@ -1,0 +1,71 @@
+"""Rotations, superposition and distances between structures.
+
+Rotation matrices left-multiply xyz column vectors: `x_view = R @ x_ref`.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+
+def rotations_from_relion_angles(
+    rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike
+) -> Float[np.ndarray, "particle 3 3"]:
+    """Pose matrices from RELION's Euler angles (`rlnAngleRot`, `rlnAngleTilt`, `rlnAnglePsi`, in degrees).
+
+    Equal to RELION's `Euler_angles2matrix`: the transpose of the intrinsic ZYZ rotation.
+    """
+    angles = np.stack(np.broadcast_arrays(rot_deg, tilt_deg, psi_deg), axis=-1).astype(np.float64)
+    return np.swapaxes(Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix(), -1, -2)
+
+
+def relion_angles_from_rotations(rotations: ArrayLike) -> Float[np.ndarray, "particle 3"]:
+    """RELION's (rot, tilt, psi) in degrees, the inverse of `rotations_from_relion_angles`."""
+    transposed = np.swapaxes(np.asarray(rotations, dtype=np.float64), -1, -2)
+    return np.asarray(Rotation.from_matrix(transposed).as_euler("ZYZ", degrees=True))
+
+
+def random_rotations(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
+    """Rotation matrices drawn uniformly from SO(3): unit quaternions from normalised 4D Gaussians (Marsaglia 1972)."""
+    return np.asarray(Rotation.from_quat(rng.standard_normal((count, 4))).as_matrix())
+
+
+def kabsch(
+    mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "atom 3"]
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
+    """Rotation `R` and translation `t` that minimise the RMSD between `mobile @ R.T + t` and `target` (Kabsch 1976).
+
+    `R` is always proper: the determinant is +1 also where a reflection would fit better.
+    """
+    mobile_centre, target_centre = mobile.mean(axis=0), target.mean(axis=0)
+    u, _, vt = np.linalg.svd((target - target_centre).T @ (mobile - mobile_centre))
+    handedness = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = u @ handedness @ vt
+    return rotation, target_centre - rotation @ mobile_centre
+
+
+def superpose(mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "atom 3"]) -> Float[np.ndarray, "atom 3"]:
+    """`mobile` moved onto `target` as a rigid body, with the least RMSD."""
+    rotation, translation = kabsch(mobile, target)
+    return mobile @ rotation.T + translation
+
+
+def rmsd(
+    positions: Float[Tensor, "*batch atom 3"], target: Float[Tensor, "*batch atom 3"]
+) -> Float[Tensor, "*batch"]:
+    """Root of the mean squared distance between matching atoms, in the unit of the input, *without* alignment."""
+    return (positions - target).square().sum(-1).mean(-1).sqrt()
+
+
+def pair_distances(
+    positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]
+) -> Float[Tensor, "*batch pair"]:
+    """Distance between the two atoms of each pair; `pairs` has shape (pair, 2). Coinciding atoms give 0 with gradient 0."""
+    pairs = torch.as_tensor(pairs, device=positions.device)
+    difference = positions.index_select(-2, pairs[:, 0]) - positions.index_select(-2, pairs[:, 1])
+    squared = difference.square().sum(-1)
+    # The clamp keeps the gradient of the root finite where two atoms coincide.
+    return squared.clamp(min=1e-12).sqrt()

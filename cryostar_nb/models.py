@@ -1,0 +1,85 @@
+"""The deformation network (section 2.1): a variational autoencoder from an image to a structure."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network; the defaults are the paper's."""
+
+    encoder_widths: tuple[int, ...] = (512, 256, 128, 64, 32)
+    decoder_widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    latent_dim: int = 8
+
+
+def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers of these sizes, input first, with a ReLU after each but the last."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Encoder(nn.Module):
+    """Image, as a band vector, to the mean and log-variance of its latent."""
+
+    def __init__(self, band_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = mlp((band_size, *config.encoder_widths, 2 * config.latent_dim))
+
+    def forward(self, images: Float[Tensor, "batch band"]) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, each (batch, latent). Each image is scaled to unit rms: brightness says nothing."""
+        images = torch.nn.functional.normalize(images, dim=-1) * math.sqrt(images.shape[-1])
+        mean, log_variance = self.layers(images).chunk(2, dim=-1)
+        return mean, log_variance
+
+
+class CartesianDecoder(nn.Module):
+    """Latent to structure: the reference plus a displacement of every node, S = S_ref + Delta S.
+
+    The last layer starts small, so that training starts at the reference.
+    """
+
+    reference: Tensor
+
+    def __init__(self, reference: Float[Tensor, "atom 3"], config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = mlp((config.latent_dim, *config.decoder_widths, reference.numel()))
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+        self.register_buffer("reference", reference)
+
+    def forward(self, latent: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
+        """Positions in Å."""
+        return self.reference + self.layers(latent).unflatten(-1, (-1, 3))
+
+
+class DeformationVAE(nn.Module):
+    """Encoder and decoder with the reparametrised sample between them (Kingma & Welling 2013)."""
+
+    def __init__(self, band_size: int, reference: Float[Tensor, "atom 3"], config: ModelConfig) -> None:
+        super().__init__()
+        self.latent_dim = config.latent_dim
+        self.encoder = Encoder(band_size, config)
+        self.decoder = CartesianDecoder(reference, config)
+
+    def forward(
+        self, images: Float[Tensor, "batch band"], noise: Float[Tensor, "batch latent"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
+        mean, log_variance = self.encoder(images)
+        latent = mean + noise * torch.exp(0.5 * log_variance)
+        return self.decoder(latent), mean, log_variance
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad)

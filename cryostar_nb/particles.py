@@ -1,0 +1,99 @@
+"""A stack of particle images with their poses and CTFs, read lazily."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.errors import InputError
+from cryostar_nb.files import existing_file
+from cryostar_nb.fourier import Band, coordinate_axis
+from cryostar_nb.projector import shift_band
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Particle images of one box and pixel size. Pixels stay on disk until `images` asks for them."""
+
+    source: Path  # the metadata file, for messages
+    stacks: tuple[Path, ...]  # the distinct image files
+    stack_of: Int[np.ndarray, " particle"]  # index into `stacks`
+    image_in_stack: Int[np.ndarray, " particle"]  # 0-based
+    box_size: int
+    pixel_size: float  # Å
+    rotations: Float[Tensor, "particle 3 3"]
+    shifts: Float[Tensor, "particle 2"]  # Å, where the particle sits relative to the box centre
+    ctf: CTFParameters | None  # None: images without a CTF
+
+    def __len__(self) -> int:
+        return len(self.stack_of)
+
+    def images(self, indices: NDArray[np.int64] | slice) -> Float[Tensor, "particle y x"]:
+        """The images of these particles as float32, as they are on disk."""
+        stack_of, image_in_stack = self.stack_of[indices], self.image_in_stack[indices]
+        images = np.empty((len(stack_of), self.box_size, self.box_size), dtype=np.float32)
+        for stack in np.unique(stack_of):
+            rows = np.flatnonzero(stack_of == stack)
+            images[rows] = open_stack(self.stacks[stack])[image_in_stack[rows]]
+        return torch.from_numpy(images)
+
+    def label(self, particle: int) -> str:
+        """A particle as its file names it, for messages: row, image and stack."""
+        return f"{self.source}: particle {particle + 1} ({self.image_in_stack[particle] + 1}@{self.stacks[self.stack_of[particle]]})"
+
+
+@lru_cache(maxsize=64)
+def open_stack(path: Path) -> NDArray[np.generic]:
+    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
+    existing_file(path, "an MRC stack (the image names of a STAR file are relative to it, or to the folder given as root)")
+    try:
+        with mrcfile.mmap(path, mode="r", permissive=False) as handle:
+            data = handle.data
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is not a complete MRC file ({' '.join(str(error).split())}); copy or export it again") from error
+    if data is None or data.ndim not in (2, 3) or data.shape[-1] != data.shape[-2]:
+        raise InputError(f"{path}: holds an array of shape {None if data is None else data.shape}; particle images are square")
+    return data if data.ndim == 3 else data[None]
+
+
+def batches(count: int, size: int, description: str) -> Iterator[slice]:
+    """Slices that cover `count` items in order, with a progress bar where there is a terminal."""
+    starts = range(0, count, size)
+    for start in tqdm(starts, desc=description, unit="batch", disable=None if len(starts) > 1 else True):
+        yield slice(start, min(start + size, count))
+
+
+def background_mask(box_size: int) -> Tensor:
+    """True for the pixels outside the circle that touches the box, where there is only noise."""
+    axis = coordinate_axis(box_size, 1.0)
+    return (axis[:, None].square() + axis.square()) > (box_size / 2) ** 2
+
+
+def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False, batch_size: int = 512) -> Float[Tensor, "particle band"]:
+    """Read every image once and return what training needs of it: its band vector, normalised and centred.
+
+    The background's standard deviation becomes 1, so that white noise has unit variance in every element; the mean is not
+    part of a band; the particle is moved to the centre of its box; `invert` turns dark protein bright. Raises InputError
+    for a pixel that is not finite and for an image without contrast.
+    """
+    vectors = torch.empty(len(particles), band.size)
+    outside = background_mask(particles.box_size)
+    for rows in batches(len(particles), batch_size, "reading particles"):
+        images = particles.images(rows)
+        spread = images[:, outside].std(dim=-1)
+        for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
+            finite = bool(torch.isfinite(images[bad]).all())
+            fault = "every background pixel has the same value" if finite else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
+            raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
+        encoded = band.encode(images) / (-spread if invert else spread)[:, None]
+        vectors[rows] = shift_band(encoded, -particles.shifts[rows].float(), band)
+    return vectors

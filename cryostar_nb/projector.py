@@ -1,0 +1,176 @@
+"""From Gaussians to images (equations 1 and 10): the part of cryoSTAR that is physics, not network.
+
+A node is an isotropic Gaussian that carries *mass*: it integrates to its number of electrons, whatever its width. Positions
+and widths are in Å; the origin is the centre of the box, pixel `box_size // 2`. Images hold the integral of the density
+along z, in electrons/Å^2.
+
+`gaussian_density` and `project_real` evaluate the Gaussians on the pixels, as one would write them on a blackboard. They are
+the reference, right where a Gaussian is wider than a pixel. `project_band` evaluates their Fourier transform,
+
+    F(k) = sum_i A_i exp(-2 pi^2 sigma_i^2 |k|^2) exp(-2 pi i k . x_i),
+
+at the frequencies of a `Band`: exact at any width, and all that training needs.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
+from cryostar_nb.fourier import Band, coordinate_axis
+
+
+def _gaussian_profiles(
+    coordinates: Float[Tensor, "*batch atom"], sigma: Float[Tensor, "*atom"], box_size: int, pixel_size: float
+) -> Float[Tensor, "*batch atom box"]:
+    """Unit-mass Gaussians of each node along one axis, sampled at the pixel centres, in 1/Å."""
+    axis = coordinate_axis(box_size, pixel_size).to(coordinates)
+    width = sigma[..., None]
+    return torch.exp(-(axis - coordinates[..., None]).square() / (2 * width.square())) / (math.sqrt(2 * math.pi) * width)
+
+
+def gaussian_density(
+    positions: Float[Tensor, "*batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: Float[Tensor, "*atom"],
+    *,
+    box_size: int,
+    pixel_size: float,
+) -> Float[Tensor, "*batch z y x"]:
+    """Density of the nodes on a grid (eq. 1 with normalised Gaussians), in electrons/Å^3."""
+    x, y, z = (_gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(3))
+    return torch.einsum("...az,...ay,...ax->...zyx", z * amplitudes[:, None], y, x)
+
+
+def project_real(
+    positions: Float[Tensor, "*batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: Float[Tensor, "*atom"],
+    *,
+    box_size: int,
+    pixel_size: float,
+) -> Float[Tensor, "*batch y x"]:
+    """Projections along z, evaluated on the pixels: a Gaussian integrated along z is a Gaussian in x and y. No CTF.
+
+    A Gaussian narrower than about a pixel falls between the samples; use `project_band` then.
+    """
+    x, y = (_gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(2))
+    return (y * amplitudes[:, None]).mT @ x
+
+
+class _PhaseTable(torch.autograd.Function):
+    """start * exp(-2 pi i h x / length) for h = 0 ... max_index, as interleaved real and imaginary parts.
+
+    Successive powers are products of earlier ones (doubling), so each node costs one sine and one cosine. The backward pass
+    uses d/dx = -2 pi i h / length times the table itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: Tensor, max_index: int, length: float) -> Tensor:
+        angle = x * (-2 * math.pi / length)
+        step = torch.complex(angle.cos(), angle.sin())
+        table = torch.empty((*x.shape, max_index + 1), dtype=step.dtype, device=x.device)
+        table[..., 0] = start
+        filled = 1
+        while filled <= max_index:  # table[filled + j] = table[j] * step**filled
+            count = min(filled, max_index + 1 - filled)
+            torch.mul(table[..., :count], step[..., None], out=table[..., filled : filled + count])
+            step, filled = step * step, 2 * filled
+        table_parts = torch.view_as_real(table)
+        ctx.save_for_backward(table_parts)
+        ctx.length = length
+        return table_parts
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        (table,) = ctx.saved_tensors
+        order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device) * (2 * math.pi / ctx.length)
+        slope = gradient[..., 0] * table[..., 1] - gradient[..., 1] * table[..., 0]
+        return slope @ order, None, None, None
+
+
+def project_band(
+    positions: Float[Tensor, "*batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: Float[Tensor, "*atom"],
+    band: Band,
+) -> Float[Tensor, "*batch band"]:
+    """Projections along z as vectors of a band: exact, differentiable in the positions. No CTF.
+
+    `band.decode(project_band(...))` is the band-limited, zero-mean projection image in electrons/Å^2.
+
+    The phase factor of a frequency is a product of one factor per axis, so a matrix product over the nodes, of a table for y
+    with a table for x, gives all frequencies at once; those with negative ky come from the conjugate of the y factor.
+    """
+    m, length = band.max_index, band.box_size * band.pixel_size
+    root = (amplitudes / band.pixel_size**2).to(positions)
+    x = _PhaseTable.apply(positions[..., 0], torch.ones_like(root), m, length)  # (*batch, atom, m + 1, 2)
+    y = _PhaseTable.apply(positions[..., 1], root, m, length)
+    if sigma.ndim:  # a width per node: its envelope is separable too
+        order = torch.arange(m + 1, device=positions.device) / length
+        envelope = torch.exp(-2 * (math.pi * sigma[:, None] * order).square()).to(positions)[..., None]
+        x, y = x * envelope, y * envelope
+    products = y.flatten(-2).mT @ x.flatten(-2)  # (*batch, 2(m + 1), 2(m + 1))
+    products = products.unflatten(-1, (m + 1, 2)).unflatten(-3, (m + 1, 2))  # (*batch, ky, part of y, kx, part of x)
+    rr, ri = products[..., :, 0, :, 0], products[..., :, 0, :, 1]
+    ir, ii = products[..., :, 1, :, 0], products[..., :, 1, :, 1]
+    halves = torch.stack([rr - ii, rr + ii, ri + ir, ri - ir], dim=-3)  # real: +ky, -ky; imaginary: +ky, -ky
+    vectors = halves.flatten(-3).index_select(-1, _positions_in_halves(band).to(positions.device))
+    vectors = vectors * (math.sqrt(2) / band.box_size)
+    if sigma.ndim == 0:
+        k2 = band.frequencies.square().sum(-1)
+        envelope = torch.exp(-2 * (math.pi * sigma).square() * k2.to(sigma.device)).to(positions)
+        vectors = vectors * band.per_coefficient(envelope)
+    return vectors
+
+
+def _positions_in_halves(band: Band) -> Tensor:
+    """Where the coefficients of a band lie in the flattened (real +ky, real -ky, imaginary +ky, imaginary -ky) products."""
+    side = band.max_index + 1
+    kx, ky = band.indices.unbind(-1)
+    real = (ky < 0) * side**2 + ky.abs() * side + kx
+    return torch.cat([real, real + 2 * side**2])
+
+
+def shift_phases(shifts: Float[Tensor, "*batch 2"], band: Band) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the phase ramp exp(-2 pi i k . shift) on a band, each of shape (*batch, coefficient)."""
+    angle = -2 * math.pi * (shifts @ band.frequencies.to(shifts).mT)
+    return angle.cos(), angle.sin()
+
+
+def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band) -> Float[Tensor, "*batch band"]:
+    """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
+    cosine, sine = shift_phases(shifts, band)
+    real, imaginary = vectors.chunk(2, dim=-1)
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+
+
+def rotate(
+    positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]
+) -> Float[Tensor, "*batch atom 3"]:
+    """Coordinates in the frame of the microscope: x_view = R @ x_ref."""
+    return positions @ rotations.mT
+
+
+def make_images(
+    positions: Float[Tensor, "*batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: Float[Tensor, "*atom"],
+    band: Band,
+    *,
+    rotations: Float[Tensor, "*batch 3 3"],
+    shifts: Float[Tensor, "*batch 2"] | None = None,
+    ctf: CTFParameters | None = None,
+) -> Float[Tensor, "*batch band"]:
+    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it."""
+    vectors = project_band(rotate(positions, rotations), amplitudes, sigma, band)
+    if shifts is not None:
+        vectors = shift_band(vectors, shifts, band)
+    if ctf is not None:
+        transfer = contrast_transfer_function(band.frequencies.to(positions.device), ctf)
+        vectors = vectors * band.per_coefficient(transfer.to(vectors))
+    return vectors

@@ -1,0 +1,262 @@
+"""Synthetic particles with a known truth (section 3.2, appendix C): morph, project, blur by the CTF, add noise, write.
+
+The images show *all heavy atoms*, not the coarse nodes that the network later moves, so the model is wrong in the way it is
+wrong for real data.
+"""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import mrcfile
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.errors import InputError
+from cryostar_nb.files import replacing
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import pair_distances, random_rotations, superpose
+from cryostar_nb.particles import Particles, batches
+from cryostar_nb.projector import make_images
+from cryostar_nb.star import write_star
+from cryostar_nb.structure import Structure, node_atoms, read_structure, read_trajectory
+
+SNR_DEFINITION = "variance of the clean CTF-modulated image over the whole box / variance of the noise, averaged over the data set"
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """What is simulated; the defaults are Table 1's, but for the noise."""
+
+    n_particles: int = 50_000
+    """Number of particle images, shared evenly among the states."""
+    box_size: int = 128
+    """Edge of an image, in pixels."""
+    pixel_size: float = 1.0
+    """Edge of a pixel, in Å."""
+    snr: float = 0.1
+    """Variance of the clean image over the whole box, over the variance of the noise. Table 1 prints 0.0001 and no definition."""
+    states: int = 50
+    """Number of conformations from closed to open."""
+    morph: Literal["linear", "rigid"] = "linear"
+    """The path between the two: straight lines, or one that keeps bond lengths and domains rigid."""
+    resolution: float = 3.0
+    """Resolution of the full-atom density, in Å: its transform falls to 1/e at 1/resolution, as in EMAN2's e2pdb2mrc."""
+    defocus_log_mean: float = 1.0
+    """Mean of the logarithm of the defocus in µm: Lognormal(1.0, 0.3^2), a median of 2.7 µm."""
+    defocus_log_sd: float = 0.3
+    """Standard deviation of the logarithm of the defocus."""
+    voltage_kv: float = 300.0
+    """Accelerating voltage, in kV."""
+    spherical_aberration_mm: float = 2.7
+    """Spherical aberration, in mm."""
+    amplitude_contrast: float = 0.1
+    """Amplitude contrast, a fraction."""
+    seed: int = 0
+    """Seed of every random draw."""
+
+    def __post_init__(self) -> None:
+        positive = ("n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
+
+
+def matching_atoms(closed: Structure, open_: Structure) -> tuple[Structure, Structure]:
+    """The atoms that two structures of the same molecule share, in one order.
+
+    Raises InputError when a residue of one is missing from the other, or has another name there.
+    """
+    residues = [dict(zip(s.residue_keys, s.residue_names.tolist(), strict=True)) for s in (closed, open_)]
+    for key in residues[0].keys() | residues[1].keys():
+        names = [table.get(key, "absent") for table in residues]
+        if names[0] != names[1]:
+            raise InputError(
+                f"residue chain {key[0]} {key[1]}{key[2]} is {names[0]} in the closed and {names[1]} in the open structure; give two models of the same chains and residues"
+            )
+    place = {(*key, name): i for i, (key, name) in enumerate(zip(open_.residue_keys, open_.atom_names.tolist(), strict=True))}
+    shared = [
+        (i, place[(*key, name)])
+        for i, (key, name) in enumerate(zip(closed.residue_keys, closed.atom_names.tolist(), strict=True))
+        if (*key, name) in place
+    ]
+    first, second = map(list, zip(*shared, strict=True))
+    return closed[first], open_[second]
+
+
+def linear_morph(
+    closed: Float[np.ndarray, "atom 3"], open_: Float[np.ndarray, "atom 3"], states: int
+) -> Float[np.ndarray, "state atom 3"]:
+    """Straight-line path. It is simple, and it shrinks whatever rotates: bonds are too short midway."""
+    t = np.linspace(0, 1, states)[:, None, None]
+    return (1 - t) * closed + t * open_
+
+
+def rigid_morph(
+    closed: Float[np.ndarray, "atom 3"],
+    open_: Float[np.ndarray, "atom 3"],
+    states: int,
+    *,
+    cutoff: float = 6.0,
+    iterations: int = 150,
+) -> Float[np.ndarray, "state atom 3"]:
+    """Path on which the distances between near atoms go evenly from one end to the other, so domains turn instead of shrink.
+
+    Elastic network interpolation (Kim, Jernigan & Chirikjian, Biophys. J. 2002): every state minimises, from the straight
+    line, the squared errors of the distances of all pairs nearer than `cutoff` Å at both ends, and of a thinned set up to
+    three times as far, which makes domains stiff. Each state is superposed on the straight line's.
+    """
+    straight = linear_morph(closed, open_, states)
+    near = cKDTree(closed).query_pairs(cutoff, output_type="ndarray")
+    backbone = np.arange(0, len(closed), max(1, len(closed) // 400))
+    far = backbone[cKDTree(closed[backbone]).query_pairs(3 * cutoff, output_type="ndarray")]
+    pairs = np.concatenate([near, far])
+    ends = [np.linalg.norm(end[pairs[:, 0]] - end[pairs[:, 1]], axis=-1) for end in (closed, open_)]
+    # A pair far apart at one end is a contact that breaks: it does not hold the domains together.
+    lasting = np.abs(ends[0] - ends[1]) < 2.0
+    pairs, ends = pairs[lasting], [end[lasting] for end in ends]
+    t = torch.linspace(0, 1, states)[:, None]
+    targets = (1 - t) * torch.from_numpy(ends[0]).float() + t * torch.from_numpy(ends[1]).float()
+    positions = torch.from_numpy(straight).float().requires_grad_()
+    optimiser = torch.optim.LBFGS([positions], max_iter=iterations, line_search_fn="strong_wolfe")
+    index = torch.from_numpy(pairs)
+
+    def energy() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = (pair_distances(positions, index) - targets).square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(energy)  # type: ignore[no-untyped-call]
+    relaxed = positions.detach().double().numpy()
+    path = np.stack([superpose(state, line) for state, line in zip(relaxed, straight, strict=True)])
+    path[0], path[-1] = closed, open_
+    return path
+
+
+def atom_sigma(resolution: float) -> float:
+    """Width of an atom's Gaussian, in Å, at a resolution: the transform exp(-(resolution k)^2) falls to 1/e at 1/resolution."""
+    return resolution / (math.pi * math.sqrt(2))
+
+
+def load_path(
+    config: SimulationConfig,
+    closed: Path | str,
+    open_: Path | str | None,
+    trajectory: Path | str | None = None,
+    topology: Path | str | None = None,
+) -> tuple[Structure, Float[np.ndarray, "state atom 3"]]:
+    """The atoms, and their positions in every state: a morph between two structures, or frames of a trajectory."""
+    if trajectory is not None:
+        atoms, frames = read_trajectory(trajectory, topology or closed)
+        if config.states > len(frames):
+            raise InputError(f"{trajectory}: holds {len(frames)} frames, fewer than the {config.states} states asked for; give --states {len(frames)} or less")
+        return atoms, frames[np.linspace(0, len(frames) - 1, config.states).round().astype(int)]
+    if open_ is None:
+        raise InputError("a morph needs both ends: give --open, or --trajectory")
+    first, second = matching_atoms(read_structure(closed), read_structure(open_))
+    morph = {"linear": linear_morph, "rigid": rigid_morph}[config.morph]
+    return first, morph(first.positions, second.positions, config.states)
+
+
+def draw_particles(config: SimulationConfig, stack: Path, source: Path, rng: np.random.Generator) -> Particles:
+    """Poses uniform on SO(3), no shift, and log-normal defocus, for a stack that is yet to be written."""
+    n = config.n_particles
+    rotations = random_rotations(n, rng)
+    defocus = torch.from_numpy(1e4 * rng.lognormal(config.defocus_log_mean, config.defocus_log_sd, n))
+    zeros = torch.zeros(n, dtype=torch.float64)
+    ctf = CTFParameters(
+        defocus_u=defocus,
+        defocus_v=defocus,
+        defocus_angle_deg=zeros,
+        voltage_kv=zeros + config.voltage_kv,
+        spherical_aberration_mm=zeros + config.spherical_aberration_mm,
+        amplitude_contrast=zeros + config.amplitude_contrast,
+        phase_shift_deg=zeros,
+        b_factor=zeros,
+    )
+    return Particles(
+        source=source,
+        stacks=(stack,),
+        stack_of=np.zeros(n, dtype=np.int64),
+        image_in_stack=np.arange(n),
+        box_size=config.box_size,
+        pixel_size=config.pixel_size,
+        rotations=torch.from_numpy(rotations),
+        shifts=torch.zeros(n, 2, dtype=torch.float64),
+        ctf=ctf,
+    )
+
+
+def simulate(
+    config: SimulationConfig,
+    *,
+    closed: Path | str,
+    open_: Path | str | None,
+    out: Path | str,
+    trajectory: Path | str | None = None,
+    topology: Path | str | None = None,
+) -> None:
+    """Write `out/particles.star`, `out/particles.mrcs` and `out/truth.npz`.
+
+    Images are made and written in a stream; memory does not grow with their number. The noise is white and Gaussian, of one
+    variance for the whole set: the mean variance of up to 1,000 clean images over the asked-for SNR. `truth.npz` holds
+    `state` (particle,), the state of each particle; `positions` (state, node, 3), the nodes of each state in Å; `snr`;
+    `snr_measured`, over all clean images; `snr_definition`; `noise_sd`.
+    """
+    out = Path(out)
+    atoms, path = load_path(config, closed, open_, trajectory, topology)
+    reach = float(np.linalg.norm(path, axis=-1).max())
+    half_box = config.box_size * config.pixel_size / 2
+    if reach > half_box:
+        raise InputError(
+            f"{trajectory or closed}: an atom lies {reach:.0f} Å from the origin, outside the box's half edge of {half_box:.0f} Å; centre the model on the origin or give a larger --box-size"
+        )
+    stack, star = out / "particles.mrcs", out / "particles.star"
+    shape = (config.n_particles, config.box_size, config.box_size)
+    out.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * math.prod(shape), shutil.disk_usage(out).free
+    if needed > free:
+        raise InputError(f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room or ask for fewer particles")
+
+    rng = np.random.default_rng(config.seed)
+    particles = draw_particles(config, stack, star, rng)
+    state = rng.permutation(np.arange(config.n_particles) % config.states)
+    band = Band(config.box_size, config.pixel_size, resolution=2 * config.pixel_size)
+    amplitudes = torch.from_numpy(atoms.electrons).float()
+    sigma, states = torch.tensor(atom_sigma(config.resolution)), torch.from_numpy(path).float()
+
+    def clean_images(rows: slice) -> torch.Tensor:
+        assert particles.ctf is not None
+        positions, rotations = states[state[rows]], particles.rotations[rows].float()
+        return band.decode(make_images(positions, amplitudes, sigma, band, rotations=rotations, ctf=particles.ctf[rows]))
+
+    batch, sample = 32, min(1000, config.n_particles)
+    sampled = [clean_images(rows).var(dim=(1, 2), correction=0) for rows in batches(sample, batch, "measuring the signal")]
+    noise_sd = math.sqrt(float(torch.cat(sampled).double().mean()) / config.snr)
+    noise = torch.Generator().manual_seed(config.seed)
+    signal_variance = 0.0
+    with replacing(stack) as temporary:
+        with mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as handle:
+            handle.set_image_stack()
+            handle.voxel_size = config.pixel_size
+            for rows in batches(config.n_particles, batch, "simulating"):
+                clean = clean_images(rows)
+                signal_variance += float(clean.var(dim=(1, 2), correction=0).double().sum())
+                handle.data[rows] = clean + noise_sd * torch.randn(clean.shape, generator=noise)
+    with replacing(out / "truth.npz") as temporary:
+        np.savez(
+            temporary,
+            state=state,
+            positions=path[:, node_atoms(atoms)],
+            snr=config.snr,
+            snr_measured=signal_variance / config.n_particles / noise_sd**2,
+            snr_definition=SNR_DEFINITION,
+            noise_sd=noise_sd,
+        )
+    write_star(star, particles)
