@@ -5,6 +5,7 @@ In the sign of RELION: `CTF = -sin(gamma)`, so `CTF(0) = +amplitude_contrast` an
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ class CTFParameters:
         """The same parameters on another device, or in another precision."""
         return self._map(lambda value: value.to(target))
 
-    def _map(self, function) -> "CTFParameters":  # type: ignore[no-untyped-def]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "CTFParameters":
         fields = dataclasses.fields(self)
         return CTFParameters(**{field.name: function(getattr(self, field.name)) for field in fields})
 
@@ -46,9 +47,7 @@ def electron_wavelength(voltage_kv: Float[Tensor, "*batch"]) -> Float[Tensor, "*
     return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
 
 
-def contrast_transfer_function(
-    frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters
-) -> Float[Tensor, "*batch_and_grid"]:
+def contrast_transfer_function(frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters) -> Float[Tensor, "*batch_and_grid"]:
     """CTF at the spatial frequencies (kx, ky), in 1/Å, of a grid that all particles share.
 
     gamma = -pi lambda df k^2 + (pi/2) Cs lambda^3 k^4 - phase_shift - atan(w / sqrt(1 - w^2)), and CTF = -sin(gamma), with

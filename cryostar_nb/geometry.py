@@ -11,9 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 
-def rotations_from_relion_angles(
-    rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike
-) -> Float[np.ndarray, "particle 3 3"]:
+def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike) -> Float[np.ndarray, "particle 3 3"]:
     """Pose matrices from RELION's Euler angles (`rlnAngleRot`, `rlnAngleTilt`, `rlnAnglePsi`, in degrees).
 
     Equal to RELION's `Euler_angles2matrix`: the transpose of the intrinsic ZYZ rotation.
@@ -53,16 +51,12 @@ def superpose(mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "at
     return mobile @ rotation.T + translation
 
 
-def rmsd(
-    positions: Float[Tensor, "*batch atom 3"], target: Float[Tensor, "*batch atom 3"]
-) -> Float[Tensor, "*batch"]:
+def rmsd(positions: Float[Tensor, "*batch atom 3"], target: Float[Tensor, "*batch atom 3"]) -> Float[Tensor, "*batch"]:
     """Root of the mean squared distance between matching atoms, in the unit of the input, *without* alignment."""
     return (positions - target).square().sum(-1).mean(-1).sqrt()
 
 
-def pair_distances(
-    positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]
-) -> Float[Tensor, "*batch pair"]:
+def pair_distances(positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]) -> Float[Tensor, "*batch pair"]:
     """Distance between the two atoms of each pair; `pairs` has shape (pair, 2). Coinciding atoms give 0 with gradient 0."""
     pairs = torch.as_tensor(pairs, device=positions.device)
     difference = positions.index_select(-2, pairs[:, 0]) - positions.index_select(-2, pairs[:, 1])

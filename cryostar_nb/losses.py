@@ -11,17 +11,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 
-def correlation_loss(
-    images: Float[Tensor, "*batch band"], predictions: Float[Tensor, "*batch band"]
-) -> Float[Tensor, ""]:
+def correlation_loss(images: Float[Tensor, "*batch band"], predictions: Float[Tensor, "*batch band"]) -> Float[Tensor, ""]:
     """L_image, eq. 9: minus the normalised cross correlation of each image with its prediction, mean over the batch."""
     images, predictions = torch.as_tensor(images), torch.as_tensor(predictions)
     return -torch.nn.functional.cosine_similarity(images, predictions, dim=-1).mean()
 
 
-def continuity_loss(
-    distances: Float[Tensor, "*batch bond"], reference_distances: Float[Tensor, " bond"]
-) -> Float[Tensor, ""]:
+def continuity_loss(distances: Float[Tensor, "*batch bond"], reference_distances: Float[Tensor, " bond"]) -> Float[Tensor, ""]:
     """L_cont, eq. 2: mean squared change of the distance between bonded nodes, in Å^2."""
     return (torch.as_tensor(distances) - torch.as_tensor(reference_distances)).square().mean()
 
@@ -63,17 +59,13 @@ def elastic_network_loss(
     return (change.mean(0) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def kl_divergence(
-    mean: Float[Tensor, "*batch latent"], log_variance: Float[Tensor, "*batch latent"]
-) -> Float[Tensor, ""]:
+def kl_divergence(mean: Float[Tensor, "*batch latent"], log_variance: Float[Tensor, "*batch latent"]) -> Float[Tensor, ""]:
     """L_KL of eq. 8: divergence of N(mean, variance) from N(0, 1), summed over the latent, mean over the batch, in nats."""
     mean, log_variance = torch.as_tensor(mean), torch.as_tensor(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
 
 
-def close_pairs(
-    positions: Float[Tensor, "*batch atom 3"], bonds: Int[np.ndarray, "bond 2"], cutoff: float
-) -> Int[Tensor, "pair 2"]:
+def close_pairs(positions: Float[Tensor, "*batch atom 3"], bonds: Int[np.ndarray, "bond 2"], cutoff: float) -> Int[Tensor, "pair 2"]:
     """Non-bonded pairs of nodes, of any chains, nearer than `cutoff` Å in at least one structure of the batch; i < j.
 
     These are the candidates of the clash loss. A tree per structure finds them in O(N log N). Call it again as the

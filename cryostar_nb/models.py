@@ -1,5 +1,6 @@
 """The deformation network (section 2.1): a variational autoencoder from an image to a structure."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ class ModelConfig:
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
     """Linear layers of these sizes, input first, with a ReLU after each but the last."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -71,9 +72,7 @@ class DeformationVAE(nn.Module):
         self.encoder = Encoder(band_size, config)
         self.decoder = CartesianDecoder(reference, config)
 
-    def forward(
-        self, images: Float[Tensor, "batch band"], noise: Float[Tensor, "batch latent"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Float[Tensor, "batch band"], noise: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
         mean, log_variance = self.encoder(images)
         latent = mean + noise * torch.exp(0.5 * log_variance)

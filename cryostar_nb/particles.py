@@ -1,5 +1,6 @@
 """A stack of particle images with their poses and CTFs, read lazily."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,18 @@ class Particles:
 
     def __len__(self) -> int:
         return len(self.stack_of)
+
+    def select(self, indices: NDArray[np.int64]) -> "Particles":
+        """These particles alone, in this order."""
+        rows = torch.from_numpy(np.asarray(indices))
+        return dataclasses.replace(
+            self,
+            stack_of=self.stack_of[indices],
+            image_in_stack=self.image_in_stack[indices],
+            rotations=self.rotations[rows],
+            shifts=self.shifts[rows],
+            ctf=None if self.ctf is None else self.ctf[rows],
+        )
 
     def images(self, indices: NDArray[np.int64] | slice) -> Float[Tensor, "particle y x"]:
         """The images of these particles as float32, as they are on disk."""
@@ -92,7 +105,11 @@ def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False,
         spread = images[:, outside].std(dim=-1)
         for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
             finite = bool(torch.isfinite(images[bad]).all())
-            fault = "every background pixel has the same value" if finite else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
+            fault = (
+                "every background pixel has the same value"
+                if finite
+                else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
+            )
             raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
         encoded = band.encode(images) / (-spread if invert else spread)[:, None]
         vectors[rows] = shift_band(encoded, -particles.shifts[rows].float(), band)

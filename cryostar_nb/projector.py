@@ -149,9 +149,7 @@ def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*ba
     return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
 
 
-def rotate(
-    positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]
-) -> Float[Tensor, "*batch atom 3"]:
+def rotate(positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch atom 3"]:
     """Coordinates in the frame of the microscope: x_view = R @ x_ref."""
     return positions @ rotations.mT
 

@@ -89,9 +89,7 @@ def matching_atoms(closed: Structure, open_: Structure) -> tuple[Structure, Stru
     return closed[first], open_[second]
 
 
-def linear_morph(
-    closed: Float[np.ndarray, "atom 3"], open_: Float[np.ndarray, "atom 3"], states: int
-) -> Float[np.ndarray, "state atom 3"]:
+def linear_morph(closed: Float[np.ndarray, "atom 3"], open_: Float[np.ndarray, "atom 3"], states: int) -> Float[np.ndarray, "state atom 3"]:
     """Straight-line path. It is simple, and it shrinks whatever rotates: bonds are too short midway."""
     t = np.linspace(0, 1, states)[:, None, None]
     return (1 - t) * closed + t * open_
@@ -132,7 +130,7 @@ def rigid_morph(
         loss.backward()
         return loss
 
-    optimiser.step(energy)  # type: ignore[no-untyped-call]
+    optimiser.step(energy)
     relaxed = positions.detach().double().numpy()
     path = np.stack([superpose(state, line) for state, line in zip(relaxed, straight, strict=True)])
     path[0], path[-1] = closed, open_
@@ -155,7 +153,9 @@ def load_path(
     if trajectory is not None:
         atoms, frames = read_trajectory(trajectory, topology or closed)
         if config.states > len(frames):
-            raise InputError(f"{trajectory}: holds {len(frames)} frames, fewer than the {config.states} states asked for; give --states {len(frames)} or less")
+            raise InputError(
+                f"{trajectory}: holds {len(frames)} frames, fewer than the {config.states} states asked for; give --states {len(frames)} or less"
+            )
         return atoms, frames[np.linspace(0, len(frames) - 1, config.states).round().astype(int)]
     if open_ is None:
         raise InputError("a morph needs both ends: give --open, or --trajectory")
@@ -222,7 +222,9 @@ def simulate(
     out.mkdir(parents=True, exist_ok=True)
     needed, free = 4 * math.prod(shape), shutil.disk_usage(out).free
     if needed > free:
-        raise InputError(f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room or ask for fewer particles")
+        raise InputError(
+            f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room or ask for fewer particles"
+        )
 
     rng = np.random.default_rng(config.seed)
     particles = draw_particles(config, stack, star, rng)

@@ -47,7 +47,9 @@ def read_tables(path: Path | str) -> pd.DataFrame:
     row_of_group = {group: row for row, group in enumerate(optics["rlnOpticsGroup"])}
     for row, group in enumerate(particles["rlnOpticsGroup"]):
         if group not in row_of_group:
-            raise InputError(f"{path}: particle {row + 1} is of optics group {group}, which the optics table lacks (it has {sorted(row_of_group)})")
+            raise InputError(
+                f"{path}: particle {row + 1} is of optics group {group}, which the optics table lacks (it has {sorted(row_of_group)})"
+            )
     rows = particles["rlnOpticsGroup"].map(row_of_group).to_numpy()
     shared = optics[[column for column in optics.columns if column not in particles.columns]]
     return pd.concat([particles.reset_index(drop=True), shared.iloc[rows].reset_index(drop=True)], axis=1)
@@ -55,7 +57,7 @@ def read_tables(path: Path | str) -> pd.DataFrame:
 
 def _numbers(table: pd.DataFrame, column: str, path: Path) -> Float[np.ndarray, " particle"]:
     """A column as finite float64 numbers."""
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, copy=True)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise InputError(f"{path}: particle {bad[0] + 1} has {column} = {table[column].iloc[bad[0]]!r}; give a finite number")
@@ -70,7 +72,9 @@ def _pixel_size(table: pd.DataFrame, path: Path, given: float | None) -> float:
     elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
         values = 1e4 * _numbers(table, "rlnDetectorPixelSize", path) / _numbers(table, "rlnMagnification", path)
     else:
-        raise InputError(f"{path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)")
+        raise InputError(
+            f"{path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)"
+        )
     bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
     if len(bad):
         raise InputError(f"{path}: particle {bad[0] + 1} has a pixel size of {values[bad[0]]:g} Å; correct it or give --pixel-size")
@@ -104,10 +108,14 @@ def _ctf(table: pd.DataFrame, path: Path) -> CTFParameters:
             raise InputError(f"{path}: has no column {column}, which the CTF needs; run CTF estimation, or give a file that has it")
     bad = np.flatnonzero(columns["voltage_kv"].numpy() <= 0)
     if len(bad):
-        raise InputError(f"{path}: particle {bad[0] + 1} has rlnVoltage = {columns['voltage_kv'][bad[0]]:g}; give the voltage in kV, for example 300")
+        raise InputError(
+            f"{path}: particle {bad[0] + 1} has rlnVoltage = {columns['voltage_kv'][bad[0]]:g}; give the voltage in kV, for example 300"
+        )
     bad = np.flatnonzero(columns["amplitude_contrast"].abs().numpy() > 1)
     if len(bad):
-        raise InputError(f"{path}: particle {bad[0] + 1} has rlnAmplitudeContrast = {columns['amplitude_contrast'][bad[0]]:g}; give a fraction, for example 0.1")
+        raise InputError(
+            f"{path}: particle {bad[0] + 1} has rlnAmplitudeContrast = {columns['amplitude_contrast'][bad[0]]:g}; give a fraction, for example 0.1"
+        )
     return CTFParameters(**columns)
 
 
@@ -124,9 +132,7 @@ def _image_names(table: pd.DataFrame, path: Path, root: Path) -> tuple[tuple[Pat
     return tuple(root / stack for stack in stacks), stack_of, image_in_stack
 
 
-def read_star(
-    path: Path | str, *, root: Path | str | None = None, pixel_size: float | None = None, ctf: bool = True
-) -> Particles:
+def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: float | None = None, ctf: bool = True) -> Particles:
     """Read the particles of a RELION STAR file; the images stay on disk.
 
     `root` is the folder that image names are relative to (default: the folder of the STAR file). `pixel_size`, in Å,
@@ -146,7 +152,9 @@ def read_star(
         last = int(image_in_stack[stack_of == index].max())
         if last >= len(data):
             row = int(np.flatnonzero((stack_of == index) & (image_in_stack == last))[0])
-            raise InputError(f"{path}: particle {row + 1} is image {last + 1} of {stack}, which holds only {len(data)}; the stack is cut or the wrong one")
+            raise InputError(
+                f"{path}: particle {row + 1} is image {last + 1} of {stack}, which holds only {len(data)}; the stack is cut or the wrong one"
+            )
     if len(set(boxes.values())) > 1:
         first, other = stacks[0], next(stack for stack in stacks if boxes[stack] != boxes[stacks[0]])
         raise InputError(f"{path}: {first} has boxes of {boxes[first]} pixels and {other} of {boxes[other]}; extract all with one box")

@@ -5,6 +5,7 @@ a nucleotide (C1' where P is missing), carrying the electrons of the whole resid
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import existing_file, replacing
+from cryostar_nb.files import existing_file, replacing, write_text
 
 # Residues inside a chain: the free molecule less one water per bond. IUPAC formulas.
 _FORMULAS = {
@@ -87,7 +88,7 @@ def read_structure(path: Path | str) -> Structure:
         for residue in chain:
             if not _is_polymer(residue):
                 continue
-            key = (chain.name, int(residue.seqid.num), residue.seqid.icode.strip())
+            key = (chain.name, int(residue.seqid.num or 0), residue.seqid.icode.strip())
             alternate = any(atom.has_altloc() for atom in residue)
             if key in seen:
                 first_name, first_alternate = seen[key]
@@ -103,8 +104,12 @@ def read_structure(path: Path | str) -> Structure:
                     continue
                 taken.add(atom.name)
                 if not all(map(np.isfinite, atom.pos.tolist())):
-                    raise InputError(f"{path}: atom {atom.name} of residue chain {key[0]} {residue.name} {key[1]} has coordinates {atom.pos.tolist()}; give finite ones")
-                rows.append((*atom.pos.tolist(), atom.element.atomic_number, atom.name, atom.element.name, residue.name, key[1], key[2], key[0]))
+                    raise InputError(
+                        f"{path}: atom {atom.name} of residue chain {key[0]} {residue.name} {key[1]} has coordinates {atom.pos.tolist()}; give finite ones"
+                    )
+                rows.append(
+                    (*atom.pos.tolist(), atom.element.atomic_number, atom.name, atom.element.name, residue.name, key[1], key[2], key[0])
+                )
     if not rows:
         raise InputError(f"{path}: holds no amino acid or nucleotide; give a model of a protein or nucleic acid")
     x, y, z, electrons, atom_names, elements, residue_names, numbers, insertion_codes, chains = map(np.array, zip(*rows, strict=True))
@@ -170,7 +175,7 @@ def residue_ranges(atoms: Structure) -> list[tuple[int, int]]:
     """First atom, and one past the last, of each residue."""
     keys = atoms.residue_keys
     starts = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))
 
 
 def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
@@ -199,21 +204,28 @@ def write_structure(path: Path | str, structure: Structure, frames: Float[np.nda
     path = Path(path)
     if path.suffix not in (".pdb", ".cif"):
         raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
-    chain_names = list(dict.fromkeys(structure.chains.tolist()))
-    if path.suffix == ".pdb" and (len(chain_names) > _PDB_CHAINS or len(structure) > _PDB_ATOMS):
-        raise InputError(f"{path}: {len(chain_names)} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
+    chains = len(set(structure.chains.tolist()))
+    if path.suffix == ".pdb" and (chains > _PDB_CHAINS or len(structure) > _PDB_ATOMS):
+        raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
+    if path.suffix == ".pdb":
+        write_text(path, pdb_text(structure, frames))
+    else:
+        write_text(path, _document(structure, frames).make_mmcif_document().as_string())
+
+
+def pdb_text(structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None) -> str:
+    """The structure in PDB format, one model per frame; chain names of several letters are shortened to one."""
+    document = _document(structure, frames)
+    document.shorten_chain_names()
+    return document.make_pdb_string(gemmi.PdbWriteOptions(cryst1_record=False))
+
+
+def _document(structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None) -> gemmi.Structure:
     document = gemmi.Structure()
-    document.name = path.stem
     for number, positions in enumerate(structure.positions[None] if frames is None else frames, start=1):
         document.add_model(_gemmi_model(structure, positions, number))
-    if path.suffix == ".pdb" and any(len(name) > 1 for name in chain_names):
-        document.shorten_chain_names()
     document.setup_entities()
-    with replacing(path) as temporary:
-        if path.suffix == ".pdb":
-            document.write_pdb(str(temporary), gemmi.PdbWriteOptions(cryst1_record=False))
-        else:
-            document.make_mmcif_document().write_file(str(temporary))
+    return document
 
 
 def _gemmi_model(structure: Structure, positions: Float[np.ndarray, "atom 3"], number: int) -> gemmi.Model:
@@ -269,7 +281,9 @@ def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, 
     try:
         trajectory = mdtraj.load(str(path), top=str(topology))
     except (ValueError, OSError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read with the topology {topology} ({' '.join(str(error).split())}); check that they belong together") from error
+        raise InputError(
+            f"{path}: cannot be read with the topology {topology} ({' '.join(str(error).split())}); check that they belong together"
+        ) from error
     rows = []
     for atom in trajectory.topology.atoms:
         residue = atom.residue

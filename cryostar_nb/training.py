@@ -1,10 +1,12 @@
 """Training: the configuration, the loop, checkpoint and resume."""
 
 import csv
-import dataclasses
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,7 +173,7 @@ def train(
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
-    Ctrl-C writes a checkpoint before it is passed on. With `resume`, training goes on from the checkpoint, and ends where an
+    Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint, and ends where an
     uninterrupted run would have ended.
     """
     if len(data) < config.batch_size:
@@ -186,29 +188,33 @@ def train(
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights = {"image": 1.0, "continuity": config.continuity_weight, "clash": config.clash_weight, "kl": kl_weight}
-    start = 0
 
     def save(step: int) -> None:
-        state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        state = {"step": step, "seconds": seconds(), "model": model.state_dict(), "optimiser": optimiser.state_dict()}
         state |= {"noise": noise_source.get_state(), "clash_pairs": restraints.clash_pairs}
         with replacing(out / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
+    def seconds() -> float:
+        return earlier + time.perf_counter() - began
+
+    step, earlier = 0, 0.0
     if resume:
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
-        start = state["step"]
+        step, earlier = state["step"], state["seconds"]
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         noise_source.set_state(state["noise"].cpu())
         restraints.clash_pairs = state["clash_pairs"]
-    log = MetricsLog(out / "metrics.csv", keep_before=start)
+    log = MetricsLog(out / "metrics.csv", keep_before=step)
     model.train()
-    progress = tqdm(total=config.steps, initial=start, desc="training", unit="step", disable=None)
-    step = start
     began = time.perf_counter()
-    try:
-        for rows in particle_order(len(data), config.batch_size, config.seed, start):
-            if step >= config.steps:
+    with (
+        deferred_interrupt() as interrupted,
+        tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None) as progress,
+    ):
+        for rows in particle_order(len(data), config.batch_size, config.seed, start=step):
+            if step >= config.steps or interrupted():
                 break
             batch = data[rows.to(device)]
             noise = torch.randn(config.batch_size, model.latent_dim, generator=noise_source).to(device)
@@ -226,22 +232,38 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate_at(step)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
 
             step += 1
             progress.update()
             if step % LOG_EVERY == 0 or step == config.steps:
                 values = {"loss": loss.item()} | {name: value.item() for name, value in losses.items()}
-                log.write({"step": step, "seconds": time.perf_counter() - began} | values)
+                log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")
             if step % config.checkpoint_every == 0:
                 save(step)
-    finally:
-        progress.close()
-        log.close()
-        save(step)
+    log.close()
+    save(step)
+    if interrupted():
+        raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}")
     return model.eval()
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C (and a polite kill) wait for the end of a step. Yields a function that says whether one has come."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield lambda: False
+        return
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in wanted]
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
 
 
 class MetricsLog:
@@ -268,9 +290,3 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
-
-
-def config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `dataclasses.asdict`, for the run folder's `config.json`."""
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in values.items() if name in known})

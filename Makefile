@@ -1,0 +1,49 @@
+# make demo   adenylate kinase from two PDB files to moving atoms, about four minutes on two cores
+# make test   every test and every notebook     make check  style, types, layers
+# make book   build the book                    make lab    JupyterLab on the notebooks
+# make bench  measure the speed                 make venv   only set up .venv
+# Each target sets up .venv when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: venv demo test check book lab bench clean
+
+venv: $(STAMP)
+
+$(STAMP): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, not {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: $(STAMP)
+	rm -rf demo
+	$(BIN)/cryostar-nb simulate --closed data/1ake.pdb --open data/4ake.pdb --out demo/particles --n-particles 10000 --snr 0.1
+	$(BIN)/cryostar-nb train demo/particles/particles.star --reference data/1ake.pdb --out demo/run --preset ours --steps 4000
+	$(BIN)/cryostar-nb evaluate demo/run --truth demo/particles/truth.npz
+	$(BIN)/cryostar-nb analyse demo/run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+book: $(STAMP)
+	$(BIN)/python book/vendor.py
+	$(BIN)/jupyter-book build . --toc book/_toc.yml -W --keep-going
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv demo _build

@@ -1,0 +1,155 @@
+"""The command line: `cryostar-nb simulate | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.report import analyse_run
+from cryostar_nb.runs import InputFiles, evaluate_run, read_config, start_run
+from cryostar_nb.simulation import SimulationConfig, simulate
+from cryostar_nb.training import PRESETS, TrainConfig
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Make synthetic particle images of a molecule that moves between two structures.
+
+    Writes particles.star (RELION 3.1), particles.mrcs and truth.npz into the folder OUT.
+    """
+
+    closed: Path
+    """Structure of the first state (PDB or mmCIF); with --trajectory, its topology unless --topology is given."""
+    out: Path
+    """Folder to write to; it is made when missing."""
+    open: Path | None = None
+    """Structure of the last state (PDB or mmCIF), superposed on the first, with the same residues."""
+    trajectory: Path | None = None
+    """Take the states from a trajectory (DCD, XTC, multi-model PDB, ...) instead of a morph."""
+    topology: Path | None = None
+    """Topology of the trajectory (PDB, PSF, ...)."""
+    config: OmitArgPrefixes[SimulationConfig] = dataclasses.field(default_factory=SimulationConfig)
+
+    def run(self) -> None:
+        """Simulate, and say where the files are."""
+        simulate(self.config, closed=self.closed, open_=self.open, out=self.out, trajectory=self.trajectory, topology=self.topology)
+        print(f"wrote {self.out / 'particles.star'}, particles.mrcs and truth.npz")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn the atomic shape behind every particle.
+
+    Writes a run folder: checkpoint.pt, metrics.csv, config.json, reference.cif and latents.npy. Ctrl-C leaves a run that
+    --resume continues; a resumed run takes its files and settings from its folder, but for those given again.
+    """
+
+    particles: Positional[Path]
+    """RELION STAR file of the particles, with poses and CTF."""
+    reference: Path
+    """Reference structure (PDB or mmCIF), in the frame of the poses."""
+    out: Path
+    """Run folder to write to."""
+    preset: Literal["paper", "ours"] = "paper"
+    """paper: every constant as the paper prints it. ours: an elastic weight that falls from 1 to 0.02. Other flags override."""
+    resume: bool = False
+    """Continue the run in OUT from its last checkpoint."""
+    root: Path | None = None
+    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
+    pixel_size: float | None = None
+    """Pixel size in Å, where the STAR file does not say or is wrong."""
+    invert: bool = False
+    """Set when protein is dark on a bright ground."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        """Train, and say what to do next."""
+        inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
+        start_run(inputs, self.config, self.out, resume=self.resume, device=self.device)
+        print(f"trained; now try: cryostar-nb analyse {self.out}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare a run with the truth of its simulation; writes evaluation.json into the run folder."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `train`."""
+    truth: Path
+    """The truth.npz of `simulate`."""
+
+    def run(self) -> None:
+        """Evaluate, and print the table beside the predictor that does nothing."""
+        result = evaluate_run(self.run_folder, self.truth)
+        count = len(result["rmsd_per_state"])
+        print(f"{'Cα-RMSD to the truth (Å)':28s}{'this run':>18s}{'do nothing':>12s}")
+        for state in sorted({round(i * (count - 1) / 5) for i in range(6)}):
+            mean, sd, idle = (result[key][state] for key in ("rmsd_per_state", "rmsd_std_per_state", "do_nothing_per_state"))
+            print(f"{f'state {state + 1} of {count}':28s}{mean:9.2f} ± {sd:5.2f} {idle:12.2f}")
+        print(f"{'all particles':28s}{result['rmsd_mean']:9.2f} {result['do_nothing_mean']:20.2f}")
+        print(f"{'bond error (Å)':28s}{result['bond_error']:9.3f}")
+        print(f"wrote {self.run_folder / 'evaluation.json'}")
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """Write latents, principal components, a traversal of structures, and report.html into the run folder."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `train`."""
+
+    def run(self) -> None:
+        """Analyse, and say where the page is."""
+        print(f"open {analyse_run(self.run_folder).resolve()}")
+
+
+Command = (
+    Annotated[Simulate, subcommand("simulate")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Analyse, subcommand("analyse")]
+)
+
+
+def parse(arguments: list[str]) -> Simulate | Train | Evaluate | Analyse:
+    """Read the command line. The defaults of `train` are those of --preset, or of the run that --resume continues."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    early.add_argument("--resume", action="store_true")
+    early.add_argument("--out", type=Path)
+    if arguments[:1] != ["train"] or {"-h", "--help"} & set(arguments):
+        return tyro.cli(Command, args=arguments, prog="cryostar-nb", description=__doc__)
+    known, _ = early.parse_known_args(arguments[1:])
+    if known.resume and known.out is not None:
+        stored = read_config(known.out)
+        default = Train(out=known.out, resume=True, config=stored["train"], **vars(stored["inputs"]))
+    else:
+        default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=known.preset, config=PRESETS[known.preset])
+    return tyro.cli(Train, args=arguments[1:], prog="cryostar-nb train", default=default)
+
+
+def main() -> None:
+    """Run a subcommand. Bad input is one line on standard error and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        parse(sys.argv[1:]).run()
+    except InputError as error:
+        print(f"cryostar-nb: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"cryostar-nb: {stop or 'stopped'}; `train --resume --out RUN` goes on from a checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How good is it? RMSD to the truth, local geometry, and the shape of the latent space."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.geometry import pair_distances, rmsd
+from cryostar_nb.structure import Structure, bonds, elastic_edges
+
+CONTACT_DISTANCE = 8.0  # Å
+_BATCH = 1024
+
+
+@torch.no_grad()
+def rmsd_to_truth(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    state_positions: Float[Tensor, "state atom 3"],
+    states: Int[Tensor, " particle"],
+) -> Float[Tensor, " particle"]:
+    """RMSD, in Å, of the structure decoded for each particle from the true one, without alignment (poses are given)."""
+    pairs = zip(latents.split(_BATCH), states.split(_BATCH), strict=True)
+    return torch.cat([rmsd(decoder(latent), state_positions[state]) for latent, state in pairs])
+
+
+def per_state(values: Float[Tensor, " particle"], states: Int[Tensor, " particle"], count: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the values of each state; the band of Figure 3. A state without particles is NaN."""
+    groups = [values[states == state].double() for state in range(count)]
+    return [float(group.mean()) for group in groups], [float(group.std(correction=0)) for group in groups]
+
+
+def sequence_pairs(nodes: Structure, separation: int) -> Int[np.ndarray, "pair 2"]:
+    """Pairs (i, i + separation) whose nodes are joined by an unbroken run of bonds."""
+    bonded = np.zeros(len(nodes), dtype=bool)
+    bonded[bonds(nodes)[:, 0]] = True
+    start = np.arange(len(nodes) - separation)
+    unbroken = np.all([bonded[start + step] for step in range(separation)], axis=0)
+    return np.stack([start[unbroken], start[unbroken] + separation], axis=-1)
+
+
+@dataclass(frozen=True)
+class LocalGeometry:
+    """How well predicted structures keep the local geometry of what they are compared with; distances in Å, rms."""
+
+    bond_error: float
+    """Error of the distance between bonded nodes."""
+    local_error: float
+    """Error of the i -> i+2 and i -> i+3 distances, which turns and helices fix."""
+    contacts_kept: float
+    """Fraction of the reference's contacts (same chain, nearer than 8 Å, three or more apart) still within 1.2 times their length."""
+
+
+@torch.no_grad()
+def local_geometry(
+    positions: Float[Tensor, "batch atom 3"], nodes: Structure, target: Float[Tensor, "*batch atom 3"] | None = None
+) -> LocalGeometry:
+    """Local geometry of structures against `target` positions, one or one for each; the reference by default."""
+    reference = torch.from_numpy(nodes.positions).to(positions)
+    target = reference if target is None else target
+    contacts = elastic_edges(nodes, CONTACT_DISTANCE)
+    contacts = contacts[contacts[:, 1] - contacts[:, 0] >= 3]
+
+    def error(pairs: Int[np.ndarray, "pair 2"]) -> float:
+        return float((pair_distances(positions, pairs) - pair_distances(target, pairs)).square().mean().sqrt())
+
+    kept = pair_distances(positions, contacts) < 1.2 * pair_distances(reference, contacts)
+    local = np.concatenate([sequence_pairs(nodes, 2), sequence_pairs(nodes, 3)])
+    return LocalGeometry(error(bonds(nodes)), error(local), float(kept.double().mean()))
+
+
+def evaluate(
+    decoder: nn.Module, latents: Float[Tensor, "particle latent"], nodes: Structure, truth: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
+
+    Returns the numbers of `evaluation.json`: mean RMSD over particles, its mean and sd per state, the same for the
+    predictor that does nothing (always the reference), and local geometry against the reference and against the truth.
+    """
+    states, positions = torch.from_numpy(truth["state"]), torch.from_numpy(truth["positions"]).float()
+    if len(states) != len(latents):
+        raise InputError(f"the truth holds {len(states)} particles and the run {len(latents)}; give the truth.npz of the same simulation")
+    if positions.shape[1] != len(nodes):
+        raise InputError(f"the truth has {positions.shape[1]} nodes and the reference {len(nodes)}; give the truth of the same molecule")
+    errors = rmsd_to_truth(decoder, latents, positions, states)
+    mean, sd = per_state(errors, states, len(positions))
+    idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
+    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000)).long()
+    with torch.no_grad():
+        predicted = decoder(latents[sample])
+    to_reference = local_geometry(predicted, nodes)
+    to_truth = local_geometry(predicted, nodes, positions[states[sample]])
+    return {
+        "n_particles": len(latents),
+        "rmsd_mean": float(errors.double().mean()),
+        "rmsd_most_open": float(np.mean(mean[-5:])),
+        "rmsd_per_state": mean,
+        "rmsd_std_per_state": sd,
+        "do_nothing_mean": float(idle[states].double().mean()),
+        "do_nothing_per_state": idle.tolist(),
+        "bond_error": to_reference.bond_error,
+        "local_error": to_reference.local_error,
+        "contacts_kept": to_reference.contacts_kept,
+        "bond_error_to_truth": to_truth.bond_error,
+        "local_error_to_truth": to_truth.local_error,
+    }
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Principal components of the latents: `scores = (latents - mean) @ components.T`."""
+
+    mean: Float[Tensor, " latent"]
+    components: Float[Tensor, "component latent"]
+    scores: Float[Tensor, "particle component"]
+    explained: Float[Tensor, " component"]  # fractions of the variance
+
+
+def principal_components(latents: Float[Tensor, "particle latent"]) -> PrincipalComponents:
+    """PCA of the latents, largest variance first."""
+    mean = latents.mean(0)
+    _, singular_values, components = torch.linalg.svd(latents - mean, full_matrices=False)
+    power = singular_values.square()
+    return PrincipalComponents(mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30))
+
+
+@torch.no_grad()
+def traverse(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    scores: Float[Tensor, " particle"],
+    percentiles: Float[Tensor, " frame"],
+    reference: Float[Tensor, "atom 3"],
+) -> Float[Tensor, "frame atom 3"]:
+    """Structures along a component, at these percentiles of its scores.
+
+    Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies where the particles are;
+    a straight line through a curved latent space would not. The frame nearest to the reference comes first or last, and the
+    order is turned so that it is first.
+    """
+    order = torch.argsort(scores)
+    half_window = max(1, len(scores) // 100)
+    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
+    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
+    frames = decoder(torch.stack([latents[window].mean(0) for window in windows]))
+    from_reference = rmsd(frames, reference)
+    return frames.flip(0) if from_reference[0] > from_reference[-1] else frames

@@ -1,0 +1,171 @@
+"""Analyse a run: latents, principal components, a traversal as structures, and one page to look at."""
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cryostar_nb.evaluation import PrincipalComponents, local_geometry, principal_components, traverse
+from cryostar_nb.files import replacing, write_text
+from cryostar_nb.geometry import rmsd
+from cryostar_nb.particles import load_band_vectors
+from cryostar_nb.projector import make_images
+from cryostar_nb.runs import Run, open_run
+from cryostar_nb.structure import write_structure, write_trajectory
+from cryostar_nb.visualisation import (
+    latent_scatter,
+    plot_images,
+    plot_latents,
+    plot_rmsd_per_state,
+    plot_training,
+    script_3dmol,
+    view_structure,
+)
+
+FRAMES = 21
+LOW, HIGH = 5.0, 95.0  # percentiles of the first component that the paper's Figure 4 compares
+
+
+def analyse_run(folder: Path | str) -> Path:
+    """Write what a person wants to see of a run into its folder, and return the path of the page.
+
+    `latents.npy` (particle, latent); `pca.csv`, the scores of every particle; `traversal_pc1.pdb` (multi-model) and
+    `traversal_pc1.dcd`, structures from the 5th to the 95th percentile of the first component; `latents.html`, an interactive
+    scatter; `report.html`, all of it on one page that needs no network.
+    """
+    run = open_run(folder)
+    latents = run.latents()
+    pca = principal_components(latents)
+    percentiles = torch.linspace(LOW, HIGH, FRAMES)
+    frames = traverse(run.model.decoder, latents, pca.scores[:, 0], percentiles, run.reference)
+    write_scores(run.folder / "pca.csv", pca)
+    suffix = "pdb" if len(set(run.nodes.chains.tolist())) <= 62 else "cif"
+    write_structure(run.folder / f"traversal_pc1.{suffix}", run.nodes, frames.numpy())
+    write_trajectory(run.folder / "traversal_pc1.dcd", run.nodes, frames.numpy())
+    scatter = latent_scatter(pca.scores.numpy(), pca.explained.tolist())
+    write_text(run.folder / "latents.html", scatter.to_html(include_plotlyjs=True, full_html=True))
+    page = run.folder / "report.html"
+    write_text(page, report_page(run, latents, pca, frames))
+    return page
+
+
+def write_scores(path: Path, pca: PrincipalComponents) -> None:
+    """One row a particle: its 1-based number and its score on every component."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["particle", *(f"pc{number + 1}" for number in range(pca.scores.shape[1]))])
+        writer.writerows([number, *(f"{score:.6g}" for score in scores)] for number, scores in enumerate(pca.scores.tolist(), start=1))
+
+
+def compare_particles(run: Run, latents: Float[Tensor, "particle latent"], count: int = 6) -> tuple[list[np.ndarray], list[str]]:
+    """A few particles as the network sees them, above the projections of their structures."""
+    chosen = torch.linspace(0, len(latents) - 1, min(count, len(latents))).long()
+    particles = run.inputs.read_particles().select(chosen.numpy())
+    assert particles.ctf is not None
+    vectors = load_band_vectors(particles, run.band, invert=run.inputs.invert)
+    with torch.no_grad():
+        positions = run.model.decoder(latents[chosen])
+        amplitudes, sigma = torch.from_numpy(run.nodes.electrons).float(), torch.tensor(run.config.sigma)
+        rotations, ctf = particles.rotations.float(), particles.ctf.to(torch.float32)
+        predicted = make_images(positions, amplitudes, sigma, run.band, rotations=rotations, ctf=ctf)
+    images = [*run.band.decode(vectors).numpy(), *run.band.decode(predicted).numpy()]
+    return images, [f"particle {i + 1}" for i in chosen.tolist()] + ["its projection"] * len(chosen)
+
+
+def report_page(
+    run: Run, latents: Float[Tensor, "particle latent"], pca: PrincipalComponents, frames: Float[Tensor, "frame atom 3"]
+) -> str:
+    """The page as HTML with everything inside: pictures, the moving structure, and the script that draws it."""
+    scores = pca.scores.numpy()
+    marks = {f"{p:g} %": _point_at(scores, p) for p in (LOW, HIGH)}
+    figures = [
+        ("Motion along the first principal component", _viewer(run, frames), f"From the {LOW:g}th to the {HIGH:g}th percentile, {rmsd(frames[0], frames[-1]):.1f} Å RMSD apart. Grey: the reference. Drag to turn."),
+        ("Latent space", _picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
+        ("Particles and what the model makes of them", _picture(plot_images(*compare_particles(run, latents), columns=6), "particle images above the projections of their structures"), f"Above: particles, low-passed to {run.config.low_pass:g} Å. Below: the projection of the structure found for each, with its pose and CTF."),
+        ("Training", _picture(plot_training(run.metrics()), "losses against step"), f"{run.step:,} steps of {run.config.batch_size} particles."),
+    ]  # fmt: skip
+    rows = [
+        ("particles", f"{len(latents):,}"),
+        ("residues", f"{len(run.nodes):,}"),
+        ("method", run.config.method),
+        ("steps", f"{run.step:,} of {run.config.steps:,}"),
+    ]
+    evaluation = run.folder / "evaluation.json"
+    if evaluation.exists():
+        result = json.loads(evaluation.read_text())
+        curves = {
+            run.config.method: (result["rmsd_per_state"], result["rmsd_std_per_state"]),
+            "idle": (result["do_nothing_per_state"], None),
+        }
+        figures.insert(
+            1,
+            (
+                "Error against the truth",
+                _picture(plot_rmsd_per_state(curves), "RMSD per state"),
+                "Cα-RMSD without alignment, mean and one standard deviation per state; <i>idle</i> always answers with the reference.",
+            ),
+        )
+        rows += [
+            ("mean Cα-RMSD", f"{result['rmsd_mean']:.2f} Å"),
+            ("at the five most open states", f"{result['rmsd_most_open']:.2f} Å"),
+            ("bond error", f"{result['bond_error']:.3f} Å"),
+        ]
+    else:
+        geometry = local_geometry(frames, run.nodes)
+        rows += [("bond error", f"{geometry.bond_error:.3f} Å"), ("contacts kept", f"{100 * geometry.contacts_kept:.0f} %")]
+    return _PAGE.format(
+        title=html.escape(run.folder.resolve().name), script=script_3dmol(), table=_table(rows), figures="".join(map(_section, figures))
+    )
+
+
+def _point_at(scores: Float[np.ndarray, "particle component"], percentile: float) -> tuple[float, float]:
+    """Mean position, in the first two components, of the 2 % of particles around a percentile of the first."""
+    order = np.argsort(scores[:, 0])
+    centre, half_window = round(percentile / 100 * (len(order) - 1)), max(1, len(order) // 100)
+    x, y = scores[order[max(0, centre - half_window) : centre + half_window + 1], :2].mean(axis=0)
+    return float(x), float(y)
+
+
+def _viewer(run: Run, frames: Float[Tensor, "frame atom 3"]) -> str:
+    view = view_structure(run.nodes, frames.numpy(), ghost=run.nodes.positions, width="100%", height=440)
+    return str(view._make_html())
+
+
+def _picture(figure: Figure, description: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return f"<img alt='{html.escape(description)}' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+def _section(figure: tuple[str, str, str]) -> str:
+    title, body, caption = figure
+    return f"<section><h2>{title}</h2>{body}<p class='caption'>{caption}</p></section>"
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    return "<table>" + "".join(f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows) + "</table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} - cryoSTAR run</title>
+<link rel="icon" href="data:,">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 60rem; padding: 1.5rem; }}
+h1 {{ font-size: 1.6rem; margin: 0 0 1rem; }} h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
+table {{ border-collapse: collapse; }} th, td {{ text-align: left; padding: .2rem 1.2rem .2rem 0; font-weight: normal; }} th {{ color: #555; }}
+img {{ max-width: 100%; }} .caption {{ color: #555; max-width: 46rem; margin: .4rem 0; }}
+section > div {{ border: 1px solid #ddd; border-radius: 6px; }}
+</style>
+<script>{script}</script><script>var $3Dmolpromise = Promise.resolve();</script>
+</head><body><h1>{title}</h1>{table}{figures}</body></html>
+"""

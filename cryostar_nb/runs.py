@@ -1,0 +1,186 @@
+"""A run folder: start one, open one, and read what it holds.
+
+`config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference; `checkpoint.pt` and
+`metrics.csv` come from training; `latents.npy` is the latent mean of every particle, (particle, latent).
+"""
+
+import csv
+import dataclasses
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.evaluation import evaluate
+from cryostar_nb.files import existing_file, replacing, write_json
+from cryostar_nb.fourier import Band
+from cryostar_nb.models import DeformationVAE, ModelConfig
+from cryostar_nb.particles import Particles, load_band_vectors
+from cryostar_nb.star import read_star
+from cryostar_nb.structure import Structure, read_nodes, write_structure
+from cryostar_nb.training import TrainConfig, TrainingData, train
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """What a run reads: particles and reference, and how to read them."""
+
+    particles: Path
+    """RELION STAR file of the particles, with poses and CTF."""
+    reference: Path
+    """Reference structure, PDB or mmCIF, in the frame of the poses."""
+    root: Path | None = None
+    """Folder that image names in the STAR file are relative to; none means the STAR file's own folder."""
+    pixel_size: float | None = None
+    """Edge of a pixel in Å, where the STAR file does not say or is wrong."""
+    invert: bool = False
+    """Set when protein is dark on a bright ground."""
+
+    def read_particles(self) -> Particles:
+        """The particles, their pixels still on disk."""
+        return read_star(self.particles, root=self.root, pixel_size=self.pixel_size)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained, or partly trained, model with all that it was trained on."""
+
+    folder: Path
+    inputs: InputFiles
+    config: TrainConfig
+    nodes: Structure
+    band: Band
+    model: DeformationVAE
+    step: int
+
+    @property
+    def reference(self) -> Float[Tensor, "atom 3"]:
+        """Positions of the reference's nodes, in Å."""
+        return torch.from_numpy(self.nodes.positions).float()
+
+    def latents(self) -> Float[Tensor, "particle latent"]:
+        """Latent mean of every particle; inferred once and kept in `latents.npy` until the checkpoint changes."""
+        path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
+        if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
+            return torch.from_numpy(np.load(path))
+        vectors = load_band_vectors(self.inputs.read_particles(), self.band, invert=self.inputs.invert)
+        return save_latents(self.folder, self.model, vectors)
+
+    def metrics(self) -> dict[str, list[float]]:
+        """The columns of `metrics.csv`."""
+        with (self.folder / "metrics.csv").open(newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+@torch.no_grad()
+def save_latents(folder: Path, model: DeformationVAE, vectors: Float[Tensor, "particle band"]) -> Float[Tensor, "particle latent"]:
+    """Infer the latent mean of every particle and write `latents.npy`."""
+    latents = torch.cat([model.encoder(batch)[0] for batch in vectors.split(2048)]).cpu()
+    with replacing(folder / "latents.npy") as temporary:
+        np.save(temporary, latents.numpy())
+    return latents
+
+
+def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resume: bool = False, device: str = "auto") -> Run:
+    """Train on the user's files, in the folder `out`, and infer the latents.
+
+    Raises InputError when `out` already holds a run and `resume` is not set, or holds none and it is.
+    """
+    out = Path(out)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
+    if resume:
+        existing_file(checkpoint, "a run to resume")
+    nodes = read_nodes(inputs.reference)
+    particles = inputs.read_particles()
+    band = Band(particles.box_size, particles.pixel_size, config.low_pass)
+    check_fit(inputs, nodes, particles)
+    vectors = load_band_vectors(particles, band, invert=inputs.invert)
+    out.mkdir(parents=True, exist_ok=True)
+    write_structure(out / "reference.cif", nodes)
+    files: dict[str, Any] = dataclasses.asdict(inputs)
+    for name in ("particles", "reference", "root"):
+        files[name] = None if files[name] is None else str(Path(files[name]).resolve())
+    grid = {"box_size": band.box_size, "pixel_size": band.pixel_size}
+    write_json(
+        out / "config.json",
+        {"inputs": files, "grid": grid, "train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())},
+    )
+    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    assert particles.ctf is not None
+    data = TrainingData(vectors.to(target), particles.rotations.float().to(target), particles.ctf.to(torch.float32).to(target))
+    model = train(config, data, nodes, band, out, resume=resume)
+    save_latents(out, model, data.vectors)
+    return open_run(out)
+
+
+def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:
+    """Raise InputError when the reference reaches out of the box: it is not docked, or the pixel size is wrong."""
+    reach, half_box = float(np.linalg.norm(nodes.positions, axis=-1).max()), particles.box_size * particles.pixel_size / 2
+    if reach > half_box:
+        raise InputError(
+            f"{inputs.reference}: a residue lies {reach:.0f} Å from the origin, outside the particles' half box of {half_box:.0f} Å; place the model in the frame of the poses, its centre near the origin"
+        )
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """The contents of a run's `config.json`, with `inputs` and `train` as their dataclasses."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise InputError(f"{folder}: is not a run folder (it has no config.json); give the --out of `cryostar-nb train`")
+    try:
+        values = json.loads(path.read_text())
+        files: dict[str, Any] = {
+            name: Path(value) if name in ("particles", "reference", "root") and value else value for name, value in values["inputs"].items()
+        }
+        model: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["model"].items()}
+        return {
+            "inputs": InputFiles(**files),
+            "train": TrainConfig(**values["train"]),
+            "model": ModelConfig(**model),
+            "grid": values["grid"],
+        }
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: is not a configuration that this version wrote ({error}); train again") from error
+
+
+def open_run(folder: Path | str) -> Run:
+    """Load a run's last checkpoint, on the CPU, ready for inference."""
+    folder = Path(folder)
+    values = read_config(folder)
+    checkpoint = existing_file(folder / "checkpoint.pt", "a run with a checkpoint")
+    nodes = read_nodes(folder / "reference.cif")
+    band = Band(values["grid"]["box_size"], values["grid"]["pixel_size"], values["train"].low_pass)
+    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), values["model"])
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+    except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]}); train again") from error
+    return Run(folder, values["inputs"], values["train"], nodes, band, model.eval(), state["step"])
+
+
+def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:
+    """Compare a run with `truth.npz` of its simulation; write and return `evaluation.json`."""
+    run = open_run(folder)
+    path = existing_file(truth, "the truth.npz of a simulation")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = {name: arrays[name] for name in ("state", "positions")}
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path}: is not the truth.npz of a simulation ({error})") from error
+    metrics = run.metrics()
+    seconds = metrics["seconds"][-1] / run.step if metrics else float("nan")
+    result = {"method": run.config.method, "steps": run.step, "seed": run.config.seed, "seconds_per_step": seconds}
+    result |= evaluate(run.model.decoder, run.latents(), run.nodes, values)
+    write_json(run.folder / "evaluation.json", result)
+    return result

@@ -1,0 +1,204 @@
+"""Every shared figure and 3D view. Nothing is computed here: functions take arrays, draw, and return what they drew.
+
+Colours are Okabe & Ito's, which readers with any colour vision can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from cryostar_nb.structure import Structure, pdb_text
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import py3Dmol
+
+COLOURS = {"star": "#0072B2", "cont": "#E69F00", "nma": "#009E73", "truth": "#000000", "idle": "#999999", "accent": "#D55E00"}
+_CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.6) -> Axes:
+    """The given axes, or those of a new figure. The figure is not registered with pyplot, so nothing shows it twice."""
+    return ax if ax is not None else Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def plot_images(
+    images: Sequence[ArrayLike] | ArrayLike, titles: Sequence[str] | None = None, *, columns: int = 6, same_scale: bool = False
+) -> Figure:
+    """Grey images in a grid, bright where there is density; `same_scale` gives all of them one grey scale."""
+    pictures = [np.asarray(image) for image in images]  # type: ignore[union-attr]
+    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pictures))
+    figure = Figure(figsize=(1.7 * columns, (1.7 + 0.25 * bool(titles)) * rows), layout="constrained")
+    limits = {"vmin": min(p.min() for p in pictures), "vmax": max(p.max() for p in pictures)} if same_scale else {}
+    for number, picture in enumerate(pictures):
+        ax = figure.add_subplot(rows, columns, number + 1)
+        ax.imshow(picture, cmap="gray", origin="lower", **limits)
+        ax.set_axis_off()
+        if titles:
+            ax.set_title(titles[number], fontsize=9)
+    return figure
+
+
+def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
+    """The losses of `metrics.csv` against the step: the image loss, then the structural ones on a logarithmic scale."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(metrics["step"], metrics["image"], color=COLOURS["star"])
+    left.set(xlabel="step", ylabel="image loss (minus correlation)")
+    for name, colour in zip(("elastic", "continuity", "clash"), _CYCLE[1:], strict=False):
+        if name in metrics:
+            right.plot(metrics["step"], np.maximum(metrics[name], 1e-6), label=name, color=colour)
+    right.set(xlabel="step", ylabel="structural loss (Å²)", yscale="log")
+    right.legend(frameon=False)
+    return figure
+
+
+def plot_rmsd_per_state(curves: Mapping[str, tuple[ArrayLike, ArrayLike | None]], ax: Axes | None = None) -> Figure:
+    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None)."""
+    ax = _axes(ax)
+    for number, (label, (mean, sd)) in enumerate(curves.items()):
+        mean = np.asarray(mean)
+        colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
+        state = np.arange(1, len(mean) + 1)
+        ax.plot(state, mean, color=colour, label=label)
+        if sd is not None:
+            ax.fill_between(state, mean - np.asarray(sd), mean + np.asarray(sd), color=colour, alpha=0.25, linewidth=0)
+    ax.set(xlabel="state (closed to open)", ylabel="Cα-RMSD to the truth (Å)", ylim=(0, None))
+    ax.legend(frameon=False)
+    return _figure(ax)
+
+
+def plot_latents(
+    scores: Float[np.ndarray, "particle component"],
+    explained: Sequence[float],
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Density of particles over the first two principal components of the latent; `marks` names points in it."""
+    ax = _axes(ax, 4.6, 3.8)
+    drawn = ax.hexbin(scores[:, 0], scores[:, 1], gridsize=45, bins="log", cmap="viridis", mincnt=1, linewidths=0.2)
+    _figure(ax).colorbar(drawn, ax=ax, label="particles")
+    for name, (x, y) in (marks or {}).items():
+        ax.plot(x, y, marker="o", markersize=9, markerfacecolor="white", markeredgecolor=COLOURS["accent"], markeredgewidth=2)
+        ax.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", color=COLOURS["accent"], fontweight="bold")
+    ax.set(xlabel=f"PC1 ({100 * explained[0]:.0f} % of variance)", ylabel=f"PC2 ({100 * explained[1]:.0f} %)")
+    return _figure(ax)
+
+
+def latent_scatter(
+    scores: Float[np.ndarray, "particle component"], explained: Sequence[float], colour: ArrayLike | None = None, colour_label: str = "PC3"
+) -> go.Figure:
+    """Interactive scatter of the particles over PC1 and PC2, coloured by a value of each; hover shows the particle's number."""
+    import plotly.graph_objects as go
+
+    colour = scores[:, 2] if colour is None else np.asarray(colour)
+    points = go.Scattergl(
+        x=scores[:, 0].astype(np.float32),
+        y=scores[:, 1].astype(np.float32),
+        mode="markers",
+        marker={"size": 3, "opacity": 0.6, "color": colour, "colorscale": "Viridis", "colorbar": {"title": colour_label}},
+        text=[f"particle {number + 1}" for number in range(len(scores))],
+        hoverinfo="text+x+y",
+    )
+    figure = go.Figure(points)
+    figure.update_layout(
+        xaxis_title=f"PC1 ({100 * explained[0]:.0f} % of variance)",
+        yaxis_title=f"PC2 ({100 * explained[1]:.0f} %)",
+        template="plotly_white",
+        height=520,
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+    )
+    return figure
+
+
+def view_structure(
+    structure: Structure,
+    frames: Float[np.ndarray, "frame atom 3"] | None = None,
+    *,
+    colour: Any = "spectrum",
+    ghost: Float[np.ndarray, "atom 3"] | None = None,
+    width: int | str = 640,
+    height: int = 420,
+    interval_ms: int = 80,
+) -> py3Dmol.view:
+    """A py3Dmol view of a structure, or of frames that play to and fro; `ghost` adds a still, grey structure for comparison.
+
+    Nodes without side chains are drawn as a tube through Cα or P; full structures as cartoons.
+    """
+    import py3Dmol
+
+    view = py3Dmol.view(width=width, height=height)
+    frames = structure.positions[None] if frames is None else np.asarray(frames)
+    coarse = len(structure) == len(set(structure.residue_keys))
+    cartoon: dict[str, Any] = {"style": "trace", "thickness": 0.6} if coarse else {}
+    view.addModelsAsFrames(pdb_text(structure, frames), "pdb")
+    view.setStyle({"model": -1}, {"cartoon": cartoon | {"color": colour}})
+    if ghost is not None:
+        view.addModel(pdb_text(structure, np.asarray(ghost)[None]), "pdb")
+        view.setStyle({"model": -1}, {"cartoon": cartoon | {"color": "#999999", "opacity": 0.6}})
+    view.setBackgroundColor("white", 0)
+    view.zoomTo()
+    if len(frames) > 1:
+        view.animate({"loop": "backAndForth", "interval": interval_ms})
+    return view
+
+
+def view_density(
+    volume: Float[np.ndarray, "z y x"],
+    pixel_size: float,
+    level: float,
+    *,
+    colour: str = "#56B4E9",
+    opacity: float = 0.7,
+    view: py3Dmol.view | None = None,
+) -> py3Dmol.view:
+    """An isosurface of a density whose centre voxel is the origin, added to `view` or in a new one."""
+    import py3Dmol
+
+    view = py3Dmol.view(width=640, height=420) if view is None else view
+    lowest = [-(size // 2) * pixel_size for size in volume.shape[::-1]]
+    cube = _cube_text(np.asarray(volume), pixel_size, lowest)
+    view.addVolumetricData(cube, "cube", {"isoval": level, "color": colour, "opacity": opacity})
+    view.zoomTo()
+    return view
+
+
+def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float, lowest: Sequence[float]) -> str:
+    """A Gaussian cube file, the text format of densities that 3Dmol.js reads; its lengths are in Bohr."""
+    bohr = 0.529177210903
+    size = volume.shape[::-1]
+    step = pixel_size / bohr
+    lines = ["density", "x outer loop", "1 " + " ".join(f"{value / bohr:.6f}" for value in lowest)]
+    lines += [f"{size[axis]} " + " ".join(f"{step if axis == other else 0.0:.6f}" for other in range(3)) for axis in range(3)]
+    lines.append("1 0.0 0.0 0.0 0.0")
+    lines.append(" ".join(f"{value:.4g}" for value in volume.transpose(2, 1, 0).ravel()))
+    return "\n".join(lines)
+
+
+def script_3dmol() -> str:
+    """The text of 3Dmol.js, which ships with this package, for pages that must work without a network."""
+    return (files("cryostar_nb") / "assets" / "3Dmol-min.js").read_text(encoding="utf-8")
+
+
+def nglview_trajectory(path: Path | str, topology: Path | str) -> Any:
+    """A trajectory in nglview, for live work in JupyterLab."""
+    import mdtraj
+    import nglview
+
+    return nglview.show_mdtraj(mdtraj.load(str(path), top=str(topology)))
