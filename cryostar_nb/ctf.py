@@ -29,7 +29,7 @@ class CTFParameters:
     phase_shift_deg: Float[Tensor, "*batch"]
     b_factor: Float[Tensor, "*batch"]  # Å^2, envelope exp(-B k^2 / 4)
 
-    def __getitem__(self, index: Tensor | slice) -> "CTFParameters":
+    def __getitem__(self, index: Tensor | slice | int) -> "CTFParameters":
         return self._map(lambda value: value[index])
 
     def to(self, target: torch.device | torch.dtype | str) -> "CTFParameters":

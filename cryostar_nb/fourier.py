@@ -53,7 +53,7 @@ def shift_images(
 
 
 def shell_correlation(
-    first: Float[Tensor, "*grid"], second: Float[Tensor, "*grid"], *, pixel_size: float
+    first: Float[Tensor, "*grid"], second: Float[Tensor, "*same_grid"], *, pixel_size: float
 ) -> tuple[Float[Tensor, " shell"], Float[Tensor, " shell"]]:
     """Fourier shell (volumes) or ring (images) correlation of two arrays of the same cubic or square grid.
 

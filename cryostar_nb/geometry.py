@@ -3,6 +3,8 @@
 Rotation matrices left-multiply xyz column vectors: `x_view = R @ x_ref`.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 
-def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike) -> Float[np.ndarray, "particle 3 3"]:
+def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike) -> Float[np.ndarray, "*particle 3 3"]:
     """Pose matrices from RELION's Euler angles (`rlnAngleRot`, `rlnAngleTilt`, `rlnAnglePsi`, in degrees).
 
     Equal to RELION's `Euler_angles2matrix`: the transpose of the intrinsic ZYZ rotation.
@@ -20,10 +22,12 @@ def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_de
     return np.swapaxes(Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix(), -1, -2)
 
 
-def relion_angles_from_rotations(rotations: ArrayLike) -> Float[np.ndarray, "particle 3"]:
+def relion_angles_from_rotations(rotations: ArrayLike) -> Float[np.ndarray, "*particle 3"]:
     """RELION's (rot, tilt, psi) in degrees, the inverse of `rotations_from_relion_angles`."""
     transposed = np.swapaxes(np.asarray(rotations, dtype=np.float64), -1, -2)
-    return np.asarray(Rotation.from_matrix(transposed).as_euler("ZYZ", degrees=True))
+    with warnings.catch_warnings():  # at tilt 0 and 180 only rot + psi counts, and scipy says that it sets one of them to 0
+        warnings.filterwarnings("ignore", message="Gimbal lock")
+        return np.asarray(Rotation.from_matrix(transposed).as_euler("ZYZ", degrees=True))
 
 
 def random_rotations(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
@@ -51,7 +55,7 @@ def superpose(mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "at
     return mobile @ rotation.T + translation
 
 
-def rmsd(positions: Float[Tensor, "*batch atom 3"], target: Float[Tensor, "*batch atom 3"]) -> Float[Tensor, "*batch"]:
+def rmsd(positions: Float[Tensor, "*#batch atom 3"], target: Float[Tensor, "*#batch atom 3"]) -> Float[Tensor, "*batch"]:
     """Root of the mean squared distance between matching atoms, in the unit of the input, *without* alignment."""
     return (positions - target).square().sum(-1).mean(-1).sqrt()
 

@@ -4,25 +4,34 @@ The structural losses take *distances*, in Å, of a batch of predicted structure
 reference, (pair,). `geometry.pair_distances` makes them. NumPy arrays and lists are welcome too.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+Numbers = np.ndarray | Sequence[Any]
 
-def correlation_loss(images: Float[Tensor, "*batch band"], predictions: Float[Tensor, "*batch band"]) -> Float[Tensor, ""]:
+
+def correlation_loss(
+    images: Float[Tensor, "*batch band"] | Numbers, predictions: Float[Tensor, "*batch band"] | Numbers
+) -> Float[Tensor, ""]:
     """L_image, eq. 9: minus the normalised cross correlation of each image with its prediction, mean over the batch."""
     images, predictions = torch.as_tensor(images), torch.as_tensor(predictions)
     return -torch.nn.functional.cosine_similarity(images, predictions, dim=-1).mean()
 
 
-def continuity_loss(distances: Float[Tensor, "*batch bond"], reference_distances: Float[Tensor, " bond"]) -> Float[Tensor, ""]:
+def continuity_loss(
+    distances: Float[Tensor, "*batch bond"] | Numbers, reference_distances: Float[Tensor, " bond"] | Numbers
+) -> Float[Tensor, ""]:
     """L_cont, eq. 2: mean squared change of the distance between bonded nodes, in Å^2."""
     return (torch.as_tensor(distances) - torch.as_tensor(reference_distances)).square().mean()
 
 
-def clash_loss(distances: Float[Tensor, "*batch pair"], threshold: float = 4.0) -> Float[Tensor, ""]:
+def clash_loss(distances: Float[Tensor, "*batch pair"] | Numbers, threshold: float = 4.0) -> Float[Tensor, ""]:
     """L_clash, eq. 3 and 4: mean over the clashing pairs of the squared depth below `threshold`, in Å^2.
 
     The mean is over the pairs of each structure that clash, then over the batch; a structure without a clash adds 0.
@@ -33,7 +42,7 @@ def clash_loss(distances: Float[Tensor, "*batch pair"], threshold: float = 4.0) 
     return (depth.square().sum(-1) / clashes).mean()
 
 
-def relaxed_edges(distances: Float[Tensor, "batch edge"], percentile: float) -> Bool[Tensor, " edge"]:
+def relaxed_edges(distances: Float[Tensor, "batch edge"] | Numbers, percentile: float) -> Bool[Tensor, " edge"]:
     """P'_EN of eq. 7: True for the edges to keep, those whose distance varies least over the batch.
 
     An edge stays when the variance of its distance is below the `percentile`-th percentile of all variances; 100 keeps
@@ -47,9 +56,9 @@ def relaxed_edges(distances: Float[Tensor, "batch edge"], percentile: float) -> 
 
 
 def elastic_network_loss(
-    distances: Float[Tensor, "batch edge"],
-    reference_distances: Float[Tensor, " edge"],
-    keep: Bool[Tensor, " edge"] | None = None,
+    distances: Float[Tensor, "batch edge"] | Numbers,
+    reference_distances: Float[Tensor, " edge"] | Numbers,
+    keep: Bool[Tensor, " edge"] | Numbers | None = None,
 ) -> Float[Tensor, ""]:
     """L_EN, eq. 6: mean squared change of the edge lengths, in Å^2, over the edges to `keep` (all by default)."""
     change = (torch.as_tensor(distances) - torch.as_tensor(reference_distances)).square()
@@ -59,7 +68,9 @@ def elastic_network_loss(
     return (change.mean(0) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def kl_divergence(mean: Float[Tensor, "*batch latent"], log_variance: Float[Tensor, "*batch latent"]) -> Float[Tensor, ""]:
+def kl_divergence(
+    mean: Float[Tensor, "*batch latent"] | Numbers, log_variance: Float[Tensor, "*batch latent"] | Numbers
+) -> Float[Tensor, ""]:
     """L_KL of eq. 8: divergence of N(mean, variance) from N(0, 1), summed over the latent, mean over the batch, in nats."""
     mean, log_variance = torch.as_tensor(mean), torch.as_tensor(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()

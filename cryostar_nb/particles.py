@@ -1,6 +1,7 @@
 """A stack of particle images with their poses and CTFs, read lazily."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,17 +65,30 @@ class Particles:
         return f"{self.source}: particle {particle + 1} ({self.image_in_stack[particle] + 1}@{self.stacks[self.stack_of[particle]]})"
 
 
-@lru_cache(maxsize=64)
 def open_stack(path: Path) -> NDArray[np.generic]:
     """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
     existing_file(path, "an MRC stack (the image names of a STAR file are relative to it, or to the folder given as root)")
-    try:
-        with mrcfile.mmap(path, mode="r", permissive=False) as handle:
-            data = handle.data
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: is not a complete MRC file ({' '.join(str(error).split())}); copy or export it again") from error
-    if data is None or data.ndim not in (2, 3) or data.shape[-1] != data.shape[-2]:
-        raise InputError(f"{path}: holds an array of shape {None if data is None else data.shape}; particle images are square")
+    status = path.stat()
+    return _map_stack(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _map_stack(path: Path, _modified: int, size: int) -> NDArray[np.generic]:
+    """Map a stack; one that is written anew is another entry of the cache."""
+    with warnings.catch_warnings():  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
+        warnings.simplefilter("ignore")
+        try:
+            with mrcfile.mmap(path, mode="r", permissive=True) as handle:
+                data, header = handle.data, handle.header
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path}: is not a complete MRC file ({' '.join(str(error).split())}); copy or export it again") from error
+    if data is None:
+        asked = " x ".join(str(int(header[name])) for name in ("nz", "ny", "nx")) if header is not None else "no"
+        raise InputError(
+            f"{path}: is not a complete MRC file (its header asks for {asked} pixels, the file has {size} bytes); copy or export it again"
+        )
+    if data.ndim not in (2, 3) or data.shape[-1] != data.shape[-2]:
+        raise InputError(f"{path}: holds an array of shape {data.shape}; particle images are square")
     return data if data.ndim == 3 else data[None]
 
 

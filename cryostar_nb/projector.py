@@ -62,18 +62,18 @@ def project_real(
 
 
 class _PhaseTable(torch.autograd.Function):
-    """start * exp(-2 pi i h x / length) for h = 0 ... max_index, as interleaved real and imaginary parts.
+    """exp(-2 pi i h x / length) for h = 0 ... max_index, as interleaved real and imaginary parts.
 
     Successive powers are products of earlier ones (doubling), so each node costs one sine and one cosine. The backward pass
     uses d/dx = -2 pi i h / length times the table itself.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, start: Tensor, max_index: int, length: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, max_index: int, length: float) -> Tensor:
         angle = x * (-2 * math.pi / length)
         step = torch.complex(angle.cos(), angle.sin())
         table = torch.empty((*x.shape, max_index + 1), dtype=step.dtype, device=x.device)
-        table[..., 0] = start
+        table[..., 0] = 1
         filled = 1
         while filled <= max_index:  # table[filled + j] = table[j] * step**filled
             count = min(filled, max_index + 1 - filled)
@@ -90,7 +90,7 @@ class _PhaseTable(torch.autograd.Function):
         (table,) = ctx.saved_tensors
         order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device) * (2 * math.pi / ctx.length)
         slope = gradient[..., 0] * table[..., 1] - gradient[..., 1] * table[..., 0]
-        return slope @ order, None, None, None
+        return slope @ order, None, None
 
 
 def project_band(
@@ -107,9 +107,8 @@ def project_band(
     with a table for x, gives all frequencies at once; those with negative ky come from the conjugate of the y factor.
     """
     m, length = band.max_index, band.box_size * band.pixel_size
-    root = (amplitudes / band.pixel_size**2).to(positions)
-    x = _PhaseTable.apply(positions[..., 0], torch.ones_like(root), m, length)  # (*batch, atom, m + 1, 2)
-    y = _PhaseTable.apply(positions[..., 1], root, m, length)
+    x = _PhaseTable.apply(positions[..., 0], m, length)  # (*batch, atom, m + 1, 2)
+    y = _PhaseTable.apply(positions[..., 1], m, length) * (amplitudes / band.pixel_size**2).to(positions)[:, None, None]
     if sigma.ndim:  # a width per node: its envelope is separable too
         order = torch.arange(m + 1, device=positions.device) / length
         envelope = torch.exp(-2 * (math.pi * sigma[:, None] * order).square()).to(positions)[..., None]
@@ -155,13 +154,13 @@ def rotate(positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, 
 
 
 def make_images(
-    positions: Float[Tensor, "*batch atom 3"],
+    positions: Float[Tensor, "*#batch atom 3"],
     amplitudes: Float[Tensor, " atom"],
     sigma: Float[Tensor, "*atom"],
     band: Band,
     *,
-    rotations: Float[Tensor, "*batch 3 3"],
-    shifts: Float[Tensor, "*batch 2"] | None = None,
+    rotations: Float[Tensor, "*#batch 3 3"],
+    shifts: Float[Tensor, "*#batch 2"] | None = None,
     ctf: CTFParameters | None = None,
 ) -> Float[Tensor, "*batch band"]:
     """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it."""

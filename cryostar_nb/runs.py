@@ -102,6 +102,7 @@ def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resum
         existing_file(checkpoint, "a run to resume")
     nodes = read_nodes(inputs.reference)
     particles = inputs.read_particles()
+    config.check(len(particles))
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
     check_fit(inputs, nodes, particles)
     vectors = load_band_vectors(particles, band, invert=inputs.invert)
@@ -176,7 +177,7 @@ def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in ("state", "positions")}
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError) as error:
         raise InputError(f"{path}: is not the truth.npz of a simulation ({error})") from error
     metrics = run.metrics()
     seconds = metrics["seconds"][-1] / run.step if metrics else float("nan")

@@ -60,7 +60,8 @@ class SimulationConfig:
     seed: int = 0
     """Seed of every random draw."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise InputError for a value that cannot be meant."""
         positive = ("n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv")
         for name in positive:
             if not getattr(self, name) > 0:
@@ -133,7 +134,7 @@ def rigid_morph(
     optimiser.step(energy)
     relaxed = positions.detach().double().numpy()
     path = np.stack([superpose(state, line) for state, line in zip(relaxed, straight, strict=True)])
-    path[0], path[-1] = closed, open_
+    path[-1], path[0] = open_, closed
     return path
 
 
@@ -209,6 +210,7 @@ def simulate(
     `state` (particle,), the state of each particle; `positions` (state, node, 3), the nodes of each state in Å; `snr`;
     `snr_measured`, over all clean images; `snr_definition`; `noise_sd`.
     """
+    config.check()
     out = Path(out)
     atoms, path = load_path(config, closed, open_, trajectory, topology)
     reach = float(np.linalg.norm(path, axis=-1).max())
@@ -246,11 +248,12 @@ def simulate(
     with replacing(stack) as temporary:
         with mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as handle:
             handle.set_image_stack()
+            handle.header.label[0] = b"CryoSTAR-NB simulation"  # mrcfile puts the time there: other bytes for one seed
             handle.voxel_size = config.pixel_size
             for rows in batches(config.n_particles, batch, "simulating"):
                 clean = clean_images(rows)
                 signal_variance += float(clean.var(dim=(1, 2), correction=0).double().sum())
-                handle.data[rows] = clean + noise_sd * torch.randn(clean.shape, generator=noise)
+                handle.data[rows] = (clean + noise_sd * torch.randn(clean.shape, generator=noise)).numpy()
     with replacing(out / "truth.npz") as temporary:
         np.savez(
             temporary,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import existing_file, replacing
+from cryostar_nb.files import existing_file, write_text
 from cryostar_nb.geometry import relion_angles_from_rotations, rotations_from_relion_angles
 from cryostar_nb.particles import Particles, open_stack
 
@@ -60,7 +60,9 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> Float[np.ndarray, 
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, copy=True)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise InputError(f"{path}: particle {bad[0] + 1} has {column} = {table[column].iloc[bad[0]]!r}; give a finite number")
+        value = table[column].iloc[bad[0]]
+        shown = repr(value) if isinstance(value, str) else value
+        raise InputError(f"{path}: particle {bad[0] + 1} has {column} = {shown}; give a finite number")
     return values
 
 
@@ -70,7 +72,8 @@ def _pixel_size(table: pd.DataFrame, path: Path, given: float | None) -> float:
     elif "rlnImagePixelSize" in table.columns:
         values = _numbers(table, "rlnImagePixelSize", path)
     elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
-        values = 1e4 * _numbers(table, "rlnDetectorPixelSize", path) / _numbers(table, "rlnMagnification", path)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a magnification of 0 gets its message below
+            values = 1e4 * _numbers(table, "rlnDetectorPixelSize", path) / _numbers(table, "rlnMagnification", path)
     else:
         raise InputError(
             f"{path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)"
@@ -193,5 +196,6 @@ def write_star(path: Path | str, particles: Particles) -> None:
         else:
             table[column] = values
     frame = pd.DataFrame(table | {"rlnOpticsGroup": np.ones(len(particles), dtype=np.int64)})
-    with replacing(path) as temporary:
-        starfile.write({"optics": pd.DataFrame([optics]), "particles": frame}, temporary, float_format="%.9g")
+    text = starfile.to_string({"optics": pd.DataFrame([optics]), "particles": frame}, float_format="%.9g")
+    # starfile puts the time in a comment: other bytes for the same particles
+    write_text(path, "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")))

@@ -5,8 +5,10 @@ a nucleotide (C1' where P is missing), carrying the electrons of the whole resid
 """
 
 import dataclasses
+import gzip
 import itertools
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ _FORMULAS = {
     **{"A": "C10H12N5O6P", "C": "C9H12N3O7P", "G": "C10H12N5O7P", "U": "C9H11N2O8P"},
     **{"DA": "C10H12N5O5P", "DC": "C9H12N3O6P", "DG": "C10H12N5O6P", "DT": "C10H13N2O7P"},
 }
+_NODE_NAMES = ("CA", "P", "C1'")  # in this order
 _PDB_CHAINS, _PDB_ATOMS = 62, 99_999
 # Longest distance between bonded nodes, in Å: Cα-Cα is 3.8 (2.9 for cis), P-P up to 7.5.
 _LONGEST_BOND = {"CA": 4.5, "P": 8.5, "C1'": 8.5}
@@ -76,17 +79,21 @@ def read_structure(path: Path | str) -> Structure:
     path = existing_file(path, "a PDB or mmCIF file")
     if not re.search(r"\.(pdb|ent|cif|mmcif)(\.gz)?$", path.name, re.IGNORECASE):
         raise InputError(f"{path}: a structure is read from .pdb, .ent, .cif or .mmcif (also .gz); convert or rename the file")
+    is_pdb = re.search(r"\.(pdb|ent)(\.gz)?$", path.name, re.IGNORECASE) is not None
     try:
-        document = gemmi.read_structure(str(path))
+        document = gemmi.read_pdb(str(path), split_chain_on_ter=True) if is_pdb else gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, UnicodeDecodeError, EOFError, OSError) as error:
         raise InputError(f"{path}: cannot be read as a structure ({' '.join(str(error).split())}); check that it is complete") from error
+    document.merge_chain_parts()
+    if is_pdb:
+        _check_pdb_coordinates(path)
     if len(document) == 0:
         raise InputError(f"{path}: holds no atoms; give a PDB or mmCIF file with a model")
     rows: list[tuple[object, ...]] = []
     seen: dict[tuple[str, int, str], tuple[str, bool]] = {}
     for chain in document[0]:
-        for residue in chain:
-            if not _is_polymer(residue):
+        for place, residue in enumerate(chain):
+            if not _is_polymer(chain, place):
                 continue
             key = (chain.name, int(residue.seqid.num or 0), residue.seqid.icode.strip())
             alternate = any(atom.has_altloc() for atom in residue)
@@ -118,14 +125,39 @@ def read_structure(path: Path | str) -> Structure:
     )  # fmt: skip
 
 
-def _is_polymer(residue: gemmi.Residue) -> bool:
+def _check_pdb_coordinates(path: Path) -> None:
+    """Raise InputError for an atom whose coordinates are no numbers, which gemmi would read as 0."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rt", encoding="latin-1") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.startswith(("ATOM  ", "HETATM")):
+                for field in (line[30:38], line[38:46], line[46:54]):
+                    try:
+                        float(field)
+                    except ValueError:
+                        raise InputError(f"{path}: line {number} has the coordinate {field!r}; give a number") from None
+
+
+def _is_polymer(chain: gemmi.Chain, place: int) -> bool:
+    """Whether a residue is an amino acid or nucleotide of a chain, not a ligand, water or ion."""
+    residue = chain[place]
     known = gemmi.find_tabulated_residue(residue.name)
-    if known.found() and not (known.is_amino_acid() or known.is_nucleic_acid()):
-        return False
     if known.found():
-        return True
-    names = {atom.name for atom in residue}  # a modified residue the tables do not know is judged by its backbone
-    return {"N", "CA", "C"} <= names or "C1'" in names
+        return known.is_amino_acid() or known.is_nucleic_acid()
+    if residue.het_flag != "H":  # an ATOM record says polymer; of HETATM records, modified residues are bonded to a neighbour
+        return any(atom.name in _NODE_NAMES for atom in residue)
+    before, after = (chain[i] if 0 <= i < len(chain) else None for i in (place - 1, place + 1))
+    return _linked(before, residue) or _linked(residue, after)
+
+
+def _linked(first: gemmi.Residue | None, second: gemmi.Residue | None) -> bool:
+    """Whether a peptide or phosphodiester bond leads from one residue to the next."""
+    for leaving, entering in (("C", "N"), ("O3'", "P")):
+        left = first.find_atom(leaving, "*") if first is not None else None
+        right = second.find_atom(entering, "*") if second is not None else None
+        if left is not None and right is not None and left.pos.dist(right.pos) < 2.2:
+            return True
+    return False
 
 
 def residue_electrons(name: str, heavy_atom_electrons: float) -> float:
@@ -146,7 +178,7 @@ def node_atoms(atoms: Structure) -> Int[np.ndarray, " residue"]:
     nodes = []
     for first, last in residue_ranges(atoms):
         names = atoms.atom_names[first:last].tolist()
-        node = next((names.index(name) for name in ("CA", "P", "C1'") if name in names), None)
+        node = next((names.index(name) for name in _NODE_NAMES if name in names), None)
         if node is None:
             raise InputError(f"residue {atoms.residue_label(first)} has no CA, P or C1' atom; complete the residue or delete it")
         nodes.append(first + node)
@@ -270,6 +302,12 @@ def write_trajectory(path: Path | str, structure: Structure, frames: Float[np.nd
         trajectory.save(str(temporary))
 
 
+def chain_name(index: int) -> str:
+    """A name for the chain of this number: A ... Z, a ... z, 0 ... 9, then AA, AB, ..."""
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits
+    return letters[index] if index < len(letters) else chain_name(index // len(letters) - 1) + letters[index % len(letters)]
+
+
 def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, Float[np.ndarray, "frame atom 3"]]:
     """Read the heavy polymer atoms of any trajectory that mdtraj knows (DCD, XTC, TRR, multi-model PDB ...), in Å.
 
@@ -285,15 +323,20 @@ def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, 
             f"{path}: cannot be read with the topology {topology} ({' '.join(str(error).split())}); check that they belong together"
         ) from error
     rows = []
+    chain_names = [chain.chain_id or chain_name(chain.index) for chain in trajectory.topology.chains]
+    copies: dict[tuple[str, int], list[int]] = {}  # mdtraj drops insertion codes: residues of one number, in order
     for atom in trajectory.topology.atoms:
         residue = atom.residue
-        known = gemmi.find_tabulated_residue(residue.name)
-        protein_or_nucleic = known.is_amino_acid() or known.is_nucleic_acid() or residue.name in ("HSD", "HSE", "HSP")
-        if atom.element is None or atom.element.symbol in ("H", "VS") or not protein_or_nucleic:
-            continue
-        chain = residue.segment_id or chr(ord("A") + residue.chain.index % 26)
         name = "HIS" if residue.name in ("HSD", "HSE", "HSP") else residue.name  # CHARMM's names for histidine
-        rows.append((atom.index, atom.element.number, atom.name, atom.element.symbol, name, residue.resSeq, "", chain))
+        known = gemmi.find_tabulated_residue(name)
+        if atom.element is None or atom.element.symbol in ("H", "VS") or not (known.is_amino_acid() or known.is_nucleic_acid()):
+            continue
+        chain = residue.segment_id or chain_names[residue.chain.index]
+        same_number = copies.setdefault((chain, residue.resSeq), [])
+        if residue.index not in same_number:
+            same_number.append(residue.index)
+        insertion_code = " ABCDEFGHIJKLMNOPQRSTUVWXYZ"[same_number.index(residue.index)].strip()
+        rows.append((atom.index, atom.element.number, atom.name, atom.element.symbol, name, residue.resSeq, insertion_code, chain))
     if not rows:
         raise InputError(f"{topology}: holds no amino acid or nucleotide; give the topology of a protein or nucleic acid")
     index, *columns = map(np.array, zip(*rows, strict=True))

@@ -76,12 +76,15 @@ class TrainConfig:
     seed: int = 0
     """Seed of the network's initial weights, the order of the particles and the latent noise."""
 
-    def __post_init__(self) -> None:
+    def check(self, particles: int) -> None:
+        """Raise InputError for a value that cannot be meant, or not with this number of particles."""
         for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
         if not 0 < self.relaxation_percentile <= 100:
             raise InputError(f"relaxation_percentile = {self.relaxation_percentile}; give a percentage above 0, up to 100")
+        if particles < self.batch_size:
+            raise InputError(f"batch_size = {self.batch_size} is more than the {particles} particles; give a smaller --batch-size")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine decay to zero."""
@@ -176,8 +179,7 @@ def train(
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint, and ends where an
     uninterrupted run would have ended.
     """
-    if len(data) < config.batch_size:
-        raise InputError(f"batch_size = {config.batch_size} is more than the {len(data)} particles; give a smaller --batch-size")
+    config.check(len(data))
     device = data.vectors.device
     torch.manual_seed(config.seed)
     reference = torch.from_numpy(nodes.positions).float()
@@ -206,10 +208,10 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         noise_source.set_state(state["noise"].cpu())
         restraints.clash_pairs = state["clash_pairs"]
-    log = MetricsLog(out / "metrics.csv", keep_before=step)
     model.train()
     began = time.perf_counter()
     with (
+        MetricsLog(out / "metrics.csv", keep_before=step) as log,
         deferred_interrupt() as interrupted,
         tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None) as progress,
     ):
@@ -243,7 +245,6 @@ def train(
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")
             if step % config.checkpoint_every == 0:
                 save(step)
-    log.close()
     save(step)
     if interrupted():
         raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}")
@@ -287,6 +288,8 @@ class MetricsLog:
         self._writer.writerow(row)
         self._handle.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._handle.close()

@@ -151,7 +151,7 @@ def view_structure(
     view.setStyle({"model": -1}, {"cartoon": cartoon | {"color": colour}})
     if ghost is not None:
         view.addModel(pdb_text(structure, np.asarray(ghost)[None]), "pdb")
-        view.setStyle({"model": -1}, {"cartoon": cartoon | {"color": "#999999", "opacity": 0.6}})
+        view.setStyle({"model": -1}, {"cartoon": cartoon | {"color": "#bbbbbb", "thickness": 0.3}})
     view.setBackgroundColor("white", 0)
     view.zoomTo()
     if len(frames) > 1:

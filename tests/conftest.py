@@ -1,0 +1,143 @@
+"""What the tests share. Every random number comes from a generator that is seeded anew for each test."""
+
+import os
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.structure import Structure
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20_231)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(20_231)
+
+
+@pytest.fixture
+def external_data():
+    """The folder of real files that are not part of the project."""
+    folder = os.environ.get("CRYOSTAR_EXTERNAL_DATA")
+    if not folder:
+        pytest.skip("CRYOSTAR_EXTERNAL_DATA is unset: it names the folder of external files")
+    return Path(folder)
+
+
+@pytest.fixture
+def asymmetric():
+    """Five nodes without any symmetry, within 8 Å of the origin, and their electrons."""
+    positions = [[0.0, 0.0, 0.0], [6.0, 0.5, 1.0], [5.0, 4.0, -2.0], [-3.0, -5.0, 2.0], [1.0, 7.0, -4.0]]
+    return torch.tensor(positions, dtype=torch.float64), torch.tensor([9.0, 6.0, 4.0, 3.0, 2.0], dtype=torch.float64)
+
+
+@pytest.fixture
+def blackboard_image():
+    """A projection written pixel by pixel: sum of A / (2 pi sigma^2) exp(-r^2 / 2 sigma^2), the oracle of the projectors."""
+
+    def image(view, amplitudes, sigma, box_size, pixel_size):
+        sigma = np.broadcast_to(sigma, len(amplitudes))
+        result = np.zeros((box_size, box_size))
+        for row in range(box_size):
+            for column in range(box_size):
+                x, y = (column - box_size // 2) * pixel_size, (row - box_size // 2) * pixel_size
+                r2 = (x - view[:, 0]) ** 2 + (y - view[:, 1]) ** 2
+                result[row, column] = np.sum(amplitudes / (2 * np.pi * sigma**2) * np.exp(-r2 / (2 * sigma**2)))
+        return torch.from_numpy(result)
+
+    return image
+
+
+@pytest.fixture
+def microscope():
+    """Make CTF parameters: a 300 kV microscope without aberrations of its own, but for what the caller says."""
+
+    def make(**changes):
+        values = {
+            "defocus_u": 15_000.0,
+            "defocus_v": 15_000.0,
+            "defocus_angle_deg": 0.0,
+            "voltage_kv": 300.0,
+            "spherical_aberration_mm": 2.7,
+            "amplitude_contrast": 0.1,
+            "phase_shift_deg": 0.0,
+            "b_factor": 0.0,
+        }
+        tensors = [torch.as_tensor(value, dtype=torch.float64) for value in (values | changes).values()]
+        return CTFParameters(**dict(zip(values, torch.broadcast_tensors(*tensors), strict=True)))
+
+    return make
+
+
+@pytest.fixture
+def make_nodes():
+    """Make a coarse-grained structure of glycines from positions; `chains` is a letter for all, or one for each."""
+
+    def make(positions, chains="A", atom_names="CA"):
+        positions = np.asarray(positions, dtype=np.float64)
+        count = len(positions)
+
+        def column(value):
+            return np.array([value] * count if isinstance(value, str) else value)
+
+        return Structure(
+            positions=positions,
+            electrons=np.full(count, 30.0),
+            atom_names=column(atom_names),
+            elements=column("C"),
+            residue_names=column("GLY"),
+            residue_numbers=np.arange(1, count + 1),
+            insertion_codes=column(""),
+            chains=column(chains),
+        )
+
+    return make
+
+
+@pytest.fixture
+def helix():
+    """Calpha positions of an alpha helix along z, in Å: 3.8 Å between neighbours."""
+
+    def make(count):
+        turn = np.deg2rad(100) * np.arange(count)
+        return np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), 1.5 * np.arange(count)], axis=-1)
+
+    return make
+
+
+@pytest.fixture
+def write_stack():
+    """Write images (image, y, x) as an MRC stack."""
+
+    def write(path, images, pixel_size=1.0):
+        with mrcfile.new(path, overwrite=True) as handle:
+            handle.set_data(np.zeros(np.shape(images), dtype=np.float32))
+            handle.data[...] = images  # afterwards, because set_data warns of pixels that are not finite
+            if handle.data.ndim == 3:
+                handle.set_image_stack()
+            handle.voxel_size = pixel_size
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_table():
+    """Write a STAR file from {block name: {column: values}}."""
+
+    def write(path, blocks):
+        lines = []
+        for name, columns in blocks.items():
+            lines += ["", f"data_{name}", "", "loop_", *(f"_{column} #{i}" for i, column in enumerate(columns, start=1))]
+            lines += [" ".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+        path.write_text("\n".join([*lines, ""]))
+        return path
+
+    return write

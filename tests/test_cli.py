@@ -1,0 +1,196 @@
+"""The command line from two PDB files to a report, and its answers to bad input: one line, exit code 2, nothing half-written."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+
+from cryostar_nb.__main__ import main, parse
+from cryostar_nb.star import read_star
+from cryostar_nb.structure import read_structure, write_structure
+
+DATA = Path(__file__).parent.parent / "data"
+CLOSED, OPEN = str(DATA / "1ake.pdb"), str(DATA / "4ake.pdb")
+SMALL = ["--n-particles", "160", "--box-size", "32", "--pixel-size", "4", "--states", "5", "--snr", "1"]
+QUICK = ["--low-pass", "9", "--batch-size", "16"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line; return exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cryostar-nb", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A simulation, and a short run on it that was evaluated and analysed."""
+    folder = tmp_path_factory.mktemp("cli")
+    for arguments in (
+        ["simulate", "--closed", CLOSED, "--open", OPEN, "--out", f"{folder}/sim", *SMALL],
+        ["train", f"{folder}/sim/particles.star", "--reference", CLOSED, "--out", f"{folder}/run", "--steps", "60", *QUICK],
+        ["evaluate", f"{folder}/run", "--truth", f"{folder}/sim/truth.npz"],
+        ["analyse", f"{folder}/run"],
+    ):
+        parse(arguments).run()
+    return folder
+
+
+def complain(result, *expected):
+    """Assert that a result is one clear line with these words, exit code 2 and no traceback."""
+    code, _, error = result
+    assert code == 2
+    assert len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    for words in expected:
+        assert words in error, error
+
+
+def test_simulate_writes_particles_that_read_back(finished):
+    particles = read_star(finished / "sim" / "particles.star")
+    assert (len(particles), particles.box_size, particles.pixel_size) == (160, 32, 4.0)
+    truth = np.load(finished / "sim" / "truth.npz")
+    assert truth["positions"].shape == (5, 214, 3) and np.bincount(truth["state"]).tolist() == [32] * 5
+
+
+def test_evaluation_has_the_promised_numbers_and_they_are_the_predictions_errors(finished):
+    result = json.loads((finished / "run" / "evaluation.json").read_text())
+    assert len(result["rmsd_per_state"]) == len(result["rmsd_std_per_state"]) == 5
+    assert result["rmsd_mean"] == pytest.approx(np.mean(result["rmsd_per_state"]), rel=1e-6)
+    assert {"bond_error", "local_error", "seconds_per_step"} <= set(result)
+    closed, opened = (read_structure(path) for path in (CLOSED, OPEN))
+    ca = closed.atom_names == "CA"
+    distance = np.sqrt(np.square(closed.positions[ca] - opened.positions[ca]).sum(-1).mean())
+    assert result["do_nothing_per_state"][-1] == pytest.approx(distance, rel=1e-4)
+
+
+def test_analyse_writes_every_promised_file(finished):
+    latents = np.load(finished / "run" / "latents.npy")
+    assert latents.shape == (160, 8)
+    table = (finished / "run" / "pca.csv").read_text().splitlines()
+    assert len(table) == 161 and table[0].startswith("particle,pc1,pc2")
+    frames = mdtraj.load(str(finished / "run" / "traversal_pc1.dcd"), top=str(finished / "run" / "traversal_pc1.pdb"))
+    models = mdtraj.load(str(finished / "run" / "traversal_pc1.pdb"))
+    assert frames.n_frames == models.n_frames == 21
+    np.testing.assert_allclose(frames.xyz, models.xyz, atol=1e-4)
+
+
+@pytest.mark.parametrize("page", ["report.html", "latents.html"])
+def test_pages_need_no_network(finished, page):
+    text = (finished / "run" / page).read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=\s*['\"]?(https?:)?//", text)
+
+
+def test_the_report_holds_the_moving_structure(finished):
+    text = (finished / "run" / "report.html").read_text()
+    assert text.count("MODEL ") >= 21 and "backAndForth" in text and text.count("data:image/png") == 4
+
+
+def test_resume_takes_settings_from_the_run_and_lets_flags_override(finished):
+    command = parse(["train", "--resume", "--out", str(finished / "run"), "--steps", "70"])
+    assert (command.config.steps, command.config.batch_size, command.config.low_pass) == (70, 16, 9.0)
+    assert command.particles == (finished / "sim" / "particles.star").resolve()
+
+
+def test_a_preset_sets_defaults_and_flags_override_them():
+    command = parse(["train", "x.star", "--reference", "y.pdb", "--out", "z", "--preset", "ours", "--steps", "7"])
+    assert command.config.final_elastic_weight == 0.02 and command.config.steps == 7
+
+
+def test_a_run_is_never_overwritten(finished, run):
+    before = (finished / "run" / "checkpoint.pt").read_bytes()
+    complain(run("train", finished / "sim/particles.star", "--reference", CLOSED, "--out", finished / "run"), "--resume", "--out")
+    assert (finished / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_resumed_run_goes_on_counting(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    assert run("train", "--resume", "--out", tmp_path / "run", "--steps", "80")[0] == 0
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    steps, seconds = zip(*[line.split(",")[:2] for line in lines[1:]], strict=True)
+    assert [int(step) for step in steps] == [50, 60, 80]
+    assert list(map(float, seconds)) == sorted(map(float, seconds))
+
+
+@pytest.mark.parametrize("command", ["simulate", "train", "evaluate", "analyse"])
+def test_every_subcommand_explains_itself(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and "Write" in out + "Write" and len(out) > 300
+
+
+def test_a_missing_reference_leaves_no_run_folder(finished, run, tmp_path):
+    result = run("train", finished / "sim/particles.star", "--reference", "absent.pdb", "--out", tmp_path / "run")
+    complain(result, "absent.pdb", "no such file")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reference_outside_the_box_is_refused(finished, run, tmp_path):
+    atoms = read_structure(CLOSED)
+    write_structure(tmp_path / "far.pdb", atoms.with_positions(atoms.positions + 100))
+    result = run("train", finished / "sim/particles.star", "--reference", tmp_path / "far.pdb", "--out", tmp_path / "run")
+    complain(result, "far.pdb", "outside")
+
+
+def test_structures_that_do_not_match_are_refused_and_nothing_is_written(run, tmp_path):
+    atoms = read_structure(OPEN)
+    write_structure(tmp_path / "short.pdb", atoms[atoms.residue_numbers < 200])
+    result = run("simulate", "--closed", CLOSED, "--open", tmp_path / "short.pdb", "--out", tmp_path / "sim", *SMALL)
+    complain(result, "chain A", "absent")
+    assert not (tmp_path / "sim").exists()
+
+
+def test_the_truth_of_another_simulation_is_refused(finished, run, tmp_path):
+    truth = dict(np.load(finished / "sim" / "truth.npz"))
+    np.savez(tmp_path / "other.npz", **(truth | {"state": truth["state"][:100]}))
+    complain(run("evaluate", finished / "run", "--truth", tmp_path / "other.npz"), "100 particles", "160")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip"])
+def test_a_broken_truth_is_refused(finished, run, tmp_path, content):
+    (tmp_path / "truth.npz").write_bytes(content)
+    complain(run("evaluate", finished / "run", "--truth", tmp_path / "truth.npz"), "truth.npz")
+
+
+def test_a_broken_checkpoint_is_refused(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    complain(run("analyse", tmp_path / "run"), "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--steps", "0"), ("--batch-size", "-1"), ("--relaxation-percentile", "120"), ("--low-pass", "0")]
+)
+def test_impossible_settings_are_refused(finished, run, tmp_path, flag, value):
+    result = run("train", finished / "sim/particles.star", "--reference", CLOSED, "--out", tmp_path / "run", flag, value)
+    complain(result, flag.strip("-").replace("-", "_"), value)
+
+
+def test_more_particles_in_a_batch_than_there_are_is_refused(finished, run, tmp_path):
+    result = run("train", finished / "sim/particles.star", "--reference", CLOSED, "--out", tmp_path / "run", "--batch-size", "161")
+    complain(result, "161", "160", "--batch-size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trajectory_gives_the_states(run, tmp_path):
+    atoms = read_structure(CLOSED)
+    frames = np.stack([atoms.positions + 0.1 * frame for frame in range(6)])
+    write_structure(tmp_path / "path.pdb", atoms, frames)
+    result = run("simulate", "--closed", CLOSED, "--trajectory", tmp_path / "path.pdb", "--out", tmp_path / "sim", *SMALL)
+    assert result[0] == 0
+    moved = np.diff(np.load(tmp_path / "sim" / "truth.npz")["positions"].mean(axis=(1, 2)))
+    np.testing.assert_allclose(moved.sum(), 0.5, atol=1e-3)

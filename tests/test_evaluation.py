@@ -1,0 +1,88 @@
+"""What the numbers of an evaluation mean, on cases small enough to do by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.evaluation import evaluate, local_geometry, per_state, principal_components, rmsd_to_truth, sequence_pairs, traverse
+
+
+class Line(nn.Module):
+    """A decoder without parameters: the latent's first number moves every node along x."""
+
+    def __init__(self, reference):
+        super().__init__()
+        self.reference = reference
+
+    def forward(self, latent):
+        return self.reference + torch.nn.functional.pad(latent[..., None, :1], (0, 2))
+
+
+@pytest.fixture
+def chain(make_nodes, helix):
+    return make_nodes(helix(12))
+
+
+def test_rmsd_is_not_aligned(chain):
+    reference = torch.from_numpy(chain.positions).float()
+    truth = torch.stack([reference, reference + torch.tensor([0.0, 3.0, 4.0])])
+    errors = rmsd_to_truth(Line(reference), torch.zeros(3, 2), truth, torch.tensor([0, 1, 1]))
+    torch.testing.assert_close(errors, torch.tensor([0.0, 5.0, 5.0]))
+
+
+def test_mean_and_spread_are_per_state():
+    mean, sd = per_state(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
+    assert mean == [2.0, 5.0] and sd == [1.0, 0.0]
+
+
+def test_evaluate_compares_with_doing_nothing(chain):
+    reference = torch.from_numpy(chain.positions).float()
+    truth = {"state": np.array([0, 1, 1, 1]), "positions": chain.positions + np.array([0.0, 4.0])[:, None, None] * [1, 0, 0]}
+    latents = torch.tensor([[0.0], [4.0], [4.0], [3.0]])
+    result = evaluate(Line(reference), latents, chain, truth)
+    assert result["rmsd_mean"] == pytest.approx(0.25, abs=1e-6)
+    assert result["rmsd_per_state"] == pytest.approx([0.0, 1 / 3], abs=1e-6)
+    assert result["do_nothing_mean"] == pytest.approx(3.0, abs=1e-5)
+    assert result["bond_error"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_evaluate_refuses_the_truth_of_another_set(chain):
+    truth = {"state": np.zeros(3, dtype=int), "positions": chain.positions[None]}
+    with pytest.raises(InputError, match="3 particles"):
+        evaluate(Line(torch.zeros(12, 3)), torch.zeros(4, 1), chain, truth)
+    with pytest.raises(InputError, match="12 nodes"):
+        evaluate(Line(torch.zeros(11, 3)), torch.zeros(3, 1), chain[:11], truth)
+
+
+def test_stretching_a_helix_shows_in_every_local_number(chain):
+    stretched = torch.from_numpy(chain.positions * 1.1)[None]
+    result = local_geometry(stretched, chain)
+    bond = np.linalg.norm(chain.positions[1] - chain.positions[0])
+    assert result.bond_error == pytest.approx(0.1 * bond)
+    spans = [np.linalg.norm(chain.positions[k:] - chain.positions[:-k], axis=-1) for k in (2, 3)]
+    assert result.local_error == pytest.approx(0.1 * np.sqrt(np.mean(np.concatenate(spans) ** 2)))
+    assert result.contacts_kept == 1.0
+    assert local_geometry(1.3 * stretched, chain).contacts_kept == 0.0
+
+
+def test_sequence_pairs_do_not_cross_a_break(make_nodes, helix):
+    broken = make_nodes(helix(8) + np.array([[0, 0, 0]] * 4 + [[0, 0, 20]] * 4))
+    assert sequence_pairs(broken, 2).tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+def test_principal_components_find_the_axes_and_their_share(generator):
+    spread = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 3.0, 0.1]) + 7
+    pca = principal_components(spread)
+    assert pca.components[0].abs().argmax() == 1 and pca.components[1].abs().argmax() == 0
+    torch.testing.assert_close(pca.explained[0].item(), 9 / 10.01, rtol=0.03, atol=0)
+    torch.testing.assert_close(pca.scores @ pca.components + pca.mean, spread, atol=1e-4, rtol=1e-4)
+
+
+def test_a_traversal_follows_the_percentiles_and_starts_at_the_reference(chain, generator):
+    reference = torch.from_numpy(chain.positions).float()
+    latents = torch.linspace(0, 10, 1001)[:, None]
+    for sign in (1, -1):  # the sign of a component is arbitrary, the traversal is not
+        frames = traverse(Line(reference), latents, sign * latents[:, 0], torch.tensor([5.0, 50.0, 95.0]), reference)
+        torch.testing.assert_close((frames - reference)[:, 0, 0], torch.tensor([0.5, 5.0, 9.5]), atol=0.01, rtol=0)

@@ -1,0 +1,316 @@
+"""The training loop: reproducible, resumable, and going where the losses point. Everything here is tiny and on the CPU."""
+
+import csv
+import dataclasses
+import itertools
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import random_rotations, rmsd
+from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, parameter_count
+from cryostar_nb.projector import make_images
+from cryostar_nb.training import Restraints, TrainConfig, TrainingData, particle_order, train
+
+BAND = Band(24, 3.0, 9.0)
+TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
+CONFIG = TrainConfig(steps=60, batch_size=8, warmup_steps=10, checkpoint_every=1000, final_elastic_weight=0.1, low_pass=9.0)
+
+
+@pytest.fixture
+def nodes(helix, make_nodes):
+    return make_nodes(helix(24) - helix(24).mean(axis=0))
+
+
+@pytest.fixture
+def data(nodes, rng):
+    """Images of the helix, straight and bent by up to 20 Å at its ends: two states, forty particles."""
+    reference = torch.from_numpy(nodes.positions).float()
+    bend = torch.linspace(-1, 1, len(nodes)).square()[:, None] * torch.tensor([20.0, 0.0, 0.0])
+    positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
+    rotations = torch.from_numpy(random_rotations(40, rng)).float()
+    electrons = torch.from_numpy(nodes.electrons).float()
+    vectors = make_images(positions, electrons, torch.tensor(2.0), BAND, rotations=rotations)
+    noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
+    return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)
+
+
+@pytest.fixture
+def run(data, nodes, tmp_path):
+    """Train the tiny model in a folder of this name."""
+
+    def training(folder="run", config=CONFIG, resume=False):
+        out = tmp_path / folder
+        out.mkdir(exist_ok=True)
+        return train(config, data, nodes, BAND, out, model_config=TINY, resume=resume)
+
+    return training
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Call a function in the middle of a training step, once; steps are counted from 0 within one call of train."""
+
+    def arrange(step, action):
+        calls = itertools.count()
+
+        def images(*arguments, **options):
+            if next(calls) == step:
+                action()
+            return make_images(*arguments, **options)
+
+        monkeypatch.setattr("cryostar_nb.training.make_images", images)
+
+    return arrange
+
+
+@pytest.fixture
+def log_every_step(monkeypatch):
+    monkeypatch.setattr("cryostar_nb.training.LOG_EVERY", 1)
+
+
+def metrics(folder):
+    """The lines of metrics.csv as numbers, without the time."""
+    with (folder / "metrics.csv").open(newline="") as handle:
+        return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in csv.DictReader(handle)]
+
+
+def assert_same_weights(first, second):
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+# The same run twice
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_gives_others(run):
+    first, again, other = run("first"), run("again"), run("other", dataclasses.replace(CONFIG, seed=1))
+    assert_same_weights(first, again)
+    assert not torch.equal(first.decoder.layers[0].weight, other.decoder.layers[0].weight)
+
+
+def test_ctrl_c_ends_the_step_and_the_run_resumes_as_if_it_had_not_been_stopped(run, at_step, tmp_path, log_every_step):
+    whole = run("whole")
+    before = signal.getsignal(signal.SIGINT)
+    at_step(30, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 31
+    assert_same_weights(run("stopped", resume=True), whole)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failure, run, at_step, tmp_path, log_every_step):
+    def die():
+        raise failure("in the middle of a step")
+
+    config = dataclasses.replace(CONFIG, checkpoint_every=30)
+    whole = run("whole", config)
+    at_step(42, die)
+    with pytest.raises(failure, match="in the middle of a step"):
+        run("stopped", config)
+    assert len(metrics(tmp_path / "stopped")) == 42
+    assert_same_weights(run("stopped", config, resume=True), whole)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_resuming_a_run_that_has_ended_changes_nothing(run, tmp_path, log_every_step):
+    ended = run()
+    lines = metrics(tmp_path / "run")
+    assert_same_weights(run(resume=True), ended)
+    assert metrics(tmp_path / "run") == lines
+
+
+def test_a_checkpoint_holds_the_model_that_is_returned(run, tmp_path):
+    model = run()
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 60
+    fresh = DeformationVAE(BAND.size, torch.zeros(24, 3), TINY)
+    fresh.load_state_dict(state["model"])
+    assert_same_weights(fresh, model)
+    assert not model.training
+
+
+def test_a_run_leaves_its_checkpoint_and_its_metrics_and_no_more(run, tmp_path):
+    run()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "metrics.csv"}
+
+
+# What it learns
+
+
+def test_the_loss_goes_down(run, tmp_path, log_every_step):
+    run(config=dataclasses.replace(CONFIG, steps=200))
+    image = [line["image"] for line in metrics(tmp_path / "run")]
+    assert np.mean(image[-20:]) < np.mean(image[:20]) - 0.03
+
+
+def test_the_first_structures_are_near_the_reference(nodes, data):
+    torch.manual_seed(0)
+    reference = torch.from_numpy(nodes.positions).float()
+    model = DeformationVAE(BAND.size, reference, ModelConfig())
+    positions, _, _ = model(data.vectors, torch.randn(len(data), 8))
+    distance = rmsd(positions, reference.expand_as(positions))
+    assert 0 < distance.min() and distance.max() < 0.5  # Å
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(run, tmp_path, log_every_step):
+    config = dataclasses.replace(CONFIG, steps=11, continuity_weight=0.5, clash_weight=2.0, elastic_weight=3.0, final_elastic_weight=0.03)
+    run(config=config)
+    for line in metrics(tmp_path / "run"):
+        elastic_weight = 3.0 * 0.01 ** ((line["step"] - 1) / 10)
+        parts = line["image"] + 0.5 * line["continuity"] + 2 * line["clash"] + elastic_weight * line["elastic"] + line["kl"] / 24**2
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_method_cont_uses_continuity_alone(run, tmp_path, log_every_step):
+    config = dataclasses.replace(CONFIG, method="cont", steps=20)
+    run("cont", config)
+    other_weights = dataclasses.replace(config, elastic_weight=1e6, clash_weight=1e6, relaxation_percentile=1.0)
+    run("other", other_weights)
+    lines = metrics(tmp_path / "cont")
+    assert set(lines[0]) == {"step", "loss", "image", "kl", "continuity"}
+    assert lines == metrics(tmp_path / "other")
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["image"] + line["continuity"] + line["kl"] / 24**2, rel=1e-5)
+
+
+def test_the_method_star_uses_all_losses(run, tmp_path, log_every_step):
+    run(config=dataclasses.replace(CONFIG, steps=1))
+    assert set(metrics(tmp_path / "run")[0]) == {"step", "loss", "image", "kl", "continuity", "elastic", "clash"}
+
+
+# The structural losses of a reference
+
+
+def test_the_reference_costs_nothing(nodes):
+    restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
+    positions = torch.from_numpy(nodes.positions).float().expand(4, -1, -1)
+    restraints.watch_clashes(positions)
+    assert {name: value.item() for name, value in restraints.losses(positions).items()} == {"continuity": 0, "elastic": 0, "clash": 0}
+
+
+def test_a_clash_of_one_structure_is_watched_from_then_on(nodes):
+    restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
+    reference = torch.from_numpy(nodes.positions).float()
+    clashing = reference.clone()
+    clashing[23] = clashing[0] + torch.tensor([1.0, 0.0, 0.0])
+    restraints.watch_clashes(torch.stack([reference, clashing]))
+    restraints.watch_clashes(reference[None])
+    assert [0, 23] in restraints.clash_pairs.tolist()
+    assert len(torch.unique(restraints.clash_pairs, dim=0)) == len(restraints.clash_pairs)
+    assert restraints.losses(clashing[None])["clash"] > 1
+
+
+# The order of the particles
+
+
+def test_every_particle_comes_once_in_each_epoch():
+    order = particle_order(24, 8, seed=0, start=0)
+    epochs = [torch.cat(list(itertools.islice(order, 3))).tolist() for _ in range(3)]
+    assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_what_does_not_fill_a_batch_waits_for_another_epoch():
+    order = particle_order(26, 8, seed=0, start=0)
+    epochs = [torch.cat(list(itertools.islice(order, 3))).tolist() for _ in range(40)]
+    assert all(len(set(epoch)) == 24 for epoch in epochs)
+    assert {particle for epoch in epochs for particle in epoch} == set(range(26))
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_the_order_can_be_taken_up_in_the_middle(start):
+    whole = list(itertools.islice(particle_order(26, 8, seed=5, start=0), 12))
+    rest = list(itertools.islice(particle_order(26, 8, seed=5, start=start), 12 - start))
+    assert all(torch.equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_another_seed_gives_another_order():
+    first, other = (next(particle_order(100, 50, seed=seed, start=0)) for seed in (0, 1))
+    assert not torch.equal(first, other)
+
+
+# Schedules and configuration
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    config = TrainConfig(steps=1000, warmup_steps=100, learning_rate=2.0)
+    rates = [config.learning_rate_at(step) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[99] == rates[100] == max(rates) == 2.0
+    assert rates[550] == pytest.approx(1.0)
+    assert rates[1000] == pytest.approx(0)
+    assert (np.diff(rates[:100]) > 0).all() and (np.diff(rates[100:]) < 0).all()
+
+
+def test_the_elastic_weight_decays_by_a_constant_factor_or_stays():
+    config = TrainConfig(steps=101, elastic_weight=1.0, final_elastic_weight=0.01)
+    assert [config.elastic_weight_at(step) for step in (0, 50, 100)] == pytest.approx([1.0, 0.1, 0.01])
+    assert {TrainConfig(elastic_weight=0.3).elastic_weight_at(step) for step in (0, 50, 100)} == {0.3}
+
+
+def test_the_defaults_are_the_papers():
+    config, model = TrainConfig(), ModelConfig()
+    assert (config.steps, config.batch_size, config.sigma) == (12_000, 64, 2.0)
+    assert (config.clash_distance, config.elastic_cutoff, config.relaxation_percentile) == (4.0, 12.0, 80.0)
+    assert (config.continuity_weight, config.clash_weight, config.elastic_weight, config.final_elastic_weight) == (1, 1, 1, None)
+    assert (model.encoder_widths, model.decoder_widths) == ((512, 256, 128, 64, 32), (32, 64, 128, 256, 512))
+    assert model.latent_dim == 8
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"])
+def test_a_number_that_is_not_positive_is_refused(name, run):
+    with pytest.raises(InputError, match=f"{name} = 0; give a positive number"):
+        run(config=dataclasses.replace(CONFIG, **{name: 0}))
+
+
+@pytest.mark.parametrize("percentile", [0.0, 101.0])
+def test_a_percentile_beyond_its_range_is_refused(percentile, run):
+    with pytest.raises(InputError, match=f"relaxation_percentile = {percentile}; give a percentage above 0, up to 100"):
+        run(config=dataclasses.replace(CONFIG, relaxation_percentile=percentile))
+
+
+def test_a_batch_of_more_particles_than_there_are_is_refused(run):
+    with pytest.raises(InputError, match="batch_size = 41 is more than the 40 particles; give a smaller --batch-size"):
+        run(config=dataclasses.replace(CONFIG, batch_size=41))
+
+
+# The network
+
+
+def test_the_encoder_does_not_see_the_brightness_of_an_image(data):
+    encoder = Encoder(BAND.size, TINY)
+    for plain, bright in zip(encoder(data.vectors), encoder(100 * data.vectors), strict=True):
+        assert torch.allclose(plain, bright, atol=1e-5)
+
+
+def test_the_decoder_adds_a_displacement_to_the_reference(generator):
+    reference = torch.randn(5, 3, generator=generator)
+    decoder = CartesianDecoder(reference, TINY)
+    latent = torch.randn(2, 3, 2, generator=generator)
+    displacement = decoder.layers(latent).reshape(2, 3, 5, 3)
+    assert torch.allclose(decoder(latent), reference + displacement)
+    assert not any(parameter.shape == reference.shape for parameter in decoder.parameters())
+
+
+def test_the_latent_is_the_mean_plus_noise_times_the_standard_deviation(data):
+    model = DeformationVAE(BAND.size, torch.zeros(24, 3), TINY)
+    noise = torch.tensor([[1.0, -2.0]]).expand(len(data), 2)
+    positions, mean, log_variance = model(data.vectors, noise)
+    assert torch.allclose(positions, model.decoder(mean + noise * (log_variance / 2).exp()))
+    assert torch.allclose(model(data.vectors, 0 * noise)[0], model.decoder(mean))
+
+
+def test_parameters_are_counted():
+    # 4 to 3 to 2 neurons with their biases in the encoder, 1 to 5 to 6 in the decoder
+    model = DeformationVAE(4, torch.zeros(2, 3), ModelConfig(encoder_widths=(3,), decoder_widths=(5,), latent_dim=1))
+    assert parameter_count(model) == (4 * 3 + 3 + 3 * 2 + 2) + (1 * 5 + 5 + 5 * 6 + 6)
+    assert math.prod(model.decoder.reference.shape) == 6
