@@ -24,7 +24,7 @@ from cryostar_nb.losses import correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
 from cryostar_nb.simulation import SimulationConfig, draw_particles
-from cryostar_nb.structure import read_nodes
+from cryostar_nb.structure_files import read_nodes
 from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
 
 HERE = Path(__file__).parent

@@ -61,7 +61,7 @@ def rmsd(positions: Float[Tensor, "*#batch atom 3"], target: Float[Tensor, "*#ba
 
 
 def pair_distances(positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]) -> Float[Tensor, "*batch pair"]:
-    """Distance between the two atoms of each pair; `pairs` has shape (pair, 2). Coinciding atoms give 0 with gradient 0."""
+    """Distance between the two atoms of each pair; `pairs` has shape (pair, 2). Coinciding atoms give 1e-6 Å and no gradient."""
     pairs = torch.as_tensor(pairs, device=positions.device)
     difference = positions.index_select(-2, pairs[:, 0]) - positions.index_select(-2, pairs[:, 1])
     squared = difference.square().sum(-1)

@@ -46,13 +46,14 @@ def relaxed_edges(distances: Float[Tensor, "batch edge"] | Numbers, percentile: 
     """P'_EN of eq. 7: True for the edges to keep, those whose distance varies least over the batch.
 
     An edge stays when the variance of its distance is below the `percentile`-th percentile of all variances; 100 keeps
-    every edge.
+    every edge. Where all edges vary alike (a batch of one, the first step) there is nothing to choose, and all stay.
     """
     distances = torch.as_tensor(distances).detach()
     if percentile >= 100:
         return torch.ones(distances.shape[-1], dtype=torch.bool, device=distances.device)
     variance = distances.var(dim=0, correction=0)
-    return variance < torch.quantile(variance, percentile / 100)
+    keep = variance < torch.quantile(variance, percentile / 100)
+    return keep | ~keep.any()
 
 
 def elastic_network_loss(

@@ -20,7 +20,7 @@ from cryostar_nb.geometry import rmsd
 from cryostar_nb.particles import load_band_vectors
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import Run, open_run
-from cryostar_nb.structure import write_structure, write_trajectory
+from cryostar_nb.structure_files import write_structure, write_trajectory
 from cryostar_nb.visualisation import (
     latent_scatter,
     plot_images,

@@ -24,7 +24,8 @@ from cryostar_nb.geometry import pair_distances, random_rotations, superpose
 from cryostar_nb.particles import Particles, batches
 from cryostar_nb.projector import make_images
 from cryostar_nb.star import write_star
-from cryostar_nb.structure import Structure, node_atoms, read_structure, read_trajectory
+from cryostar_nb.structure import Structure, node_atoms
+from cryostar_nb.structure_files import read_structure, read_trajectory
 
 SNR_DEFINITION = "variance of the clean CTF-modulated image over the whole box / variance of the noise, averaged over the data set"
 

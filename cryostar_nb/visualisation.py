@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from cryostar_nb.structure import Structure, pdb_text
+from cryostar_nb.structure import Structure
+from cryostar_nb.structure_files import pdb_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -11,6 +11,8 @@ import torch
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.structure import Structure
 
+torch.set_num_threads(1)  # the tests' tensors are tiny: threads that wait for each other cost more than they give
+
 
 @pytest.fixture
 def rng():

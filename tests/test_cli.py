@@ -12,7 +12,7 @@ import pytest
 
 from cryostar_nb.__main__ import main, parse
 from cryostar_nb.star import read_star
-from cryostar_nb.structure import read_structure, write_structure
+from cryostar_nb.structure_files import read_structure, write_structure
 
 DATA = Path(__file__).parent.parent / "data"
 CLOSED, OPEN = str(DATA / "1ake.pdb"), str(DATA / "4ake.pdb")

@@ -8,18 +8,8 @@ import numpy as np
 import pytest
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.structure import (
-    bonds,
-    coarse_grain,
-    elastic_edges,
-    node_atoms,
-    read_nodes,
-    read_structure,
-    read_trajectory,
-    residue_electrons,
-    write_structure,
-    write_trajectory,
-)
+from cryostar_nb.structure import bonds, coarse_grain, elastic_edges, node_atoms, residue_electrons
+from cryostar_nb.structure_files import read_nodes, read_structure, read_trajectory, write_structure, write_trajectory
 
 BACKBONE = {"N": (0.0, 0.0, 0.0), "CA": (1.5, 0.0, 0.0), "C": (2.0, 1.4, 0.0), "O": (1.2, 2.3, 0.0)}
 
@@ -100,7 +90,6 @@ def test_hydrogens_waters_ions_and_ligands_are_left_out(pdb):
     assert read_structure(path).atom_names.tolist() == ["N", "CA", "C", "O"]
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: a ligand that gemmi's table lacks is taken for a nucleotide because it has a C1'")
 @pytest.mark.parametrize("ligand", ["GTP", "AMP", "AGS", "SAH"])
 def test_a_ligand_with_a_sugar_is_left_out_too(ligand, pdb):
     ligand_atoms = {"PA": (0.0, 0.0, 0.0), "C1'": (4.0, 0.0, 0.0), **(BACKBONE if ligand == "SAH" else {})}
@@ -109,10 +98,11 @@ def test_a_ligand_with_a_sugar_is_left_out_too(ligand, pdb):
 
 
 def test_modified_residues_are_part_of_the_chain(pdb):
-    path = pdb(*residue_lines("MSE", 1, record="HETATM"), *residue_lines("SEP", 2, x=3.8, record="HETATM"), *residue_lines("XYZ", 3, x=7.6))
-    nodes = read_nodes(path)
-    assert nodes.residue_names.tolist() == ["MSE", "SEP", "XYZ"]
-    assert len(bonds(nodes)) == 2
+    known = [*residue_lines("MSE", 1, record="HETATM"), *residue_lines("SEP", 2, x=3.3, record="HETATM")]
+    unknown = [*residue_lines("XYZ", 3, x=6.6, record="HETATM"), *residue_lines("XYY", 4, x=9.9)]  # C to N: 1.9 Å
+    nodes = read_nodes(pdb(*known, *unknown))
+    assert nodes.residue_names.tolist() == ["MSE", "SEP", "XYZ", "XYY"]
+    assert len(bonds(nodes)) == 3
 
 
 def test_a_nucleotide_stands_at_its_phosphorus_and_without_it_at_c1(pdb):
@@ -253,7 +243,6 @@ def test_a_structure_comes_back_from_its_file(suffix, reduce, mixed, tmp_path):
     assert_same(read, structure, 5e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: reduced to one atom, a residue that gemmi's table lacks is no longer taken for polymer")
 @pytest.mark.parametrize("suffix", [".pdb", ".cif"])
 def test_the_node_of_an_unknown_residue_comes_back_from_its_file(suffix, pdb, tmp_path):
     nodes = read_nodes(pdb(*residue_lines("GLY", 1), *residue_lines("XYZ", 2, x=3.8)))
@@ -283,14 +272,12 @@ def test_a_trajectory_comes_back_from_its_file(suffix, tolerance, mixed, tmp_pat
         assert getattr(read_atoms, field).tolist() == getattr(atoms, field).tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: read_trajectory drops insertion codes, so residues 52 and 52A become one")
 def test_insertion_codes_survive_in_a_trajectory(mixed, tmp_path):
     write_structure(tmp_path / "out.pdb", mixed)
     atoms, _ = read_trajectory(tmp_path / "out.pdb", tmp_path / "out.pdb")
     assert len(node_atoms(atoms)) == len(node_atoms(mixed)) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: read_trajectory names the 27th chain A again, which joins it with the first")
 def test_chains_stay_apart_in_a_trajectory(make_nodes, tmp_path):
     chains = [chr(ord("A") + i) for i in range(26)] + ["a", "b"]
     positions = np.zeros((28, 3))
@@ -369,11 +356,11 @@ def test_a_residue_given_twice_is_refused(pdb):
         read_structure(path)
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: gemmi joins residues of one name and number, so a second chain A is dropped in silence")
-def test_two_chains_of_one_name_are_refused(pdb):
+@pytest.mark.parametrize("between", [["TER"], []], ids=["with TER", "without TER"])
+def test_two_chains_of_one_name_are_refused(between, pdb):
     first, second = ([line for i in (1, 2) for line in residue_lines("GLY", i, x=x + 3.8 * i)] for x in (0.0, 50.0))
     with pytest.raises(InputError, match="twice"):
-        read_structure(pdb(*first, "TER", *second))
+        read_structure(pdb(*first, *between, *second))
 
 
 def test_a_residue_without_an_atom_to_stand_for_it_is_refused(pdb):
@@ -389,7 +376,6 @@ def test_a_coordinate_that_is_not_finite_is_refused(value, pdb):
         read_structure(path)
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: gemmi reads a coordinate that is no number as 0")
 @pytest.mark.parametrize("value", ["********", "        "])
 def test_a_coordinate_that_is_no_number_is_refused(value, pdb):
     with pytest.raises(InputError):
@@ -418,3 +404,8 @@ def test_a_missing_trajectory_or_topology_is_named(make_nodes, tmp_path):
         read_trajectory(tmp_path / "absent.dcd", tmp_path / "absent.pdb")
     with pytest.raises(InputError, match=r"absent\.pdb: there is no such file; give the path of its topology"):
         read_trajectory(tmp_path / "out.dcd", tmp_path / "absent.pdb")
+
+
+@pytest.mark.parametrize("name", ["HSD", "HSE", "HSP", "HID", "HIE", "HIP"])
+def test_histidine_counts_the_same_whatever_its_protonation_is_called(name, pdb):
+    assert read_nodes(pdb(*residue_lines(name, 1))).electrons.tolist() == [72.0]  # C6H7N3O: 36 + 7 + 21 + 8

@@ -74,6 +74,10 @@ def log_every_step(monkeypatch):
     monkeypatch.setattr("cryostar_nb.training.LOG_EVERY", 1)
 
 
+# Neighbours in a turn of the helix clash at 6 Å: the list of such pairs, too, has to outlive a stop.
+CROWDED = dataclasses.replace(CONFIG, clash_distance=6.0, checkpoint_every=30)
+
+
 def metrics(folder):
     """The lines of metrics.csv as numbers, without the time."""
     with (folder / "metrics.csv").open(newline="") as handle:
@@ -95,15 +99,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_gives_others(run):
 
 
 def test_ctrl_c_ends_the_step_and_the_run_resumes_as_if_it_had_not_been_stopped(run, at_step, tmp_path, log_every_step):
-    whole = run("whole")
+    whole = run("whole", CROWDED)
     before = signal.getsignal(signal.SIGINT)
     at_step(30, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        run("stopped")
+        run("stopped", CROWDED)
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 31
-    assert_same_weights(run("stopped", resume=True), whole)
+    assert_same_weights(run("stopped", CROWDED, resume=True), whole)
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert all(line["clash"] > 0 for line in metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
@@ -111,13 +116,12 @@ def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failu
     def die():
         raise failure("in the middle of a step")
 
-    config = dataclasses.replace(CONFIG, checkpoint_every=30)
-    whole = run("whole", config)
+    whole = run("whole", CROWDED)
     at_step(42, die)
     with pytest.raises(failure, match="in the middle of a step"):
-        run("stopped", config)
+        run("stopped", CROWDED)
     assert len(metrics(tmp_path / "stopped")) == 42
-    assert_same_weights(run("stopped", config, resume=True), whole)
+    assert_same_weights(run("stopped", CROWDED, resume=True), whole)
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
 
 

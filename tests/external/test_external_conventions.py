@@ -75,6 +75,8 @@ def test_relions_images_of_a_point_mass_are_our_images_of_a_node(relion):
 
 def test_relions_images_are_projections_of_its_map(relion, score):
     particles, images, density = relion
+    every = np.arange(0, len(particles), 3)
+    particles, images = particles.select(every), images[every]
     band = Band(particles.box_size, particles.pixel_size, 10.0)
     poses = {"rotations": particles.rotations, "shifts": particles.shifts, "ctf": particles.ctf}
     assert score(images, density, band, **poses) > 0.97
@@ -103,11 +105,11 @@ def test_real_particles_of_trpv1_correlate_with_its_map(external_data, tmp_path,
 # The ribosome of tomoDRGN, without CTF, in the STAR format of RELION 3.0
 
 
-def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path, read_map, write_stack, mirror, score):
+def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path, read_map, mirror, score):
     source = external_data / "tomodrgn"
     images, density = read_map(source / "10076_classE_32_clean.mrcs"), read_map(source / "10076_classE_32.mrc")
     (tmp_path / "data").mkdir()
-    write_stack(tmp_path / "data" / "10076_classE_32_clean.mrcs", images)
+    (tmp_path / "data" / "10076_classE_32_clean.mrcs").symlink_to(source / "10076_classE_32_clean.mrcs")  # the name in the STAR file
     particles = read_star(source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False)
     assert torch.equal(particles.images(slice(None)).double(), torch.from_numpy(images))
 

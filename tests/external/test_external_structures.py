@@ -1,11 +1,11 @@
 """Structures as the wwPDB holds them."""
 
-import numpy as np
 import pytest
 import torch
 
 from cryostar_nb.geometry import rmsd
-from cryostar_nb.structure import bonds, read_nodes, read_trajectory
+from cryostar_nb.structure import bonds
+from cryostar_nb.structure_files import read_nodes, read_trajectory
 
 
 def count(nodes, name):
@@ -29,10 +29,20 @@ def test_the_deposited_mmcif_holds_both_chains_without_inhibitor_and_water(exter
     assert (len(nodes), len(bonds(nodes))) == (428, 426)
 
 
-def test_a_nucleotide_without_phosphate_stands_at_its_sugar(external_data):
-    nodes = read_nodes(external_data / "complex" / "pdb3mht.pdb")
-    dna = np.isin(nodes.residue_names, ["DA", "DC", "DG", "DT"])
-    assert (count(nodes[dna], "P"), count(nodes[dna], "C1'")) == (24, 1)
+def test_a_nucleotide_without_phosphate_stands_at_its_sugar_and_the_cofactor_is_left_out(external_data):
+    nodes = read_nodes(external_data / "complex" / "pdb3mht.pdb")  # a methyltransferase, DNA, and S-adenosylhomocysteine
+    assert [count(nodes, name) for name in ("CA", "P", "C1'")] == [327, 24, 1]
+
+
+def test_a_complex_keeps_its_chains_and_leaves_out_its_nucleotides_that_are_ligands(external_data):
+    nodes = read_nodes(external_data / "complex" / "pdb7pbl.pdb.gz")  # RuvB with ATP-gamma-S on a Holliday junction
+    assert [count(nodes, name) for name in ("CA", "P", "C1'")] == [1918, 30, 0]
+    assert len(set(nodes.chains)) == 9
+
+
+def test_the_spliceosome_has_13936_nodes_in_58_chains(external_data):
+    nodes = read_nodes(external_data / "spliceosome" / "5nrl_rebuilt.cif.gz")
+    assert (len(nodes), len(set(nodes.chains))) == (13_936, 58)
 
 
 def test_every_frame_of_a_trajectory_has_the_residues_of_the_structure(external_data):
