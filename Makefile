@@ -5,6 +5,8 @@
 # Each target sets up .venv when it is missing or out of date.
 
 PYTHON ?= python3
+# Here for notebooks, which import torch first; cryostar_nb/__init__.py says why.
+export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 

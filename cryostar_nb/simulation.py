@@ -222,8 +222,8 @@ def simulate(
         )
     stack, star = out / "particles.mrcs", out / "particles.star"
     shape = (config.n_particles, config.box_size, config.box_size)
-    out.mkdir(parents=True, exist_ok=True)
-    needed, free = 4 * math.prod(shape), shutil.disk_usage(out).free
+    disk = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    needed, free = 4 * math.prod(shape), shutil.disk_usage(disk).free
     if needed > free:
         raise InputError(
             f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room or ask for fewer particles"
