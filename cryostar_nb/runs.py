@@ -104,6 +104,7 @@ def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resum
     nodes = read_nodes(inputs.reference)
     particles = inputs.read_particles()
     config.check(len(particles))
+    target = choose_device(device)
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
     check_fit(inputs, nodes, particles)
     vectors = load_band_vectors(particles, band, invert=inputs.invert)
@@ -117,12 +118,23 @@ def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resum
         out / "config.json",
         {"inputs": files, "grid": grid, "train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())},
     )
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     assert particles.ctf is not None
     data = TrainingData(vectors.to(target), particles.rotations.float().to(target), particles.ctf.to(torch.float32).to(target))
     model = train(config, data, nodes, band, out, resume=resume)
     save_latents(out, model, data.vectors)
     return open_run(out)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; `auto` takes a GPU when there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda") from error
+    return device
 
 
 def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:

@@ -81,6 +81,13 @@ class TrainConfig:
         for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
+        for name in ("continuity_weight", "clash_weight", "elastic_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
+        if self.final_elastic_weight is not None and not (self.final_elastic_weight > 0 and self.elastic_weight > 0):
+            raise InputError(
+                f"elastic_weight = {self.elastic_weight} and final_elastic_weight = {self.final_elastic_weight}; a geometric decay needs both above zero"
+            )
         if not 0 < self.relaxation_percentile <= 100:
             raise InputError(f"relaxation_percentile = {self.relaxation_percentile}; give a percentage above 0, up to 100")
         if particles < self.batch_size:
@@ -176,8 +183,8 @@ def train(
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
-    Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint, and ends where an
-    uninterrupted run would have ended.
+    Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
+    checkpoint, and ends where an uninterrupted run would have ended.
     """
     config.check(len(data))
     device = data.vectors.device

@@ -173,7 +173,16 @@ def test_a_broken_checkpoint_is_refused(finished, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--steps", "0"), ("--batch-size", "-1"), ("--relaxation-percentile", "120"), ("--low-pass", "0")]
+    ("flag", "value"),
+    [
+        ("--steps", "0"),
+        ("--batch-size", "-1"),
+        ("--relaxation-percentile", "120"),
+        ("--low-pass", "0"),
+        ("--clash-weight", "-2"),
+        ("--final-elastic-weight", "0"),
+        ("--device", "abacus"),
+    ],
 )
 def test_impossible_settings_are_refused(finished, run, tmp_path, flag, value):
     result = run("train", finished / "sim/particles.star", "--reference", CLOSED, "--out", tmp_path / "run", flag, value)
