@@ -128,6 +128,17 @@ def principal_components(latents: Float[Tensor, "particle latent"]) -> Principal
     return PrincipalComponents(mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30))
 
 
+def mean_around_percentiles(
+    values: Float[Tensor, "particle value"], scores: Float[Tensor, " particle"], percentiles: Float[Tensor, " point"]
+) -> Float[Tensor, "point value"]:
+    """Mean of the values of the 2 % of particles around each percentile of the scores."""
+    order = torch.argsort(scores)
+    half_window = max(1, len(scores) // 100)
+    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
+    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
+    return torch.stack([values[window].mean(0) for window in windows])
+
+
 @torch.no_grad()
 def traverse(
     decoder: nn.Module,
@@ -142,10 +153,6 @@ def traverse(
     a straight line through a curved latent space would not. The frame nearest to the reference comes first or last, and the
     order is turned so that it is first.
     """
-    order = torch.argsort(scores)
-    half_window = max(1, len(scores) // 100)
-    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
-    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
-    frames = decoder(torch.stack([latents[window].mean(0) for window in windows]))
+    frames = decoder(mean_around_percentiles(latents, scores, percentiles))
     from_reference = rmsd(frames, reference)
     return frames.flip(0) if from_reference[0] > from_reference[-1] else frames

@@ -135,15 +135,10 @@ def _positions_in_halves(band: Band) -> Tensor:
     return torch.cat([real, real + 2 * side**2])
 
 
-def shift_phases(shifts: Float[Tensor, "*batch 2"], band: Band) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the phase ramp exp(-2 pi i k . shift) on a band, each of shape (*batch, coefficient)."""
-    angle = -2 * math.pi * (shifts @ band.frequencies.to(shifts).mT)
-    return angle.cos(), angle.sin()
-
-
 def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band) -> Float[Tensor, "*batch band"]:
     """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
-    cosine, sine = shift_phases(shifts, band)
+    angle = -2 * math.pi * (shifts @ band.frequencies.to(shifts).mT)
+    cosine, sine = angle.cos(), angle.sin()
     real, imaginary = vectors.chunk(2, dim=-1)
     return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
 

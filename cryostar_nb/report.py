@@ -14,13 +14,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cryostar_nb.evaluation import PrincipalComponents, local_geometry, principal_components, traverse
+from cryostar_nb.evaluation import PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.particles import load_band_vectors
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import Run, open_run
-from cryostar_nb.structure_files import write_structure, write_trajectory
+from cryostar_nb.structure_files import fits_pdb, write_structure, write_trajectory
 from cryostar_nb.visualisation import (
     latent_scatter,
     plot_images,
@@ -48,7 +48,7 @@ def analyse_run(folder: Path | str) -> Path:
     percentiles = torch.linspace(LOW, HIGH, FRAMES)
     frames = traverse(run.model.decoder, latents, pca.scores[:, 0], percentiles, run.reference)
     write_scores(run.folder / "pca.csv", pca)
-    suffix = "pdb" if len(set(run.nodes.chains.tolist())) <= 62 else "cif"
+    suffix = "pdb" if fits_pdb(run.nodes) else "cif"
     write_structure(run.folder / f"traversal_pc1.{suffix}", run.nodes, frames.numpy())
     write_trajectory(run.folder / "traversal_pc1.dcd", run.nodes, frames.numpy())
     scatter = latent_scatter(pca.scores.numpy(), pca.explained.tolist())
@@ -86,7 +86,8 @@ def report_page(
 ) -> str:
     """The page as HTML with everything inside: pictures, the moving structure, and the script that draws it."""
     scores = pca.scores.numpy()
-    marks = {f"{p:g} %": _point_at(scores, p) for p in (LOW, HIGH)}
+    ends = mean_around_percentiles(pca.scores[:, :2], pca.scores[:, 0], torch.tensor([LOW, HIGH]))
+    marks = {f"{percentile:g} %": (x, y) for percentile, (x, y) in zip((LOW, HIGH), ends.tolist(), strict=True)}
     figures = [
         ("Motion along the first principal component", _viewer(run, frames), f"From the {LOW:g}th to the {HIGH:g}th percentile, {rmsd(frames[0], frames[-1]):.1f} Å RMSD apart. Grey: the reference. Drag to turn."),
         ("Latent space", _picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
@@ -125,14 +126,6 @@ def report_page(
     return _PAGE.format(
         title=html.escape(run.folder.resolve().name), script=script_3dmol(), table=_table(rows), figures="".join(map(_section, figures))
     )
-
-
-def _point_at(scores: Float[np.ndarray, "particle component"], percentile: float) -> tuple[float, float]:
-    """Mean position, in the first two components, of the 2 % of particles around a percentile of the first."""
-    order = np.argsort(scores[:, 0])
-    centre, half_window = round(percentile / 100 * (len(order) - 1)), max(1, len(order) // 100)
-    x, y = scores[order[max(0, centre - half_window) : centre + half_window + 1], :2].mean(axis=0)
-    return float(x), float(y)
 
 
 def _viewer(run: Run, frames: Float[Tensor, "frame atom 3"]) -> str:

@@ -99,14 +99,17 @@ def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resum
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
-    if resume:
-        existing_file(checkpoint, "a run to resume")
+    before = open_run(out) if resume else None
     nodes = read_nodes(inputs.reference)
     particles = inputs.read_particles()
     config.check(len(particles))
     target = choose_device(device)
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
     check_fit(inputs, nodes, particles)
+    if before is not None and (band, len(nodes)) != (before.band, len(before.nodes)):
+        raise InputError(
+            f"{out}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"
+        )
     vectors = load_band_vectors(particles, band, invert=inputs.invert)
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)

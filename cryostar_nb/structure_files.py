@@ -124,13 +124,18 @@ def write_structure(path: Path | str, structure: Structure, frames: Float[np.nda
     path = Path(path)
     if path.suffix not in (".pdb", ".cif"):
         raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
-    chains = len(set(structure.chains.tolist()))
-    if path.suffix == ".pdb" and (chains > _PDB_CHAINS or len(structure) > _PDB_ATOMS):
+    if path.suffix == ".pdb" and not fits_pdb(structure):
+        chains = len(set(structure.chains.tolist()))
         raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
     if path.suffix == ".pdb":
         write_text(path, pdb_text(structure, frames))
     else:
         write_text(path, _document(structure, frames).make_mmcif_document().as_string())
+
+
+def fits_pdb(structure: Structure) -> bool:
+    """Whether the PDB format can hold this many chains and atoms."""
+    return len(set(structure.chains.tolist())) <= _PDB_CHAINS and len(structure) <= _PDB_ATOMS
 
 
 def pdb_text(structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None) -> str:

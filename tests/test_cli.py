@@ -126,6 +126,12 @@ def test_a_resumed_run_goes_on_counting(finished, run, tmp_path):
     assert list(map(float, seconds)) == sorted(map(float, seconds))
 
 
+def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(finished, run):
+    before = (finished / "run" / "config.json").read_bytes()
+    complain(run("train", "--resume", "--out", finished / "run", "--low-pass", "12"), "resolution=9.0", "resolution=12.0", "--out")
+    assert (finished / "run" / "config.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("command", ["simulate", "train", "evaluate", "analyse"])
 def test_every_subcommand_explains_itself(run, command):
     code, out, _ = run(command, "--help")
@@ -170,6 +176,7 @@ def test_a_broken_checkpoint_is_refused(finished, run, tmp_path):
     whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
     complain(run("analyse", tmp_path / "run"), "checkpoint.pt")
+    complain(run("train", "--resume", "--out", tmp_path / "run"), "checkpoint.pt")
 
 
 @pytest.mark.parametrize(
