@@ -61,19 +61,17 @@ def contrast_transfer_function(frequencies: Float[Tensor, "*grid 2"], parameters
     def column(value: Tensor) -> Tensor:
         return value.reshape(value.shape + (1,) * kx.ndim)  # (*batch, 1, ...)
 
-    half_sum = column(parameters.defocus_u + parameters.defocus_v) / 2
-    half_difference = column(parameters.defocus_u - parameters.defocus_v) / 2
-    angle = 2 * torch.deg2rad(column(parameters.defocus_angle_deg))
-    wavelength = electron_wavelength(column(parameters.voltage_kv))
-    spherical_aberration = column(parameters.spherical_aberration_mm) * 1e7
-    amplitude = column(parameters.amplitude_contrast)
-    constant_phase = torch.deg2rad(column(parameters.phase_shift_deg)) + torch.asin(amplitude)
+    wavelength = electron_wavelength(parameters.voltage_kv)
+    angle = 2 * torch.deg2rad(parameters.defocus_angle_deg)
+    half_difference = math.pi * wavelength * (parameters.defocus_u - parameters.defocus_v) / 2
+    half_sum = math.pi * wavelength * (parameters.defocus_u + parameters.defocus_v) / 2
+    aberration = (math.pi / 2) * 1e7 * parameters.spherical_aberration_mm * wavelength**3
 
+    # Every term is a number of the particle times a function of the frequency, so no angle of the grid is needed:
+    # k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
     k2 = kx.square() + ky.square()
-    # k^2 cos(2 (theta - angle)), expanded so that no angle of the grid is needed.
-    k2_cos = (kx.square() - ky.square()) * torch.cos(angle) + 2 * kx * ky * torch.sin(angle)
-    defocus_term = math.pi * wavelength * (half_sum * k2 + half_difference * k2_cos)
-    aberration_term = (math.pi / 2) * spherical_aberration * wavelength**3 * k2.square()
-    gamma = aberration_term - defocus_term - constant_phase
-    envelope = torch.exp(column(parameters.b_factor) * k2 * -0.25)
-    return -torch.sin(gamma) * envelope
+    minus_gamma = torch.addcmul(column(torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)), column(half_sum), k2)
+    minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.cos(angle)), kx.square() - ky.square())
+    minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.sin(angle)), 2 * kx * ky)
+    minus_gamma = minus_gamma.addcmul_(column(-aberration), k2.square())
+    return minus_gamma.sin_() * torch.exp(column(parameters.b_factor) * k2 * -0.25)

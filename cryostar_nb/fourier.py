@@ -5,7 +5,7 @@ Images are (*batch, y, x) and volumes (*batch, z, y, x). The origin is pixel `bo
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -113,6 +113,11 @@ class Band:
     def frequencies(self) -> Float[Tensor, "coefficient 2"]:
         """Spatial frequency (kx, ky) of each coefficient, in 1/Å."""
         return self.indices.double() / (self.box_size * self.pixel_size)
+
+    @lru_cache(maxsize=16)  # noqa: B019 - bands are few, and equal ones share an entry
+    def frequencies_on(self, device: torch.device) -> Float[Tensor, "coefficient 2"]:
+        """`frequencies` on a device, copied there once."""
+        return self.frequencies.to(device)
 
     @property
     def size(self) -> int:

@@ -1,7 +1,8 @@
 """The losses of sections 2.3 and 2.4, one small function each.
 
 The structural losses take *distances*, in Å, of a batch of predicted structures, (batch, pair), beside those of the
-reference, (pair,). `geometry.pair_distances` makes them. NumPy arrays and lists are welcome too.
+reference, (pair,). `geometry.pair_distances` makes them. NumPy arrays and lists are welcome too. Training takes the same
+losses from `pairs`, which sums over the pairs without storing their distances (`training.Restraints`).
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.spatial import cKDTree
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Numbers = np.ndarray | Sequence[Any]
@@ -43,16 +43,22 @@ def clash_loss(distances: Float[Tensor, "*batch pair"] | Numbers, threshold: flo
 
 
 def relaxed_edges(distances: Float[Tensor, "batch edge"] | Numbers, percentile: float) -> Bool[Tensor, " edge"]:
-    """P'_EN of eq. 7: True for the edges to keep, those whose distance varies least over the batch.
+    """P'_EN of eq. 7: True for the edges to keep, those whose distance varies least over the batch."""
+    return stable_edges(torch.as_tensor(distances).detach().var(dim=0, correction=0), percentile)
 
-    An edge stays when the variance of its distance is below the `percentile`-th percentile of all variances; 100 keeps
-    every edge. Where all edges vary alike (a batch of one, the first step) there is nothing to choose, and all stay.
+
+def stable_edges(variance: Float[Tensor, " edge"], percentile: float) -> Bool[Tensor, " edge"]:
+    """P'_EN of eq. 7, from the variance of each edge's distance over the batch, in Å^2.
+
+    An edge stays when its variance is below the `percentile`-th percentile of all variances; 100 keeps every edge. Where all
+    edges vary alike (a batch of one, the first step) there is nothing to choose, and all stay.
     """
-    distances = torch.as_tensor(distances).detach()
-    if percentile >= 100:
-        return torch.ones(distances.shape[-1], dtype=torch.bool, device=distances.device)
-    variance = distances.var(dim=0, correction=0)
-    keep = variance < torch.quantile(variance, percentile / 100)
+    if percentile >= 100 or len(variance) == 0:
+        return torch.ones_like(variance, dtype=torch.bool)
+    rank = percentile / 100 * (len(variance) - 1)
+    # Two order statistics by selection, and the line between them, as NumPy's percentile has it: no sorting.
+    below, above = (torch.kthvalue(variance, 1 + int(place)).values for place in (rank, min(rank + 1, len(variance) - 1)))
+    keep = variance < torch.lerp(below, above, rank - int(rank))
     return keep | ~keep.any()
 
 
@@ -75,18 +81,3 @@ def kl_divergence(
     """L_KL of eq. 8: divergence of N(mean, variance) from N(0, 1), summed over the latent, mean over the batch, in nats."""
     mean, log_variance = torch.as_tensor(mean), torch.as_tensor(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
-
-
-def close_pairs(positions: Float[Tensor, "*batch atom 3"], bonds: Int[np.ndarray, "bond 2"], cutoff: float) -> Int[Tensor, "pair 2"]:
-    """Non-bonded pairs of nodes, of any chains, nearer than `cutoff` Å in at least one structure of the batch; i < j.
-
-    These are the candidates of the clash loss. A tree per structure finds them in O(N log N). Call it again as the
-    structures move: a candidate list with a margin over the clash threshold stays complete while no pair comes nearer by
-    more than that margin.
-    """
-    structures = positions.detach().reshape(-1, *positions.shape[-2:]).cpu().numpy()
-    count = structures.shape[-2]
-    found = [cKDTree(structure).query_pairs(cutoff, output_type="ndarray") for structure in structures]
-    pairs = np.sort(np.concatenate(found), axis=-1)
-    keys = np.setdiff1d(pairs[:, 0] * count + pairs[:, 1], bonds[:, 0] * count + bonds[:, 1])
-    return torch.from_numpy(np.stack([keys // count, keys % count], axis=-1)).to(positions.device)
