@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cryostar_nb import cpu_kernels
+from cryostar_nb import cpu_kernels, kernels
 from cryostar_nb.cpu_kernels import in_parallel
 from cryostar_nb.geometry import pair_distances
 
@@ -63,13 +63,7 @@ def clash_sums(
 class _ClashSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: Tensor, bonded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        host, bonded = positions.detach().cpu().contiguous(), bonded.cpu()
-        penalties, counts = host.new_empty(2, len(host))
-        gradients = torch.empty_like(host)
-        limit = host.numpy().dtype.type(threshold)
-        arrays = [tensor.numpy() for tensor in (penalties, counts, gradients)]
-        in_parallel(cpu_kernels.clashes, len(host), host.numpy(), bonded.numpy(), limit, *arrays)
-        penalties, counts, gradients = (tensor.to(positions.device) for tensor in (penalties, counts, gradients))
+        penalties, counts, gradients = kernels.clashes(positions.detach().contiguous(), bonded, threshold)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(counts)
         return penalties, counts

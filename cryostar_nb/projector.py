@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
 from cryostar_nb.fourier import Band, coordinate_axis
-from cryostar_nb.spreading import can_spread, transform_nodes
+from cryostar_nb.kernels import available
+from cryostar_nb.spreading import transform_nodes
 
 Method = Literal["auto", "exact", "spread"]
 FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
@@ -117,7 +118,7 @@ def project_band(
     1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster; with a width per node only "exact" can be had.
     """
     if method == "auto":
-        method = "spread" if len(amplitudes) > FEW_NODES and can_spread(positions) and sigma.ndim == 0 else "exact"
+        method = "spread" if len(amplitudes) > FEW_NODES and available(positions) and sigma.ndim == 0 else "exact"
     if method == "spread" and sigma.ndim:
         raise ValueError("method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node")
     batch = positions.reshape(-1, *positions.shape[-2:])

@@ -4,7 +4,7 @@ A non-uniform fast Fourier transform of type 1 (Dutt & Rokhlin 1993): every node
 through a smooth window, one FFT transforms the grid, and a division by the window's own transform takes the window out
 again. The window is Kaiser and Bessel's, `I0(beta sqrt(1 - (2 t / w)^2))` over w grid points, with the beta of Beatty,
 Nishimura & Pauly (IEEE Trans. Med. Imaging 2005); the grid is twice as fine as the band needs. The backward pass is the
-same road taken back. The result is within 2e-5 of the exact sum, relative in norm.
+same road taken back. Relative in norm, the result is within 1e-5 of the exact sum, and its gradient within 1e-4.
 """
 
 import math
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from scipy.special import i0
 from torch import Tensor
 
-from cryostar_nb import cpu_kernels
-from cryostar_nb.cpu_kernels import DEGREE, WINDOW, in_parallel
+from cryostar_nb import kernels
+from cryostar_nb.cpu_kernels import DEGREE, WINDOW
 from cryostar_nb.fourier import Band
 
 
@@ -64,11 +64,6 @@ def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
     )
 
 
-def can_spread(positions: Tensor) -> bool:
-    """Whether there are kernels for the device of this tensor."""
-    return positions.device.type == "cpu"
-
-
 def transform_nodes(
     positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], band: Band
 ) -> Float[Tensor, "batch band"]:
@@ -84,9 +79,7 @@ class _TransformNodes(torch.autograd.Function):
     def forward(ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band) -> Tensor:
         positions, amplitudes = positions.contiguous(), amplitudes.to(positions)
         use = plan(band, positions.device, positions.dtype)
-        grid = positions.new_empty(len(positions), use.size, use.size)
-        arrays = [tensor.numpy() for tensor in (positions.detach(), amplitudes.detach(), use.polynomials)]
-        in_parallel(cpu_kernels.spread, len(positions), *arrays, arrays[0].dtype.type(use.scale), grid.numpy())
+        grid = kernels.spread(positions.detach(), amplitudes.detach(), use.polynomials, use.scale, use.size)
         spectrum = torch.fft.rfft2(grid).flatten(1).index_select(1, use.coefficients)
         ctx.save_for_backward(positions, amplitudes)
         ctx.plan = use
@@ -105,8 +98,5 @@ class _TransformNodes(torch.autograd.Function):
         spectrum.index_copy_(1, use.coefficients, half)
         spectrum.index_copy_(1, use.mirrored, half.index_select(1, use.on_axis).conj().resolve_conj())
         field = torch.fft.irfft2(spectrum.unflatten(1, (use.size, -1)), s=(use.size, use.size), norm="forward")
-        values, slopes = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
-        arrays = [tensor.numpy() for tensor in (field, positions, use.polynomials, use.slopes)]
-        outputs = [values.numpy(), slopes.numpy()]
-        in_parallel(cpu_kernels.interpolate, len(positions), *arrays, arrays[0].dtype.type(use.scale), *outputs)
+        values, slopes = kernels.interpolate(field, positions, use.polynomials, use.slopes, use.scale)
         return slopes.mul_(amplitudes[:, None]), values.sum(0), None

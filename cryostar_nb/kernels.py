@@ -1,0 +1,66 @@
+"""The three loops over nodes for which PyTorch has no operation, on tensors of either device: Numba on a CPU, Triton on a GPU."""
+
+import importlib.util
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cryostar_nb import cpu_kernels
+from cryostar_nb.cpu_kernels import in_parallel
+
+
+def uses_gpu(tensor: Tensor) -> bool:
+    """Whether the Triton kernels serve this tensor."""
+    return tensor.device.type == "cuda" and tensor.dtype == torch.float32 and importlib.util.find_spec("triton") is not None
+
+
+def available(tensor: Tensor) -> bool:
+    """Whether there are kernels for the device of this tensor, and in its precision."""
+    return tensor.device.type == "cpu" or uses_gpu(tensor)
+
+
+def spread(
+    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], polynomials: Tensor, scale: float, size: int
+) -> Float[Tensor, "batch y x"]:
+    """Add each node's window, times its amplitude, to a periodic grid of `size` points, `scale` of them to an Å."""
+    if uses_gpu(positions):
+        from cryostar_nb import gpu_kernels
+
+        return gpu_kernels.spread(positions, amplitudes, polynomials, scale, size)
+    grid = positions.new_empty(len(positions), size, size)
+    arrays = [tensor.numpy() for tensor in (positions, amplitudes, polynomials)]
+    in_parallel(cpu_kernels.spread, len(positions), *arrays, arrays[0].dtype.type(scale), grid.numpy())
+    return grid
+
+
+def interpolate(
+    field: Float[Tensor, "batch y x"], positions: Float[Tensor, "batch atom 3"], polynomials: Tensor, slopes: Tensor, scale: float
+) -> tuple[Float[Tensor, "batch atom"], Float[Tensor, "batch atom 3"]]:
+    """The adjoint of `spread`: a field seen through every node's window, and its gradient per Å."""
+    if uses_gpu(positions):
+        from cryostar_nb import gpu_kernels
+
+        return gpu_kernels.interpolate(field, positions, polynomials, slopes, scale)
+    values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
+    arrays = [tensor.numpy() for tensor in (field, positions, polynomials, slopes)]
+    in_parallel(cpu_kernels.interpolate, len(positions), *arrays, arrays[0].dtype.type(scale), values.numpy(), gradients.numpy())
+    return values, gradients
+
+
+def clashes(
+    positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, "batch atom 3"]]:
+    """Summed squared depth below `threshold` of each structure's clashing pairs, their number, and the gradient of the sum.
+
+    Where a GPU has no kernels the search runs on the CPU.
+    """
+    if uses_gpu(positions):
+        from cryostar_nb import gpu_kernels
+
+        return gpu_kernels.clashes(positions, bonded, threshold)
+    host = positions.cpu().contiguous()
+    penalties, counts, gradients = host.new_empty(len(host)), host.new_empty(len(host)), torch.empty_like(host)
+    arrays = [tensor.numpy() for tensor in (penalties, counts, gradients)]
+    in_parallel(cpu_kernels.clashes, len(host), host.numpy(), bonded.cpu().numpy(), host.numpy().dtype.type(threshold), *arrays)
+    return penalties.to(positions.device), counts.to(positions.device), gradients.to(positions.device)
