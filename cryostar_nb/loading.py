@@ -109,13 +109,8 @@ def _read_ahead(
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=2) as pool:
         loaded = _ahead(pool, (partial(_load, vectors, rows, stop) for rows in windows))
-        gathers = (
-            partial(_gather, source, rows, places, _buffer(source, len(rows), device))
-            for source, window, places_of in loaded
-            for rows, places in zip(window, places_of, strict=True)
-        )
         try:
-            for rows, batch in _ahead(pool, gathers):
+            for rows, batch in _ahead(pool, _gathers(loaded, device)):
                 yield rows, batch.to(device, non_blocking=True)
         finally:
             stop.set()
@@ -128,6 +123,7 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], T]]) -> Iterat
         result = following.result()
         following = pool.submit(call)
         yield result
+        del result  # before the call after next begins: two windows are in memory, not three
 
 
 def _load(
@@ -142,9 +138,17 @@ def _load(
     return vectors.read(ascending, stop), rows, places.reshape(rows.shape)
 
 
-def _buffer(source: Float[Tensor, "row band"], count: int, device: torch.device) -> Float[Tensor, "batch band"]:
-    """Memory for a batch; page-locked for a GPU, whose copy then needs no waiting. PyTorch reuses it when the copy is done."""
-    return torch.empty(count, source.shape[1], dtype=source.dtype, pin_memory=device.type == "cuda")
+def _gathers(loaded: Iterator[tuple[Tensor, Tensor, Tensor]], device: torch.device) -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
+    """The calls that gather the batches of each window.
+
+    Memory for a GPU's batch is page-locked: its copy needs no waiting, and PyTorch uses it again when the copy is done. It
+    is taken here, because a thread of the pool does not know which GPU is this process's.
+    """
+    for source, window, places_of in loaded:
+        for rows, places in zip(window, places_of, strict=True):
+            out = torch.empty(len(rows), source.shape[1], dtype=source.dtype, pin_memory=device.type == "cuda")
+            yield partial(_gather, source, rows, places, out)
+        del source
 
 
 def _gather(

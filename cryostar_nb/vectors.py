@@ -27,8 +27,8 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.particles import Particles, background_mask, batches
 from cryostar_nb.projector import shift_band
 
-PIXELS_AT_ONCE = 2**21  # of the images in memory during the pass, which takes about 50 MB for them
-ROWS_AT_ONCE = 1024  # of a vector file, in one read
+PIXELS_AT_ONCE = 2**20  # of the images in memory during the pass, which takes about 30 MB for them
+BYTES_AT_ONCE = 2**22  # of a vector file, in one read
 FORMAT = 1  # of the vector file; another number makes every older file stale
 
 
@@ -95,17 +95,18 @@ class VectorFile:
         """
         wanted = rows.numpy()
         vectors = np.empty((len(wanted), self.size), dtype=np.float16)
+        rows_at_once = max(1, BYTES_AT_ONCE // (2 * self.size))
         if not self.path.exists() or self.path.stat().st_mtime_ns != self.modified:
             raise InputError(f"{self.path}: was written anew while it was in use; give every run its own folder for the cache")
         with self.path.open("rb", buffering=0) as handle:
             done = 0
             while done < len(wanted) and not (stop and stop.is_set()):
                 first = int(wanted[done])
-                end = int(np.searchsorted(wanted, first + ROWS_AT_ONCE))
+                end = int(np.searchsorted(wanted, first + rows_at_once))
                 here = wanted[done:end] - first
                 handle.seek(first * self.size * 2)
                 stretch = np.fromfile(handle, dtype=np.float16, count=(int(here[-1]) + 1) * self.size)
-                vectors[done:end] = stretch.reshape(-1, self.size)[here]
+                np.take(stretch.reshape(-1, self.size), here, axis=0, out=vectors[done:end])
                 done = end
         return torch.from_numpy(vectors)
 
