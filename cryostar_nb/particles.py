@@ -1,6 +1,7 @@
 """A stack of particle images with their poses and CTFs, read lazily."""
 
 import dataclasses
+import mmap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from tqdm.auto import tqdm
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file
-from cryostar_nb.fourier import Band, coordinate_axis
-from cryostar_nb.projector import shift_band
+from cryostar_nb.fourier import coordinate_axis
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Particles:
         images = np.empty((len(stack_of), self.box_size, self.box_size), dtype=np.float32)
         for stack in np.unique(stack_of):
             rows = np.flatnonzero(stack_of == stack)
-            images[rows] = open_stack(self.stacks[stack])[image_in_stack[rows]]
+            pixels = open_stack(self.stacks[stack])
+            images[rows] = pixels[image_in_stack[rows]]
+            _forget_pages(pixels)
         return torch.from_numpy(images)
 
     def label(self, particle: int) -> str:
@@ -92,6 +94,12 @@ def _map_stack(path: Path, _modified: int, size: int) -> NDArray[np.generic]:
     return data if data.ndim == 3 else data[None]
 
 
+def _forget_pages(stack: NDArray[np.generic]) -> None:
+    """Let go of what a map has read. The system still caches it, but a pass over a stack larger than memory stays small."""
+    if isinstance(stack, np.memmap):
+        stack._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
 def batches(count: int, size: int, description: str) -> Iterator[slice]:
     """Slices that cover `count` items in order, with a progress bar where there is a terminal."""
     starts = range(0, count, size)
@@ -103,28 +111,3 @@ def background_mask(box_size: int) -> Tensor:
     """True for the pixels outside the circle that touches the box, where there is only noise."""
     axis = coordinate_axis(box_size, 1.0)
     return (axis[:, None].square() + axis.square()) > (box_size / 2) ** 2
-
-
-def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False, batch_size: int = 512) -> Float[Tensor, "particle band"]:
-    """Read every image once and return what training needs of it: its band vector, normalised and centred.
-
-    The background's standard deviation becomes 1, so that white noise has unit variance in every element; the mean is not
-    part of a band; the particle is moved to the centre of its box; `invert` turns dark protein bright. Raises InputError
-    for a pixel that is not finite and for an image without contrast.
-    """
-    vectors = torch.empty(len(particles), band.size)
-    outside = background_mask(particles.box_size)
-    for rows in batches(len(particles), batch_size, "reading particles"):
-        images = particles.images(rows)
-        spread = images[:, outside].std(dim=-1)
-        for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
-            finite = bool(torch.isfinite(images[bad]).all())
-            fault = (
-                "every background pixel has the same value"
-                if finite
-                else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
-            )
-            raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
-        encoded = band.encode(images) / (-spread if invert else spread)[:, None]
-        vectors[rows] = shift_band(encoded, -particles.shifts[rows].float(), band)
-    return vectors

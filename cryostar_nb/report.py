@@ -17,10 +17,10 @@ from torch import Tensor
 from cryostar_nb.evaluation import PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
-from cryostar_nb.particles import load_band_vectors
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import Run, open_run
 from cryostar_nb.structure_files import fits_pdb, write_structure, write_trajectory
+from cryostar_nb.vectors import load_band_vectors
 from cryostar_nb.visualisation import (
     latent_scatter,
     plot_images,

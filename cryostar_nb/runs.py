@@ -22,11 +22,12 @@ from cryostar_nb.evaluation import evaluate
 from cryostar_nb.files import existing_file, replacing, write_json
 from cryostar_nb.fourier import Band
 from cryostar_nb.models import DeformationVAE, ModelConfig
-from cryostar_nb.particles import Particles, load_band_vectors
+from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes, write_structure
 from cryostar_nb.training import TrainConfig, TrainingData, train
+from cryostar_nb.vectors import load_band_vectors
 
 
 @dataclass(frozen=True)

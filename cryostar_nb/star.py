@@ -45,14 +45,14 @@ def read_tables(path: Path | str) -> pd.DataFrame:
     if "rlnOpticsGroup" not in particles.columns:
         raise InputError(f"{path}: the particle table has no column rlnOpticsGroup although there is an optics table")
     row_of_group = {group: row for row, group in enumerate(optics["rlnOpticsGroup"])}
-    for row, group in enumerate(particles["rlnOpticsGroup"]):
-        if group not in row_of_group:
-            raise InputError(
-                f"{path}: particle {row + 1} is of optics group {group}, which the optics table lacks (it has {sorted(row_of_group)})"
-            )
-    rows = particles["rlnOpticsGroup"].map(row_of_group).to_numpy()
+    rows = particles["rlnOpticsGroup"].map(row_of_group)
+    if rows.isna().any():
+        row = int(rows.isna().argmax())
+        raise InputError(
+            f"{path}: particle {row + 1} is of optics group {particles['rlnOpticsGroup'].iloc[row]}, which the optics table lacks (it has {sorted(row_of_group)})"
+        )
     shared = optics[[column for column in optics.columns if column not in particles.columns]]
-    return pd.concat([particles.reset_index(drop=True), shared.iloc[rows].reset_index(drop=True)], axis=1)
+    return pd.concat([particles.reset_index(drop=True), shared.iloc[rows.to_numpy()].reset_index(drop=True)], axis=1)
 
 
 def _numbers(table: pd.DataFrame, column: str, path: Path) -> Float[np.ndarray, " particle"]:
@@ -148,11 +148,11 @@ def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: f
     if missing:
         raise InputError(f"{path}: has no column {missing[0]}, which the pose needs; give the particles STAR of a refinement")
     stacks, stack_of, image_in_stack = _image_names(table, path, Path(root) if root else path.parent)
-    boxes = {}
+    boxes, last_of = {}, np.zeros(len(stacks), dtype=np.int64)
+    np.maximum.at(last_of, stack_of, image_in_stack)
     for index, stack in enumerate(stacks):
         data = open_stack(stack)
-        boxes[stack] = data.shape[-1]
-        last = int(image_in_stack[stack_of == index].max())
+        boxes[stack], last = data.shape[-1], int(last_of[index])
         if last >= len(data):
             row = int(np.flatnonzero((stack_of == index) & (image_in_stack == last))[0])
             raise InputError(

@@ -7,9 +7,10 @@ import torch
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations, rotations_from_relion_angles
-from cryostar_nb.particles import Particles, load_band_vectors
+from cryostar_nb.particles import Particles
 from cryostar_nb.projector import project_real
 from cryostar_nb.star import read_star, write_star
+from cryostar_nb.vectors import load_band_vectors
 
 CTF_FIELDS = {
     "defocus_u": "rlnDefocusU",
@@ -445,18 +446,21 @@ def test_inverting_changes_the_sign_alone(big_star, rng):
     assert torch.equal(load_band_vectors(particles, band, invert=True), -load_band_vectors(particles, band))
 
 
-def test_the_size_of_the_batches_does_not_matter(big_star, rng):
+def test_it_does_not_matter_how_many_are_read_at_once(big_star, rng, monkeypatch):
     particles, band = big_star(rng.standard_normal((7, 16, 16)), rng.uniform(-3, 3, (7, 2))), Band(16, 1.5, 3.0)
-    assert torch.allclose(load_band_vectors(particles, band, batch_size=3), load_band_vectors(particles, band), atol=1e-6)
+    together = load_band_vectors(particles, band)
+    monkeypatch.setattr("cryostar_nb.vectors.PIXELS_AT_ONCE", 3 * 16**2)
+    assert torch.allclose(load_band_vectors(particles, band), together, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_pixel_that_is_not_finite_is_named(value, noisy, rng):
+def test_a_pixel_that_is_not_finite_is_named(value, noisy, rng, monkeypatch):
+    monkeypatch.setattr("cryostar_nb.vectors.PIXELS_AT_ONCE", 1)
     images = rng.standard_normal((3, 8, 8))
     images[1, 4, 4] = value
     expected = rf"particles\.star: particle 2 \(1@.*more/stack\.mrcs\): a pixel is {value}; remove the particle from the file"
     with pytest.raises(InputError, match=expected):
-        load_band_vectors(noisy(images), Band(8, 1.25, 2.5), batch_size=1)
+        load_band_vectors(noisy(images), Band(8, 1.25, 2.5))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1234.567])
