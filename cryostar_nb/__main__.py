@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from cryostar_nb.errors import InputError
+from cryostar_nb.hardware import Hardware
 from cryostar_nb.report import analyse_run
 from cryostar_nb.runs import InputFiles, evaluate_run, read_config, start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
@@ -67,15 +68,14 @@ class Train:
     """Pixel size in Å, where the STAR file does not say or is wrong."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Train, and say what to do next."""
         inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
-        start_run(inputs, self.config, self.out, resume=self.resume, device=self.device)
-        print(f"trained; now try: cryostar-nb analyse {self.out}")
+        if start_run(inputs, self.config, self.out, resume=self.resume, hardware=self.hardware):
+            print(f"trained; now try: cryostar-nb analyse {self.out}")
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,11 @@ class DeformationVAE(nn.Module):
     def forward(self, images: Float[Tensor, "batch band"], noise: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
         mean, log_variance = self.encoder(images)
+        precision = self.decoder.reference.dtype
+        mean, log_variance = mean.to(precision), log_variance.to(precision)
         latent = mean + noise * torch.exp(0.5 * log_variance)
-        return self.decoder(latent), mean, log_variance
+        with torch.autocast(images.device.type, enabled=False):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
+            return self.decoder(latent), mean, log_variance
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -21,13 +21,15 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import evaluate
 from cryostar_nb.files import existing_file, replacing, write_json
 from cryostar_nb.fourier import Band
+from cryostar_nb.hardware import Hardware, start_fabric
+from cryostar_nb.loading import resident
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes, write_structure
 from cryostar_nb.training import TrainConfig, TrainingData, train
-from cryostar_nb.vectors import load_band_vectors
+from cryostar_nb.vectors import VectorFile, open_vectors
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Run:
         path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
         if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
             return torch.from_numpy(np.load(path))
-        vectors = load_band_vectors(self.inputs.read_particles(), self.band, invert=self.inputs.invert)
+        vectors = open_vectors(self.inputs.read_particles(), self.band, invert=self.inputs.invert, spill=self.folder)
         return save_latents(self.folder, self.model, vectors)
 
     def metrics(self) -> dict[str, list[float]]:
@@ -83,62 +85,65 @@ class Run:
 
 
 @torch.no_grad()
-def save_latents(folder: Path, model: DeformationVAE, vectors: Float[Tensor, "particle band"]) -> Float[Tensor, "particle latent"]:
+def save_latents(
+    folder: Path, model: DeformationVAE, vectors: Float[Tensor, "particle band"] | VectorFile
+) -> Float[Tensor, "particle latent"]:
     """Infer the latent mean of every particle and write `latents.npy`."""
-    latents = torch.cat([model.encoder(batch)[0] for batch in vectors.split(2048)]).cpu()
+    device = model.decoder.reference.device
+    latents = torch.cat([model.encoder(batch.to(device).float())[0] for batch in vectors.split(2048)]).cpu()
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents
 
 
-def start_run(inputs: InputFiles, config: TrainConfig, out: Path | str, *, resume: bool = False, device: str = "auto") -> Run:
-    """Train on the user's files, in the folder `out`, and infer the latents.
+def start_run(
+    inputs: InputFiles, config: TrainConfig, out: Path | str, *, resume: bool = False, hardware: Hardware | None = None
+) -> Run | None:
+    """Train on the user's files, in the folder `out`, and infer the latents. In a distributed run the first process returns.
 
     Raises InputError when `out` already holds a run and `resume` is not set, or holds none and it is.
     """
-    out = Path(out)
+    out, hardware = Path(out), hardware or Hardware()
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
     before = open_run(out) if resume else None
     nodes = read_nodes(inputs.reference)
     particles = inputs.read_particles()
-    config.check(len(particles))
-    target = choose_device(device)
+    config.check(len(particles), hardware.devices * hardware.num_nodes)
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
     check_fit(inputs, nodes, particles)
     if before is not None and (band, len(nodes)) != (before.band, len(before.nodes)):
         raise InputError(
             f"{out}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"
         )
-    vectors = load_band_vectors(particles, band, invert=inputs.invert)
+    fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
+    with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
+        vectors = open_vectors(
+            particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out
+        )
+    if fabric.is_global_zero:
+        describe_run(out, inputs, config, nodes, band)
+    assert particles.ctf is not None
+    vectors = resident(vectors, fabric.device)
+    data = TrainingData(vectors, particles.rotations.float().to(fabric.device), particles.ctf.to(torch.float32).to(fabric.device))
+    model = train(config, data, nodes, band, out, resume=resume, fabric=fabric)
+    if not fabric.is_global_zero:
+        return None
+    save_latents(out, model, vectors)
+    return open_run(out)
+
+
+def describe_run(out: Path, inputs: InputFiles, config: TrainConfig, nodes: Structure, band: Band) -> None:
+    """Write `reference.cif` and `config.json`."""
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)
     files: dict[str, Any] = dataclasses.asdict(inputs)
     for name in ("particles", "reference", "root"):
         files[name] = None if files[name] is None else str(Path(files[name]).resolve())
     grid = {"box_size": band.box_size, "pixel_size": band.pixel_size}
-    write_json(
-        out / "config.json",
-        {"inputs": files, "grid": grid, "train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())},
-    )
-    assert particles.ctf is not None
-    data = TrainingData(vectors.to(target), particles.rotations.float().to(target), particles.ctf.to(torch.float32).to(target))
-    model = train(config, data, nodes, band, out, resume=resume)
-    save_latents(out, model, data.vectors)
-    return open_run(out)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes a GPU when there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda") from error
-    return device
+    settings = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())}
+    write_json(out / "config.json", {"inputs": files, "grid": grid} | settings)
 
 
 def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:

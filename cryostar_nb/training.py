@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,18 +21,17 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.files import replacing
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances
-from cryostar_nb.losses import (
-    clash_loss,
-    close_pairs,
-    continuity_loss,
-    correlation_loss,
-    elastic_network_loss,
-    kl_divergence,
-    relaxed_edges,
-)
+from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, start_fabric
+from cryostar_nb.loading import batches_from
+from cryostar_nb.losses import correlation_loss, kl_divergence, stable_edges
 from cryostar_nb.models import DeformationVAE, ModelConfig
+from cryostar_nb.pairs import clash_sums, length_change_sums
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure, bonds, elastic_edges
+from cryostar_nb.vectors import VectorFile
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the network's initial weights, the order of the particles and the latent noise."""
 
-    def check(self, particles: int) -> None:
-        """Raise InputError for a value that cannot be meant, or not with this number of particles."""
+    def check(self, particles: int, processes: int = 1) -> None:
+        """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
         for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
@@ -92,6 +91,8 @@ class TrainConfig:
             raise InputError(f"relaxation_percentile = {self.relaxation_percentile}; give a percentage above 0, up to 100")
         if particles < self.batch_size:
             raise InputError(f"batch_size = {self.batch_size} is more than the {particles} particles; give a smaller --batch-size")
+        if self.batch_size % processes:
+            raise InputError(f"batch_size = {self.batch_size} cannot be shared by {processes} processes; give a multiple of {processes}")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine decay to zero."""
@@ -113,28 +114,23 @@ PRESETS = {
     # weight of 1 holds the structures short of the open state.
     "ours": TrainConfig(final_elastic_weight=0.02),
 }
-CLASH_MARGIN = 4.0  # Å over the clash distance, within which pairs are watched
-CLASH_REFRESH = 50  # steps between two searches for such pairs
 LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training step reads of the particles: everything on one device, one row a particle."""
+    """What a training step reads of the particles: one row a particle. Poses and CTF lie on the device of the training."""
 
-    vectors: Float[Tensor, "particle band"]
+    vectors: Float[Tensor, "particle band"] | VectorFile  # anywhere; `loading.batches_from` brings them
     rotations: Float[Tensor, "particle 3 3"]
     ctf: CTFParameters | None
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, rows: Tensor) -> "TrainingData":
-        return TrainingData(self.vectors[rows], self.rotations[rows], None if self.ctf is None else self.ctf[rows])
-
 
 class Restraints:
-    """The structural losses of one reference: its bonds, its elastic edges, and the pairs that might clash."""
+    """The structural losses of one reference: its bonds, its elastic edges, and the search for clashes."""
 
     def __init__(self, nodes: Structure, config: TrainConfig, device: torch.device) -> None:
         reference = torch.from_numpy(nodes.positions).float().to(device)
@@ -143,32 +139,27 @@ class Restraints:
         self.edges = torch.from_numpy(elastic_edges(nodes, config.elastic_cutoff)).to(device)
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
-        self.clash_pairs = torch.zeros(0, 2, dtype=torch.int64, device=device)
+        self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)
+        self.bonded[self.bonds[:, 0]] = True  # to the next node
 
-    def watch_clashes(self, positions: Float[Tensor, "batch atom 3"]) -> None:
-        """Add the pairs that stand near each other in these structures to those that the clash loss looks at."""
-        found = close_pairs(positions, self.bonds.cpu().numpy(), self.config.clash_distance + CLASH_MARGIN)
-        self.clash_pairs = torch.unique(torch.cat([self.clash_pairs, found]), dim=0)
+    def losses(
+        self, positions: Float[Tensor, "batch atom 3"], over_all: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> dict[str, Tensor]:
+        """Unweighted structural losses of the method, by name, from sums over the pairs (see `pairs`).
 
-    def losses(self, positions: Float[Tensor, "batch atom 3"]) -> dict[str, Tensor]:
-        """Unweighted structural losses of the method, by name."""
-        losses = {"continuity": continuity_loss(pair_distances(positions, self.bonds), self.bond_lengths)}
+        `over_all` adds up a tensor over the processes that share a batch: adaptive relaxation looks at all of it.
+        """
+        count = len(positions)
+        _, squares = length_change_sums(positions, self.bonds, self.bond_lengths)
+        losses = {"continuity": squares.mean() / count}
         if self.config.method == "star":
-            distances = pair_distances(positions, self.edges)
-            keep = relaxed_edges(distances, self.config.relaxation_percentile)
-            losses["elastic"] = elastic_network_loss(distances, self.edge_lengths, keep)
-            losses["clash"] = clash_loss(pair_distances(positions, self.clash_pairs), self.config.clash_distance)
-        return losses
-
-
-def particle_order(count: int, batch_size: int, seed: int, start: int) -> Iterator[Int[Tensor, " batch"]]:
-    """Endless batches of particle numbers: a fresh permutation every epoch, the same for the same seed, from step `start`."""
-    per_epoch = count // batch_size
-    for step in range(start, 1 << 62):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0 or step == start:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        yield order[place * batch_size : (place + 1) * batch_size]
+            changes, squares = length_change_sums(positions, self.edges, self.edge_lengths)
+            whole, changes_of_all, squares_of_all = over_all(torch.stack([torch.full_like(changes, count), changes, squares]).detach())
+            keep = stable_edges(squares_of_all / whole - (changes_of_all / whole).square(), self.config.relaxation_percentile)
+            losses["elastic"] = (squares * keep).sum() / keep.sum() / count
+            penalties, clashes = clash_sums(positions, self.bonded, self.config.clash_distance)
+            losses["clash"] = (penalties / clashes.clamp(min=1)).mean()
+        return {name: value.to(positions.dtype) for name, value in losses.items()}
 
 
 def train(
@@ -180,82 +171,114 @@ def train(
     *,
     model_config: ModelConfig | None = None,
     resume: bool = False,
+    fabric: "Fabric | None" = None,
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
-    checkpoint, and ends where an uninterrupted run would have ended.
+    checkpoint, and ends where an uninterrupted run would have ended. `fabric` says where it runs (`hardware.start_fabric`);
+    none means in this process, on the device of the poses.
     """
     config.check(len(data))
-    device = data.vectors.device
+    fabric = fabric or start_fabric(Hardware(str(data.rotations.device)))
+    device, share = fabric.device, config.batch_size // fabric.world_size
     torch.manual_seed(config.seed)
     reference = torch.from_numpy(nodes.positions).float()
-    model = DeformationVAE(band.size, reference, model_config or ModelConfig()).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    network = DeformationVAE(band.size, reference, model_config or ModelConfig()).to(device)
+    # The two settings that change from step to step are tensors: a recorded step reads them anew.
+    learning_rate, elastic_weight = torch.zeros(2, device=device).unbind()
+    on_gpu = device.type == "cuda"
+    optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.weight_decay, fused=True, capturable=on_gpu)
     noise_source = torch.Generator().manual_seed(config.seed)
+    window = data.vectors.window if isinstance(data.vectors, VectorFile) else None
+    step, earlier = 0, 0.0
+    if resume:
+        state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
+        step, earlier, window = state["step"], state["seconds"], state["window"]
+        network.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        noise_source.set_state(state["noise"].cpu())
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate
+    model, stepper = fabric.setup(network, optimiser)
     restraints = Restraints(nodes, config, device)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights = {"image": 1.0, "continuity": config.continuity_weight, "clash": config.clash_weight, "kl": kl_weight}
+    weights |= {"elastic": elastic_weight}
 
-    def save(step: int) -> None:
-        state = {"step": step, "seconds": seconds(), "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        state |= {"noise": noise_source.get_state(), "clash_pairs": restraints.clash_pairs}
-        with replacing(out / "checkpoint.pt") as temporary:
-            torch.save(state, temporary)
+    def over_all(sums: Tensor) -> Tensor:
+        return fabric.all_reduce(sums, reduce_op="sum") if fabric.world_size > 1 else sums
+
+    def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        images = vectors.float()
+        positions, mean, log_variance = model(images, noise)
+        ctf = None if data.ctf is None else data.ctf[rows]
+        predictions = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=ctf)
+
+        losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
+        losses |= restraints.losses(positions, over_all)
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+
+        stepper.zero_grad()
+        fabric.backward(loss)
+        stepper.step()
+        return {name: value.detach() for name, value in ({"loss": loss} | losses).items()}
+
+    def save() -> None:
+        state = {"step": step, "seconds": seconds(), "window": window, "noise": noise_source.get_state()}
+        state |= {"model": network.state_dict(), "optimiser": optimiser.state_dict()}
+        if fabric.is_global_zero:
+            with replacing(out / "checkpoint.pt") as temporary:
+                torch.save(state, temporary)
 
     def seconds() -> float:
         return earlier + time.perf_counter() - began
 
-    step, earlier = 0, 0.0
-    if resume:
-        state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
-        step, earlier = state["step"], state["seconds"]
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        noise_source.set_state(state["noise"].cpu())
-        restraints.clash_pairs = state["clash_pairs"]
+    take_step, recording = one_step, can_capture(fabric)
+    batches = batches_from(
+        data.vectors,
+        config.batch_size,
+        seed=config.seed,
+        start=step,
+        device=device,
+        window=window,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     model.train()
     began = time.perf_counter()
     with (
-        MetricsLog(out / "metrics.csv", keep_before=step) as log,
+        MetricsLog(out / "metrics.csv" if fabric.is_global_zero else None, keep_before=step) as log,
         deferred_interrupt() as interrupted,
-        tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None) as progress,
+        tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None if fabric.is_global_zero else True) as progress,
+        closing(batches),
     ):
-        for rows in particle_order(len(data), config.batch_size, config.seed, start=step):
-            if step >= config.steps or interrupted():
-                break
-            batch = data[rows.to(device)]
-            noise = torch.randn(config.batch_size, model.latent_dim, generator=noise_source).to(device)
-
-            positions, mean, log_variance = model(batch.vectors, noise)
-            predictions = make_images(positions, amplitudes, sigma, band, rotations=batch.rotations, ctf=batch.ctf)
-
-            if step % CLASH_REFRESH == 0 and config.method == "star":
-                restraints.watch_clashes(positions)
-            losses = {"image": correlation_loss(batch.vectors, predictions), "kl": kl_divergence(mean, log_variance)}
-            losses |= restraints.losses(positions)
-            weights["elastic"] = config.elastic_weight_at(step)
-            loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate_at(step)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+        # Processes that share a batch all leave after the same step, whichever of them was asked to.
+        while step < config.steps and not over_all(torch.tensor(float(interrupted()), device=device)):
+            rows, vectors = next(batches)
+            noise = torch.randn(config.batch_size, network.latent_dim, generator=noise_source)
+            noise = noise[fabric.global_rank * share : (fabric.global_rank + 1) * share]
+            learning_rate.fill_(config.learning_rate_at(step))
+            elastic_weight.fill_(config.elastic_weight_at(step))
+            inputs = (vectors, rows.to(device), noise.to(device))
+            if recording:
+                take_step, recording = CapturedStep(one_step, inputs, network, optimiser), False
+            losses = take_step(*inputs)
 
             step += 1
             progress.update()
             if step % LOG_EVERY == 0 or step == config.steps:
-                values = {"loss": loss.item()} | {name: value.item() for name, value in losses.items()}
+                values = {name: (over_all(value) / fabric.world_size).item() for name, value in losses.items()}
                 log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")
             if step % config.checkpoint_every == 0:
-                save(step)
-    save(step)
-    if interrupted():
+                save()
+    save()
+    fabric.barrier()
+    if step < config.steps:
         raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}")
-    return model.eval()
+    return network.eval()
 
 
 @contextmanager
@@ -275,20 +298,22 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 class MetricsLog:
-    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover."""
+    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log."""
 
-    def __init__(self, path: Path, keep_before: int) -> None:
+    def __init__(self, path: Path | None, keep_before: int) -> None:
         kept: list[dict[str, Any]] = []
-        if keep_before and path.exists():
+        if path is not None and keep_before and path.exists():
             with path.open(newline="") as handle:
                 kept = [row for row in csv.DictReader(handle) if int(row["step"]) <= keep_before]
-        self._handle = path.open("w", newline="")
+        self._handle = path.open("w", newline="") if path is not None else None
         self._writer: Any = None
         for row in kept:
             self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a line; the first one decides the columns."""
+        if self._handle is None:
+            return
         if self._writer is None:
             self._writer = csv.DictWriter(self._handle, fieldnames=list(row))
             self._writer.writeheader()
@@ -299,4 +324,5 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.close()
+        if self._handle is not None:
+            self._handle.close()

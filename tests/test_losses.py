@@ -9,7 +9,6 @@ import torch
 from cryostar_nb.geometry import pair_distances
 from cryostar_nb.losses import (
     clash_loss,
-    close_pairs,
     continuity_loss,
     correlation_loss,
     elastic_network_loss,
@@ -154,49 +153,6 @@ def test_the_kl_divergence_is_that_of_the_textbook(given):
 
 def test_the_kl_divergence_of_the_prior_is_zero():
     assert float(kl_divergence(torch.zeros(3, 8), torch.zeros(3, 8))) == 0
-
-
-# Candidates of the clash loss
-
-
-def brute_force_pairs(structures, bonds, cutoff):
-    bonded, count = {tuple(bond) for bond in bonds}, structures.shape[1]
-    near = {
-        (i, j)
-        for structure in structures
-        for i in range(count)
-        for j in range(i + 1, count)
-        if np.linalg.norm(structure[i] - structure[j]) < cutoff
-    }
-    return sorted(near - bonded)
-
-
-def test_close_pairs_are_those_of_brute_force_also_across_chains(rng):
-    structures = rng.uniform(0, 20, (3, 40, 3))
-    structures[:, 1:] = 0.3 * structures[:, 1:] + 0.7 * structures[:, :-1]  # so that many neighbours are near
-    left = np.delete(np.arange(39), 19)  # two chains of twenty nodes
-    bonds = np.stack([left, left + 1], axis=-1)
-    structures[1, 20] = structures[1, 19] + 1  # the chains touch, in one structure
-    found = close_pairs(torch.from_numpy(structures), bonds, 5.0)
-    assert list(map(tuple, found.tolist())) == brute_force_pairs(structures, bonds, 5.0)
-    assert [19, 20] in found.tolist()
-
-
-def test_a_pair_that_comes_near_in_one_structure_of_the_batch_is_found():
-    structures = torch.tensor([[[0.0, 0, 0], [30, 0, 0], [60, 0, 0]], [[0, 0, 0], [30, 0, 0], [2, 0, 0]]])
-    assert close_pairs(structures, np.array([[0, 1]]), 5.0).tolist() == [[0, 2]]
-
-
-def test_bonded_nodes_are_never_close_pairs():
-    bonds = np.array([[0, 1], [1, 2], [3, 4]])
-    pairs = close_pairs(torch.zeros(2, 6, 3), bonds, 5.0).tolist()  # six nodes in one place
-    assert len(pairs) == 15 - 3
-    assert all(bond not in pairs for bond in bonds.tolist())
-
-
-def test_nothing_near_gives_no_pairs():
-    pairs = close_pairs(torch.eye(3)[None] * 100, np.zeros((0, 2), dtype=np.int64), 5.0)
-    assert pairs.shape == (0, 2)
 
 
 def test_edges_that_all_vary_alike_all_stay():

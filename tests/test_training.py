@@ -12,10 +12,11 @@ import torch
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import random_rotations, rmsd
+from cryostar_nb.geometry import pair_distances, random_rotations, rmsd
+from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss, relaxed_edges
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, parameter_count
 from cryostar_nb.projector import make_images
-from cryostar_nb.training import Restraints, TrainConfig, TrainingData, particle_order, train
+from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
 
 BAND = Band(24, 3.0, 9.0)
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
@@ -74,7 +75,7 @@ def log_every_step(monkeypatch):
     monkeypatch.setattr("cryostar_nb.training.LOG_EVERY", 1)
 
 
-# Neighbours in a turn of the helix clash at 6 Å: the list of such pairs, too, has to outlive a stop.
+# Neighbours in a turn of the helix clash at 6 Å.
 CROWDED = dataclasses.replace(CONFIG, clash_distance=6.0, checkpoint_every=30)
 
 
@@ -197,49 +198,35 @@ def test_the_method_star_uses_all_losses(run, tmp_path, log_every_step):
 def test_the_reference_costs_nothing(nodes):
     restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
     positions = torch.from_numpy(nodes.positions).float().expand(4, -1, -1)
-    restraints.watch_clashes(positions)
-    assert {name: value.item() for name, value in restraints.losses(positions).items()} == {"continuity": 0, "elastic": 0, "clash": 0}
+    values = {name: value.item() for name, value in restraints.losses(positions).items()}
+    assert values == pytest.approx({"continuity": 0, "elastic": 0, "clash": 0}, abs=1e-9)
 
 
-def test_a_clash_of_one_structure_is_watched_from_then_on(nodes):
+@pytest.mark.parametrize("percentile", [50.0, 80.0, 100.0])
+def test_the_restraints_are_the_losses_of_the_distances(percentile, nodes, generator):
+    config = dataclasses.replace(CONFIG, relaxation_percentile=percentile, clash_distance=6.0)
+    restraints = Restraints(nodes, config, torch.device("cpu"))
+    positions = torch.from_numpy(nodes.positions).float() + torch.randn(8, len(nodes), 3, generator=generator)
+    bond_lengths, edge_lengths = pair_distances(positions, restraints.bonds), pair_distances(positions, restraints.edges)
+    apart = torch.triu_indices(len(nodes), len(nodes), 2).T  # every pair but the neighbours, which are all bonded
+    keep = relaxed_edges(edge_lengths, percentile)
+    expected = {
+        "continuity": continuity_loss(bond_lengths, restraints.bond_lengths).item(),
+        "elastic": elastic_network_loss(edge_lengths, restraints.edge_lengths, keep).item(),
+        "clash": clash_loss(pair_distances(positions, apart), 6.0).item(),
+    }
+    assert {name: value.item() for name, value in restraints.losses(positions).items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_relaxation_looks_at_the_whole_of_a_shared_batch(nodes, generator):
     restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
-    reference = torch.from_numpy(nodes.positions).float()
-    clashing = reference.clone()
-    clashing[23] = clashing[0] + torch.tensor([1.0, 0.0, 0.0])
-    restraints.watch_clashes(torch.stack([reference, clashing]))
-    restraints.watch_clashes(reference[None])
-    assert [0, 23] in restraints.clash_pairs.tolist()
-    assert len(torch.unique(restraints.clash_pairs, dim=0)) == len(restraints.clash_pairs)
-    assert restraints.losses(clashing[None])["clash"] > 1
-
-
-# The order of the particles
-
-
-def test_every_particle_comes_once_in_each_epoch():
-    order = particle_order(24, 8, seed=0, start=0)
-    epochs = [torch.cat(list(itertools.islice(order, 3))).tolist() for _ in range(3)]
-    assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_what_does_not_fill_a_batch_waits_for_another_epoch():
-    order = particle_order(26, 8, seed=0, start=0)
-    epochs = [torch.cat(list(itertools.islice(order, 3))).tolist() for _ in range(40)]
-    assert all(len(set(epoch)) == 24 for epoch in epochs)
-    assert {particle for epoch in epochs for particle in epoch} == set(range(26))
-
-
-@pytest.mark.parametrize("start", [1, 3, 7])
-def test_the_order_can_be_taken_up_in_the_middle(start):
-    whole = list(itertools.islice(particle_order(26, 8, seed=5, start=0), 12))
-    rest = list(itertools.islice(particle_order(26, 8, seed=5, start=start), 12 - start))
-    assert all(torch.equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
-
-
-def test_another_seed_gives_another_order():
-    first, other = (next(particle_order(100, 50, seed=seed, start=0)) for seed in (0, 1))
-    assert not torch.equal(first, other)
+    positions = torch.from_numpy(nodes.positions).float() + torch.randn(8, len(nodes), 3, generator=generator)
+    halves, shared = positions.split(4), []
+    for half in halves:  # first to learn the sums of each process, then to let each have the sum of all
+        restraints.losses(half, lambda sums: shared.append(sums) or sums)
+    parts = [restraints.losses(half, lambda sums: shared[0] + shared[1])["elastic"].item() for half in halves]
+    assert np.mean(parts) == pytest.approx(restraints.losses(positions)["elastic"].item(), rel=1e-6)
+    assert np.mean([restraints.losses(half)["elastic"].item() for half in halves]) != pytest.approx(np.mean(parts), rel=1e-3)
 
 
 # Schedules and configuration

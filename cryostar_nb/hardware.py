@@ -1,0 +1,114 @@
+"""Where training runs: one process or many, a CPU or GPUs; and a step that a GPU repeats without being told each part of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.kernels import available
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machines of a run, and their memory. A distributed run shares every batch among its processes."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    devices: int = 1
+    """Processes on each machine: the number of its GPUs to use, or of processes on its CPU."""
+    num_nodes: int = 1
+    """Machines; start the same command on each with torchrun or srun."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How processes work together; auto is ddp (distributed data parallel) when there are several."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """bf16-mixed computes the encoder at half precision; positions, images and losses never are."""
+    memory_gb: float | None = None
+    """Memory that the particles may take, in GB; those that do not fit are read from disk as they are needed (default: half of what is free)."""
+    cache: Path | None = None
+    """Folder in which to keep the particles as training reads them, so that another run need not read all pixels again."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; `auto` takes a GPU when there is one. Raises InputError for one that is not usable here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda") from error
+    return device
+
+
+def start_fabric(hardware: Hardware) -> "Fabric":
+    """Lightning Fabric on this hardware, its processes started and connected. One process needs none of that."""
+    from lightning_fabric import Fabric
+
+    device = choose_device(hardware.device)
+    for name in ("devices", "num_nodes"):
+        if getattr(hardware, name) < 1:
+            raise InputError(f"{name} = {getattr(hardware, name)}; give a positive number")
+    if device.index is not None and hardware.devices > 1:
+        raise InputError(f"device = {hardware.device} is one GPU, and devices = {hardware.devices}; give --device {device.type}")
+    if device.type == "cuda" and hardware.devices > torch.cuda.device_count():
+        raise InputError(f"devices = {hardware.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that")
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=hardware.devices if device.index is None else [device.index],
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def can_capture(fabric: "Fabric") -> bool:
+    """Whether a step can be recorded as a CUDA graph: one GPU, and kernels for everything in the step."""
+    return fabric.world_size == 1 and available(torch.empty(0, device=fabric.device)) and fabric.device.type == "cuda"
+
+
+class CapturedStep:
+    """A training step recorded once as a CUDA graph and replayed from then on.
+
+    A step of a small molecule is some two hundred short kernels; launching them one by one takes longer than running them.
+    `step` takes tensors of fixed shapes and returns a dictionary of tensors; nothing in it may wait for the GPU. The outputs
+    of a call are overwritten by the next one. Recording runs the step a few times; the weights and the state of the
+    optimiser are put back afterwards, in place.
+    """
+
+    def __init__(
+        self, step: Callable[..., dict[str, Tensor]], inputs: tuple[Tensor, ...], network: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
+        self.inputs = tuple(torch.empty_like(given).copy_(given) for given in inputs)
+        weights = [(weight, weight.detach().clone()) for weight in network.parameters()]
+        moments = {id(value): value.clone() for state in optimiser.state.values() for value in state.values()}
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step(*self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = step(*self.inputs)
+        with torch.no_grad():
+            for weight, before in weights:
+                weight.copy_(before)
+            for state in optimiser.state.values():
+                for value in state.values():
+                    before_or_none = moments.get(id(value))
+                    value.copy_(before_or_none) if before_or_none is not None else value.zero_()
+
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+        for fixed, given in zip(self.inputs, inputs, strict=True):
+            fixed.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
