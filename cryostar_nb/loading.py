@@ -18,14 +18,14 @@ BLOCK = 1024  # neighbours of a file that are read together, at most
 T = TypeVar("T")
 
 
-def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> Int[Tensor, " particle"]:
+def epoch_order(count: int, seed: int, epoch: int, window: int) -> Int[Tensor, " particle"]:
     """All particles in the order of an epoch: a permutation, the same for the same seed.
 
-    With a `window`, particles come by windows of that many. Blocks of neighbours are permuted, so that a window holds some
-    from all over the file, which are read block by block; then each window is shuffled by itself.
+    When a window is less than all, particles come by windows of that many. Blocks of neighbours are permuted, so that a
+    window holds some from all over the file, which are read block by block; then each window is shuffled by itself.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    if window is None or window >= count:
+    if window >= count:
         return torch.randperm(count, generator=generator)
     blocks = torch.arange(count).split(min(BLOCK, max(1, window // 16)))
     order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator)])
@@ -34,13 +34,11 @@ def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) ->
 
 def particle_windows(count: int, batch_size: int, seed: int, start: int, window: int | None = None) -> Iterator[Int[Tensor, " row"]]:
     """Endless windows of particle numbers from step `start` on, each a whole number of batches; without a window, epochs."""
-    if window is not None:
-        window = max(1, window // batch_size) * batch_size
-    length = count if window is None else window
+    length = count if window is None or window >= count else max(1, window // batch_size) * batch_size
     per_epoch = count // batch_size
     epoch, place = divmod(start, per_epoch)
     while True:
-        order = epoch_order(count, seed, epoch, window)[: per_epoch * batch_size]
+        order = epoch_order(count, seed, epoch, length)[: per_epoch * batch_size]
         for end in range(length, len(order) + length, length):
             if end > place * batch_size:
                 yield order[max(end - length, place * batch_size) : end]
