@@ -17,8 +17,13 @@ import torch
 
 WINDOW = 6  # grid points, along an axis, that a node is spread onto
 DEGREE = 7  # of the polynomials that give the window's values there
+LANES = 8  # of a vector register: the window with two zeros behind it
+_WINDOW = np.uint64(WINDOW)  # a signed index might be negative, and a check for that would keep the loops from being vectorised
+_0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(LANES))
 
-_compiled: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
+_FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
+_compiled: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit(nogil=True, fastmath=_FAST, cache=True)
+_inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, fastmath=_FAST, inline="always")
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -48,52 +53,74 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
             range_.result()
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _window(place, polynomials, weights):  # type: ignore[no-untyped-def]
-    """Evaluate the window's polynomials by Horner's rule at `place`, in -1/2 ... 1/2 between two grid points."""
+# A window's eight numbers are written out one by one: as variables, not as an array, they stay in a register.
+
+
+@_inlined
+def _window(place, polynomials):  # type: ignore[no-untyped-def]
+    """Values of the polynomials (degree + 1, LANES) at `place`, in -1/2 ... 1/2 between two grid points: Horner's rule."""
     last = polynomials.shape[0] - 1
-    for j in range(WINDOW):
-        weights[j] = polynomials[last, j]
+    a, b, c, d = polynomials[last, 0], polynomials[last, 1], polynomials[last, 2], polynomials[last, 3]
+    e, f, g, h = polynomials[last, 4], polynomials[last, 5], polynomials[last, 6], polynomials[last, 7]
     for power in range(last - 1, -1, -1):
-        for j in range(WINDOW):
-            weights[j] = weights[j] * place + polynomials[power, j]
+        a, b = a * place + polynomials[power, 0], b * place + polynomials[power, 1]
+        c, d = c * place + polynomials[power, 2], d * place + polynomials[power, 3]
+        e, f = e * place + polynomials[power, 4], f * place + polynomials[power, 5]
+        g, h = g * place + polynomials[power, 6], h * place + polynomials[power, 7]
+    return a, b, c, d, e, f, g, h
+
+
+@_inlined
+def _add(line, first, weight, window):  # type: ignore[no-untyped-def]
+    """Add a weighted window to a line of the grid."""
+    line[first + _0] += weight * window[0]
+    line[first + _1] += weight * window[1]
+    line[first + _2] += weight * window[2]
+    line[first + _3] += weight * window[3]
+    line[first + _4] += weight * window[4]
+    line[first + _5] += weight * window[5]
+    line[first + _6] += weight * window[6]
+    line[first + _7] += weight * window[7]
+
+
+@_inlined
+def _seen(line, first, window):  # type: ignore[no-untyped-def]
+    """What a window sees of a line of the grid."""
+    left = line[first + _0] * window[0] + line[first + _1] * window[1] + line[first + _2] * window[2] + line[first + _3] * window[3]
+    right = line[first + _4] * window[4] + line[first + _5] * window[5] + line[first + _6] * window[6] + line[first + _7] * window[7]
+    return left + right
 
 
 @_compiled
 def spread(positions, amplitudes, polynomials, scale, grid, first, last):  # type: ignore[no-untyped-def]
     """Add each node's window, times its amplitude, to the periodic grid of its image.
 
-    positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, WINDOW); grid (batch, y, x) is overwritten.
+    positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, LANES); grid (batch, y, x) is overwritten.
     `scale` turns positions into grid points. The window lies on grid points floor(u) - WINDOW/2 + 1 and the following.
     """
-    size, margin = grid.shape[1], WINDOW // 2 - 1
-    wx, wy = np.empty(WINDOW, grid.dtype), np.empty(WINDOW, grid.dtype)
-    padded = np.empty((size + WINDOW, size + WINDOW), grid.dtype)
+    size, margin, length, half = grid.shape[1], WINDOW // 2 - 1, grid.dtype.type(grid.shape[1]), grid.dtype.type(0.5)
+    padded = np.empty((size + LANES, size + LANES), grid.dtype)
     for image in range(first, last):
         padded[:] = 0
         for atom in range(positions.shape[1]):
             u, v = positions[image, atom, 0] * scale, positions[image, atom, 1] * scale
-            u, v = u - math.floor(u / size) * size, v - math.floor(v / size) * size
-            if not (u <= size and v <= size):  # not a number
-                u, v = u * 0, v * 0
-                padded[0, 0] = np.nan
+            u, v = u - np.floor(u / length) * length, v - np.floor(v / length) * length
+            if not (u <= length and v <= length):
+                padded[0, 0] = np.nan  # an atom that is nowhere
                 continue
-            column, row = int(u), int(v)
-            _window(u - column - grid.dtype.type(0.5), polynomials, wx)
-            _window(v - row - grid.dtype.type(0.5), polynomials, wy)
-            for i in range(WINDOW):
-                weight = amplitudes[atom] * wy[i]
-                for j in range(WINDOW):
-                    padded[row + i, column + j] += weight * wx[j]
+            column, row = np.floor(u), np.floor(v)
+            wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
+            for i in range(_WINDOW):
+                _add(padded[np.uint64(row) + i], np.uint64(column), amplitudes[atom] * wy[i], wx)
         # The margins belong to the other side of the periodic grid: first those of the columns, then those of the rows.
-        for i in range(size + WINDOW):
+        for i in range(size + LANES):
             for j in range(margin):
                 padded[i, size + j] += padded[i, j]
-            for j in range(margin, WINDOW):
+            for j in range(margin, LANES):
                 padded[i, j] += padded[i, size + j]
         for i in range(margin):
             padded[size + i] += padded[i]
-        for i in range(margin, WINDOW):
+        for i in range(margin, LANES):
             padded[i] += padded[size + i]
         grid[image] = padded[margin : size + margin, margin : size + margin]
 
@@ -103,87 +130,88 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
     """The adjoint of `spread`: the field of each image (batch, y, x) seen through every node's window, and its gradient.
 
     values (batch, atom) and gradients (batch, atom, 3), per Å, are overwritten; the gradient along z is 0. `slopes`
-    (degree, WINDOW) are the derivatives of the polynomials.
+    (degree, LANES) are the derivatives of the polynomials.
     """
-    size, margin = field.shape[1], WINDOW // 2 - 1
-    wx, wy = np.empty(WINDOW, field.dtype), np.empty(WINDOW, field.dtype)
-    dx, dy = np.empty(WINDOW, field.dtype), np.empty(WINDOW, field.dtype)
-    padded = np.empty((size + WINDOW, size + WINDOW), field.dtype)
+    size, margin, length, half = field.shape[1], WINDOW // 2 - 1, field.dtype.type(field.shape[1]), field.dtype.type(0.5)
+    padded = np.empty((size + LANES, size + LANES), field.dtype)
     for image in range(first, last):
         padded[margin : size + margin, margin : size + margin] = field[image]
         for i in range(margin):
             padded[i] = padded[size + i]
-        for i in range(margin, WINDOW):
+        for i in range(margin, LANES):
             padded[size + i] = padded[i]
-        for i in range(size + WINDOW):
+        for i in range(size + LANES):
             for j in range(margin):
                 padded[i, j] = padded[i, size + j]
-            for j in range(margin, WINDOW):
+            for j in range(margin, LANES):
                 padded[i, size + j] = padded[i, j]
         for atom in range(positions.shape[1]):
             u, v = positions[image, atom, 0] * scale, positions[image, atom, 1] * scale
-            u, v = u - math.floor(u / size) * size, v - math.floor(v / size) * size
+            u, v = u - np.floor(u / length) * length, v - np.floor(v / length) * length
             gradients[image, atom, 2] = 0
-            if not (u <= size and v <= size):  # not a number
+            if not (u <= length and v <= length):
                 values[image, atom] = gradients[image, atom, 0] = gradients[image, atom, 1] = np.nan
                 continue
-            column, row = int(u), int(v)
-            u, v = u - column - field.dtype.type(0.5), v - row - field.dtype.type(0.5)
-            _window(u, polynomials, wx)
-            _window(v, polynomials, wy)
-            _window(u, slopes, dx)
-            _window(v, slopes, dy)
+            column, row = np.floor(u), np.floor(v)
+            wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
+            dx, dy = _window(u - column - half, slopes), _window(v - row - half, slopes)
             value = along_x = along_y = field.dtype.type(0)
-            for i in range(WINDOW):
-                seen = seen_dx = field.dtype.type(0)
-                for j in range(WINDOW):
-                    seen += padded[row + i, column + j] * wx[j]
-                    seen_dx += padded[row + i, column + j] * dx[j]
+            for i in range(_WINDOW):
+                line = padded[np.uint64(row) + i]
+                seen = _seen(line, np.uint64(column), wx)
                 value += wy[i] * seen
-                along_x += wy[i] * seen_dx
                 along_y += dy[i] * seen
+                along_x += wy[i] * _seen(line, np.uint64(column), dx)
             values[image, atom] = value
             gradients[image, atom, 0], gradients[image, atom, 1] = along_x * scale, along_y * scale
 
 
 @_compiled
 def length_changes(positions, pairs, lengths, sums, squares, first, last):  # type: ignore[no-untyped-def]
-    """Sum over the batch of each pair's change of length, and of its square, in float64; pairs `first` to `last`."""
-    sums[first:last] = 0
-    squares[first:last] = 0
-    for image in range(positions.shape[0]):
-        for pair in range(first, last):
-            i, j = pairs[pair, 0], pairs[pair, 1]
-            x = positions[image, i, 0] - positions[image, j, 0]
-            y = positions[image, i, 1] - positions[image, j, 1]
-            z = positions[image, i, 2] - positions[image, j, 2]
-            change = math.sqrt(x * x + y * y + z * z) - lengths[pair]
-            sums[pair] += change
-            squares[pair] += change * change
+    """Sum over the batch of each pair's change of length, and of its square, in float64, for pairs `first` to `last`.
+
+    positions (atom, 3, batch): the same operations on neighbouring numbers, which the processor does many at a time.
+    """
+    for pair in range(first, last):
+        i, j, length = pairs[pair, 0], pairs[pair, 1], lengths[pair]
+        total, total_of_squares = 0.0, 0.0
+        for image in range(positions.shape[2]):
+            x = positions[i, 0, image] - positions[j, 0, image]
+            y = positions[i, 1, image] - positions[j, 1, image]
+            z = positions[i, 2, image] - positions[j, 2, image]
+            change = np.float64(math.sqrt(x * x + y * y + z * z) - length)
+            total += change
+            total_of_squares += change * change
+        sums[pair], squares[pair] = total, total_of_squares
 
 
 @_compiled
 def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, gradients, first, last):  # type: ignore[no-untyped-def]
-    """Gradient in the positions, given that in the two sums of `length_changes`; gradients (batch, atom, 3) is overwritten."""
-    for image in range(first, last):
-        gradients[image] = 0
-        for pair in range(pairs.shape[0]):
-            if of_sums[pair] == 0 and of_squares[pair] == 0:
-                continue
-            i, j = pairs[pair, 0], pairs[pair, 1]
-            x = positions[image, i, 0] - positions[image, j, 0]
-            y = positions[image, i, 1] - positions[image, j, 1]
-            z = positions[image, i, 2] - positions[image, j, 2]
-            length = math.sqrt(x * x + y * y + z * z)
-            if length == 0:
-                continue
-            pull = (of_sums[pair] + 2 * of_squares[pair] * (length - lengths[pair])) / length
-            gradients[image, i, 0] += pull * x
-            gradients[image, i, 1] += pull * y
-            gradients[image, i, 2] += pull * z
-            gradients[image, j, 0] -= pull * x
-            gradients[image, j, 1] -= pull * y
-            gradients[image, j, 2] -= pull * z
+    """Gradient in the positions, given that in the two sums of `length_changes`, for images `first` to `last`.
+
+    positions and gradients are (atom, 3, batch). Coinciding atoms get no gradient.
+    """
+    gradients[:, :, first:last] = 0
+    tiny = positions.dtype.type(1e-12)
+    pull = np.empty((3, positions.shape[2]), positions.dtype)
+    start, stop = np.uint64(first), np.uint64(last)
+    for pair in range(pairs.shape[0]):
+        i, j, length = pairs[pair, 0], pairs[pair, 1], lengths[pair]
+        of_sum, of_square = of_sums[pair], 2 * of_squares[pair]
+        if of_sum == 0 and of_square == 0:
+            continue
+        for image in range(start, stop):
+            x = positions[i, 0, image] - positions[j, 0, image]
+            y = positions[i, 1, image] - positions[j, 1, image]
+            z = positions[i, 2, image] - positions[j, 2, image]
+            distance = math.sqrt(max(x * x + y * y + z * z, tiny))
+            strength = (of_sum + of_square * (distance - length)) / distance
+            pull[0, image], pull[1, image], pull[2, image] = strength * x, strength * y, strength * z
+        for axis in range(3):
+            for image in range(start, stop):
+                gradients[i, axis, image] += pull[axis, image]
+            for image in range(start, stop):
+                gradients[j, axis, image] -= pull[axis, image]
 
 
 @_compiled

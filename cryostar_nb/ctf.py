@@ -70,7 +70,9 @@ def contrast_transfer_function(frequencies: Float[Tensor, "*grid 2"], parameters
     # Every term is a number of the particle times a function of the frequency, so no angle of the grid is needed:
     # k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
     k2 = kx.square() + ky.square()
-    minus_gamma = torch.addcmul(column(torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)), column(half_sum), k2)
+    minus_gamma = torch.addcmul(
+        column(torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)), column(half_sum), k2
+    )
     minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.cos(angle)), kx.square() - ky.square())
     minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.sin(angle)), 2 * kx * ky)
     minus_gamma = minus_gamma.addcmul_(column(-aberration), k2.square())

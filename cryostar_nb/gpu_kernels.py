@@ -9,18 +9,18 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryostar_nb.cpu_kernels import DEGREE, WINDOW
+from cryostar_nb.cpu_kernels import DEGREE, LANES, WINDOW
 
 BLOCK = 32  # nodes of one program
+_SIZES = {"WINDOW": WINDOW, "LANES": LANES, "DEGREE": DEGREE, "BLOCK": BLOCK}
 
 
 @triton.jit
-def _window(place, polynomials, lane, WINDOW: tl.constexpr, DEGREE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Values (BLOCK, 8) of polynomials (DEGREE + 1, WINDOW) at `place` (BLOCK,); zero in the lanes beyond the window."""
-    values = tl.zeros((place.shape[0], lane.shape[0]), tl.float32) + tl.load(polynomials + DEGREE * WINDOW + lane, mask=lane < WINDOW, other=0.0)
+def _window(place, polynomials, lane, LANES: tl.constexpr, DEGREE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Values (BLOCK, LANES) of polynomials (DEGREE + 1, LANES) at `place` (BLOCK,); zero in the lanes beyond the window."""
+    values = tl.zeros((place.shape[0], LANES), tl.float32) + tl.load(polynomials + DEGREE * LANES + lane)
     for power in tl.static_range(1, DEGREE + 1):
-        coefficients = tl.load(polynomials + (DEGREE - power) * WINDOW + lane, mask=lane < WINDOW, other=0.0)
-        values = values * place[:, None] + coefficients[None, :]
+        values = values * place[:, None] + tl.load(polynomials + (DEGREE - power) * LANES + lane)[None, :]
     return values
 
 
@@ -34,17 +34,29 @@ def _grid_place(positions, scale, size, inside):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _spread(positions, amplitudes, polynomials, grid, scale, atoms, size, WINDOW: tl.constexpr, DEGREE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _spread(
+    positions,
+    amplitudes,
+    polynomials,
+    grid,
+    scale,
+    atoms,
+    size,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    DEGREE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # type: ignore[no-untyped-def]
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, 8)
+    lane = tl.arange(0, LANES)
     inside = atom < atoms
     node = positions + (image * atoms + atom) * 3
     column, u = _grid_place(node, scale, size, inside)
     row, v = _grid_place(node + 1, scale, size, inside)
     amplitude = tl.load(amplitudes + atom, mask=inside, other=0.0)
-    wx = _window(u, polynomials, lane, WINDOW, DEGREE)
-    wy = _window(v, polynomials, lane, WINDOW, DEGREE) * amplitude[:, None]
+    wx = _window(u, polynomials, lane, LANES, DEGREE)
+    wy = _window(v, polynomials, lane, LANES, DEGREE) * amplitude[:, None]
     columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     used = inside[:, None, None] & (lane < WINDOW)[None, :, None] & (lane < WINDOW)[None, None, :]
@@ -53,16 +65,30 @@ def _spread(positions, amplitudes, polynomials, grid, scale, atoms, size, WINDOW
 
 
 @triton.jit
-def _interpolate(field, positions, polynomials, slopes, values, gradients, scale, atoms, size, WINDOW: tl.constexpr, DEGREE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _interpolate(
+    field,
+    positions,
+    polynomials,
+    slopes,
+    values,
+    gradients,
+    scale,
+    atoms,
+    size,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    DEGREE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # type: ignore[no-untyped-def]
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, 8)
+    lane = tl.arange(0, LANES)
     inside = atom < atoms
     node = (image * atoms + atom) * 3
     column, u = _grid_place(positions + node, scale, size, inside)
     row, v = _grid_place(positions + node + 1, scale, size, inside)
-    wx, wy = _window(u, polynomials, lane, WINDOW, DEGREE), _window(v, polynomials, lane, WINDOW, DEGREE)
-    dx, dy = _window(u, slopes, lane, WINDOW, DEGREE - 1), _window(v, slopes, lane, WINDOW, DEGREE - 1)
+    wx, wy = _window(u, polynomials, lane, LANES, DEGREE), _window(v, polynomials, lane, LANES, DEGREE)
+    dx, dy = _window(u, slopes, lane, LANES, DEGREE - 1), _window(v, slopes, lane, LANES, DEGREE - 1)
     columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     used = inside[:, None, None] & (lane < WINDOW)[None, :, None] & (lane < WINDOW)[None, None, :]
@@ -81,10 +107,18 @@ def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradien
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < atoms
     node = (image * atoms + atom) * 3
-    x, y, z = (tl.load(positions + node, mask=inside, other=0.0), tl.load(positions + node + 1, mask=inside, other=0.0), tl.load(positions + node + 2, mask=inside, other=0.0))
+    x, y, z = (
+        tl.load(positions + node, mask=inside, other=0.0),
+        tl.load(positions + node + 1, mask=inside, other=0.0),
+        tl.load(positions + node + 2, mask=inside, other=0.0),
+    )
     before = tl.load(bonded + atom - 1, mask=inside & (atom > 0), other=0) != 0
     after = tl.load(bonded + atom, mask=inside, other=0) != 0
-    own_x, own_y, own_z = (tl.load(cells + node, mask=inside, other=0), tl.load(cells + node + 1, mask=inside, other=0), tl.load(cells + node + 2, mask=inside, other=0))
+    own_x, own_y, own_z = (
+        tl.load(cells + node, mask=inside, other=0),
+        tl.load(cells + node + 1, mask=inside, other=0),
+        tl.load(cells + node + 2, mask=inside, other=0),
+    )
     next_x = tl.where(x / (2 * threshold) - own_x < 0.5, own_x - 1, own_x + 1)
     next_y = tl.where(y / (2 * threshold) - own_y < 0.5, own_y - 1, own_y + 1)
     next_z = tl.where(z / (2 * threshold) - own_z < 0.5, own_z - 1, own_z + 1)
@@ -120,20 +154,23 @@ def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradien
     tl.atomic_add(counts + image, 0.5 * tl.sum(count))
 
 
-def spread(positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], polynomials: Tensor, scale: float, size: int) -> Float[Tensor, "batch y x"]:
+def spread(
+    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], polynomials: Tensor, scale: float, size: int
+) -> Float[Tensor, "batch y x"]:
     """See `cpu_kernels.spread`. The order of the additions, and so the last digit, may differ from one call to the next."""
     grid = positions.new_zeros(len(positions), size, size)
     blocks = (triton.cdiv(positions.shape[1], BLOCK), len(positions))
-    _spread[blocks](positions, amplitudes, polynomials, grid, scale, positions.shape[1], size, WINDOW=WINDOW, DEGREE=DEGREE, BLOCK=BLOCK)
+    _spread[blocks](positions, amplitudes, polynomials, grid, scale, positions.shape[1], size, **_SIZES)
     return grid
 
 
-def interpolate(field: Float[Tensor, "batch y x"], positions: Float[Tensor, "batch atom 3"], polynomials: Tensor, slopes: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def interpolate(
+    field: Float[Tensor, "batch y x"], positions: Float[Tensor, "batch atom 3"], polynomials: Tensor, slopes: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """See `cpu_kernels.interpolate`: values (batch, atom) and gradients (batch, atom, 3)."""
     values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
     blocks = (triton.cdiv(positions.shape[1], BLOCK), len(positions))
-    sizes = {"WINDOW": WINDOW, "DEGREE": DEGREE, "BLOCK": BLOCK}
-    _interpolate[blocks](field, positions, polynomials, slopes, values, gradients, scale, positions.shape[1], field.shape[1], **sizes)
+    _interpolate[blocks](field, positions, polynomials, slopes, values, gradients, scale, positions.shape[1], field.shape[1], **_SIZES)
     return values, gradients
 
 

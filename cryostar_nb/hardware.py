@@ -1,5 +1,7 @@
 """Where training runs: one process or many, a CPU or GPUs; and a step that a GPU repeats without being told each part of it."""
 
+import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,17 @@ def start_fabric(hardware: Hardware) -> "Fabric":
     )
     fabric.launch()
     return fabric
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep large freed blocks, instead of giving them back to the system to be zeroed and mapped anew.
+
+    A step makes and frees some 60 MB; without this a fourth of its time on a CPU went into page faults. Glibc only.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks up to 1 GB come from the heap
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: of which up to 1 GB stays when it is free
 
 
 def can_capture(fabric: "Fabric") -> bool:

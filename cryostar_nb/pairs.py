@@ -32,7 +32,8 @@ def length_change_sums(
 class _LengthChangeSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        positions, lengths = positions.contiguous(), lengths.to(positions)
+        positions = positions.permute(1, 2, 0).contiguous()  # (atom, 3, batch)
+        lengths = lengths.to(positions)
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
         in_parallel(cpu_kernels.length_changes, len(pairs), *arrays)
@@ -45,8 +46,8 @@ class _LengthChangeSums(torch.autograd.Function):
         gradients = torch.empty_like(positions)
         of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
         arrays = [tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)]
-        in_parallel(cpu_kernels.length_changes_gradient, len(positions), *arrays)
-        return gradients, None, None
+        in_parallel(cpu_kernels.length_changes_gradient, positions.shape[2], *arrays)
+        return gradients.permute(2, 0, 1), None, None
 
 
 def clash_sums(

@@ -119,9 +119,7 @@ def start_run(
         )
     fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
     with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
-        vectors = open_vectors(
-            particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out
-        )
+        vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
     if fabric.is_global_zero:
         describe_run(out, inputs, config, nodes, band)
     assert particles.ctf is not None

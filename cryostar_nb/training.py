@@ -21,7 +21,7 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.files import replacing
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances
-from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, start_fabric
+from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, keep_freed_memory, start_fabric
 from cryostar_nb.loading import batches_from
 from cryostar_nb.losses import correlation_loss, kl_divergence, stable_edges
 from cryostar_nb.models import DeformationVAE, ModelConfig
@@ -180,6 +180,7 @@ def train(
     none means in this process, on the device of the poses.
     """
     config.check(len(data))
+    keep_freed_memory()
     fabric = fabric or start_fabric(Hardware(str(data.rotations.device)))
     device, share = fabric.device, config.batch_size // fabric.world_size
     torch.manual_seed(config.seed)
