@@ -57,7 +57,7 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
 
 
 @_inlined
-def _window(place, polynomials):  # type: ignore[no-untyped-def]
+def _window(place, polynomials):
     """Values of the polynomials (degree + 1, LANES) at `place`, in -1/2 ... 1/2 between two grid points: Horner's rule."""
     last = polynomials.shape[0] - 1
     a, b, c, d = polynomials[last, 0], polynomials[last, 1], polynomials[last, 2], polynomials[last, 3]
@@ -71,7 +71,7 @@ def _window(place, polynomials):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _add(line, first, weight, window):  # type: ignore[no-untyped-def]
+def _add(line, first, weight, window):
     """Add a weighted window to a line of the grid."""
     line[first + _0] += weight * window[0]
     line[first + _1] += weight * window[1]
@@ -84,7 +84,7 @@ def _add(line, first, weight, window):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _seen(line, first, window):  # type: ignore[no-untyped-def]
+def _seen(line, first, window):
     """What a window sees of a line of the grid."""
     left = line[first + _0] * window[0] + line[first + _1] * window[1] + line[first + _2] * window[2] + line[first + _3] * window[3]
     right = line[first + _4] * window[4] + line[first + _5] * window[5] + line[first + _6] * window[6] + line[first + _7] * window[7]
@@ -92,7 +92,7 @@ def _seen(line, first, window):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def spread(positions, amplitudes, polynomials, scale, grid, first, last):  # type: ignore[no-untyped-def]
+def spread(positions, amplitudes, polynomials, scale, grid, first, last):
     """Add each node's window, times its amplitude, to the periodic grid of its image.
 
     positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, LANES); grid (batch, y, x) is overwritten.
@@ -126,7 +126,7 @@ def spread(positions, amplitudes, polynomials, scale, grid, first, last):  # typ
 
 
 @_compiled
-def interpolate(field, positions, polynomials, slopes, scale, values, gradients, first, last):  # type: ignore[no-untyped-def]
+def interpolate(field, positions, polynomials, slopes, scale, values, gradients, first, last):
     """The adjoint of `spread`: the field of each image (batch, y, x) seen through every node's window, and its gradient.
 
     values (batch, atom) and gradients (batch, atom, 3), per Å, are overwritten; the gradient along z is 0. `slopes`
@@ -167,7 +167,7 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
 
 
 @_compiled
-def length_changes(positions, pairs, lengths, sums, squares, first, last):  # type: ignore[no-untyped-def]
+def length_changes(positions, pairs, lengths, sums, squares, first, last):
     """Sum over the batch of each pair's change of length, and of its square, in float64, for pairs `first` to `last`.
 
     positions (atom, 3, batch): the same operations on neighbouring numbers, which the processor does many at a time.
@@ -186,7 +186,7 @@ def length_changes(positions, pairs, lengths, sums, squares, first, last):  # ty
 
 
 @_compiled
-def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, gradients, first, last):  # type: ignore[no-untyped-def]
+def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, gradients, first, last):
     """Gradient in the positions, given that in the two sums of `length_changes`, for images `first` to `last`.
 
     positions and gradients are (atom, 3, batch). Coinciding atoms get no gradient.
@@ -215,7 +215,7 @@ def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, grad
 
 
 @_compiled
-def clashes(positions, bonded, threshold, penalties, counts, gradients, first, last):  # type: ignore[no-untyped-def]
+def clashes(positions, bonded, threshold, penalties, counts, gradients, first, last):
     """Find the pairs nearer than `threshold`, in O(atoms), and sum their squared depth in each structure.
 
     Nodes are put one after the other into cells of edge 2 thresholds, kept in a hash table; each new one looks for earlier

@@ -1,5 +1,6 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Writing files so that a reader finds the old one or the new one, never half of one; and a log that grows line by line."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -45,3 +46,34 @@ def existing_file(path: Path | str, what: str) -> Path:
     if path.is_dir():
         raise InputError(f"{path}: this is a folder; give the path of {what}")
     return path
+
+
+class MetricsLog:
+    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log."""
+
+    def __init__(self, path: Path | None, keep_before: int) -> None:
+        kept: list[dict[str, Any]] = []
+        if path is not None and keep_before and path.exists():
+            with path.open(newline="") as handle:
+                kept = [row for row in csv.DictReader(handle) if int(row["step"]) <= keep_before]
+        self._handle = path.open("w", newline="") if path is not None else None
+        self._writer: Any = None
+        for row in kept:
+            self.write(row)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a line; the first one decides the columns."""
+        if self._handle is None:
+            return
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._handle, fieldnames=list(row))
+            self._writer.writeheader()
+        self._writer.writerow(row)
+        self._handle.flush()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            self._handle.close()

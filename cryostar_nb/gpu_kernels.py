@@ -16,7 +16,7 @@ _SIZES = {"WINDOW": WINDOW, "LANES": LANES, "DEGREE": DEGREE, "BLOCK": BLOCK}
 
 
 @triton.jit
-def _window(place, polynomials, lane, LANES: tl.constexpr, DEGREE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _window(place, polynomials, lane, LANES: tl.constexpr, DEGREE: tl.constexpr):
     """Values (BLOCK, LANES) of polynomials (DEGREE + 1, LANES) at `place` (BLOCK,); zero in the lanes beyond the window."""
     values = tl.zeros((place.shape[0], LANES), tl.float32) + tl.load(polynomials + DEGREE * LANES + lane)
     for power in tl.static_range(1, DEGREE + 1):
@@ -25,7 +25,7 @@ def _window(place, polynomials, lane, LANES: tl.constexpr, DEGREE: tl.constexpr)
 
 
 @triton.jit
-def _grid_place(positions, scale, size, inside):  # type: ignore[no-untyped-def]
+def _grid_place(positions, scale, size, inside):
     """Grid point at or below a coordinate, and where between it and the next one, in -1/2 ... 1/2."""
     place = tl.load(positions, mask=inside, other=0.0) * scale
     place = place - tl.floor(place / size) * size
@@ -46,7 +46,7 @@ def _spread(
     LANES: tl.constexpr,
     DEGREE: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
@@ -79,7 +79,7 @@ def _interpolate(
     LANES: tl.constexpr,
     DEGREE: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
@@ -102,7 +102,7 @@ def _interpolate(
 
 
 @triton.jit
-def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradients, threshold, atoms, buckets, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradients, threshold, atoms, buckets, BLOCK: tl.constexpr):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < atoms

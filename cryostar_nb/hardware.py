@@ -1,8 +1,11 @@
 """Where training runs: one process or many, a CPU or GPUs; and a step that a GPU repeats without being told each part of it."""
 
 import ctypes
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -83,6 +86,22 @@ def keep_freed_memory() -> None:
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: of which up to 1 GB stays when it is free
 
 
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C (and a polite kill) wait for the end of a step. Yields a function that says whether one has come."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield lambda: False
+        return
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in wanted]
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+
+
 def can_capture(fabric: "Fabric") -> bool:
     """Whether a step can be recorded as a CUDA graph: one GPU, and kernels for everything in the step."""
     return fabric.world_size == 1 and available(torch.empty(0, device=fabric.device)) and fabric.device.type == "cuda"
@@ -121,6 +140,7 @@ class CapturedStep:
                     value.copy_(before_or_none) if before_or_none is not None else value.zero_()
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Take one step on other inputs."""
         for fixed, given in zip(self.inputs, inputs, strict=True):
             fixed.copy_(given, non_blocking=True)
         self.graph.replay()

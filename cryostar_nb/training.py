@@ -1,12 +1,9 @@
 """Training: the configuration, the loop, checkpoint and resume."""
 
-import csv
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,10 +15,10 @@ from tqdm.auto import tqdm
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import replacing
+from cryostar_nb.files import MetricsLog, replacing
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances
-from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, keep_freed_memory, start_fabric
+from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.loading import batches_from
 from cryostar_nb.losses import correlation_loss, kl_divergence, stable_edges
 from cryostar_nb.models import DeformationVAE, ModelConfig
@@ -205,11 +202,15 @@ def train(
     restraints = Restraints(nodes, config, device)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
-    weights = {"image": 1.0, "continuity": config.continuity_weight, "clash": config.clash_weight, "kl": kl_weight}
-    weights |= {"elastic": elastic_weight}
+    weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
+    weights |= {"clash": config.clash_weight, "kl": kl_weight}
 
     def over_all(sums: Tensor) -> Tensor:
-        return fabric.all_reduce(sums, reduce_op="sum") if fabric.world_size > 1 else sums
+        if fabric.world_size == 1:
+            return sums
+        total = fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
 
     def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
         images = vectors.float()
@@ -227,7 +228,7 @@ def train(
         return {name: value.detach() for name, value in ({"loss": loss} | losses).items()}
 
     def save() -> None:
-        state = {"step": step, "seconds": seconds(), "window": window, "noise": noise_source.get_state()}
+        state: dict[str, Any] = {"step": step, "seconds": seconds(), "window": window, "noise": noise_source.get_state()}
         state |= {"model": network.state_dict(), "optimiser": optimiser.state_dict()}
         if fabric.is_global_zero:
             with replacing(out / "checkpoint.pt") as temporary:
@@ -236,7 +237,8 @@ def train(
     def seconds() -> float:
         return earlier + time.perf_counter() - began
 
-    take_step, recording = one_step, can_capture(fabric)
+    take_step: Callable[..., dict[str, Tensor]] = one_step
+    recording = can_capture(fabric)
     batches = batches_from(
         data.vectors,
         config.batch_size,
@@ -280,50 +282,3 @@ def train(
     if step < config.steps:
         raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}")
     return network.eval()
-
-
-@contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C (and a polite kill) wait for the end of a step. Yields a function that says whether one has come."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
-        yield lambda: False
-        return
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: came.append(number)) for number in wanted]
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in zip(wanted, before, strict=True):
-            signal.signal(number, handler)
-
-
-class MetricsLog:
-    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log."""
-
-    def __init__(self, path: Path | None, keep_before: int) -> None:
-        kept: list[dict[str, Any]] = []
-        if path is not None and keep_before and path.exists():
-            with path.open(newline="") as handle:
-                kept = [row for row in csv.DictReader(handle) if int(row["step"]) <= keep_before]
-        self._handle = path.open("w", newline="") if path is not None else None
-        self._writer: Any = None
-        for row in kept:
-            self.write(row)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a line; the first one decides the columns."""
-        if self._handle is None:
-            return
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._handle, fieldnames=list(row))
-            self._writer.writeheader()
-        self._writer.writerow(row)
-        self._handle.flush()
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.close()
