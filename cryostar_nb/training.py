@@ -69,12 +69,14 @@ class TrainConfig:
     """Weight of the KL divergence; none means 1 / box_size^2 (eq. 8)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
+    log_every: int = 50
+    """Steps between lines of metrics.csv."""
     seed: int = 0
     """Seed of the network's initial weights, the order of the particles and the latent noise."""
 
     def check(self, particles: int, processes: int = 1) -> None:
         """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
-        for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"):
+        for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every", "log_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
         for name in ("continuity_weight", "clash_weight", "elastic_weight"):
@@ -111,7 +113,6 @@ PRESETS = {
     # weight of 1 holds the structures short of the open state.
     "ours": TrainConfig(final_elastic_weight=0.02),
 }
-LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def train(
 
             step += 1
             progress.update()
-            if step % LOG_EVERY == 0 or step == config.steps:
+            if step % config.log_every == 0 or step == config.steps:
                 values = {name: (over_all(value) / fabric.world_size).item() for name, value in losses.items()}
                 log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")
