@@ -193,10 +193,13 @@ def make_images(
     *,
     rotations: Float[Tensor, "*#batch 3 3"],
     shifts: Float[Tensor, "*#batch 2"] | None = None,
-    ctf: CTFParameters | None = None,
+    ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
-    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it."""
+    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it.
+
+    `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps.
+    """
     vectors = project_band(rotate(positions, rotations), amplitudes, sigma, band, method=method)
     if shifts is not None:
         vectors = shift_band(vectors, shifts, band)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.ctf import CTFParameters, ctf_terms
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import MetricsLog, replacing
 from cryostar_nb.fourier import Band
@@ -202,6 +202,7 @@ def train(
     model, stepper = fabric.setup(network, optimiser)
     restraints = Restraints(nodes, config, device)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
+    terms = None if data.ctf is None else ctf_terms(data.ctf)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
@@ -213,10 +214,16 @@ def train(
         assert isinstance(total, Tensor)
         return total
 
+    def asked_to_stop(interrupted: Callable[[], bool]) -> bool:
+        """Processes that share a batch all leave after the same step, whichever of them was asked to: every tenth they confer."""
+        if fabric.world_size == 1:
+            return interrupted()
+        return step % 10 == 0 and bool(over_all(torch.tensor(float(interrupted()), device=device)))
+
     def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
         images = vectors.float()
         positions, mean, log_variance = model(images, noise)
-        ctf = None if data.ctf is None else data.ctf[rows]
+        ctf = None if terms is None else terms[rows]
         predictions = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=ctf)
 
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
@@ -258,8 +265,7 @@ def train(
         tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None if fabric.is_global_zero else True) as progress,
         closing(batches),
     ):
-        # Processes that share a batch all leave after the same step, whichever of them was asked to.
-        while step < config.steps and not over_all(torch.tensor(float(interrupted()), device=device)):
+        while step < config.steps and not asked_to_stop(interrupted):
             rows, vectors = next(batches)
             noise = torch.randn(config.batch_size, network.latent_dim, generator=noise_source)
             noise = noise[fabric.global_rank * share : (fabric.global_rank + 1) * share]
