@@ -115,10 +115,12 @@ def project_band(
     `band.decode(project_band(...))` is the band-limited, zero-mean projection image in electrons/Å^2.
 
     `method` "exact" costs O(nodes x frequencies); "spread" O(nodes + frequencies), with a relative error, in norm, below
-    1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster; with a width per node only "exact" can be had.
+    1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster in float32, and "exact" in float64, for which one
+    asks to have more digits than that. With a width per node only "exact" can be had.
     """
     if method == "auto":
-        method = "spread" if len(amplitudes) > FEW_NODES and available(positions) and sigma.ndim == 0 else "exact"
+        many = len(amplitudes) > FEW_NODES and positions.dtype == torch.float32
+        method = "spread" if many and available(positions) and sigma.ndim == 0 else "exact"
     if method == "spread" and sigma.ndim:
         raise ValueError("method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node")
     batch = positions.reshape(-1, *positions.shape[-2:])

@@ -90,6 +90,8 @@ def test_the_choice_goes_by_the_number_of_nodes_and_can_be_forced(monkeypatch):
     for nodes, options in ((few, {}), (few + 1, {}), (few + 2, {"method": "exact"}), (3, {"method": "spread"})):
         project_band(torch.zeros(1, nodes, 3), torch.ones(nodes), torch.tensor(2.0), band, **options)
     project_band(torch.zeros(1, few + 3, 3), torch.ones(few + 3), torch.full((few + 3,), 2.0), band)  # a width per node
+    double = torch.float64
+    project_band(torch.zeros(1, few + 4, 3, dtype=double), torch.ones(few + 4, dtype=double), torch.tensor(2.0, dtype=double), band)
     assert used == [few + 1, 3]
     with pytest.raises(ValueError, match="'spread' takes one sigma for all nodes"):
         project_band(torch.zeros(1, 3, 3), torch.ones(3), torch.ones(3), band, method="spread")
