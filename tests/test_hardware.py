@@ -20,6 +20,7 @@ from cryostar_nb.geometry import random_rotations
 from cryostar_nb.hardware import CapturedStep, Hardware, start_fabric
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
+from cryostar_nb.runs import InputFiles, start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import TrainConfig, TrainingData, train
 
@@ -112,6 +113,28 @@ def test_a_batch_that_processes_cannot_share_is_one_line(particles, tmp_path):
     done = subprocess.run(command(particles, tmp_path / "run", 5, "--devices", "3"), capture_output=True, text=True, env=environment())
     assert done.returncode == 2
     assert done.stderr == "cryostar-nb: batch_size = 16 cannot be shared by 3 processes; give a multiple of 3\n"
+
+
+# More particles than memory may hold
+
+
+def test_a_run_from_disk_stops_and_resumes_as_one_from_disk(particles, tmp_path, capsys):
+    """The limit of memory holds for the whole run: the second part comes with another one, and takes the first one's order."""
+    inputs = InputFiles(particles / "particles.star", ROOT / "data" / "1ake.pdb")
+    config = dataclasses.replace(CONFIG, steps=20, low_pass=8.0, clash_distance=4.0)
+    tight, looser = Hardware("cpu", memory_gb=4e-5), Hardware("cpu", memory_gb=8e-5)
+    whole = start_run(inputs, config, tmp_path / "whole", hardware=tight)
+    assert "96 particles (0.000136 GB) are more than memory may hold; they are read from" in capsys.readouterr().out
+    assert (tmp_path / "whole" / "vectors.f16").stat().st_size == 96 * whole.band.size * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryostar_nb.training.deferred_interrupt", lambda: contextlib.nullcontext(iter([False] * 11 + [True]).__next__))
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 11 of 20"):
+            start_run(inputs, config, tmp_path / "parts", hardware=tight)
+    start_run(inputs, config, tmp_path / "parts", hardware=looser, resume=True)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    start_run(inputs, config, tmp_path / "memory", hardware=Hardware("cpu"))
+    assert not (tmp_path / "memory" / "vectors.f16").exists()
+    assert metrics(tmp_path / "memory") != metrics(tmp_path / "whole")  # whose order is by windows
 
 
 # Precision and devices
