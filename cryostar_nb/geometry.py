@@ -30,6 +30,22 @@ def relion_angles_from_rotations(rotations: ArrayLike) -> Float[np.ndarray, "*pa
         return np.asarray(Rotation.from_matrix(transposed).as_euler("ZYZ", degrees=True))
 
 
+def rotations_from_vectors(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation about each vector by its length in radians, counter-clockwise seen from its tip; differentiable, also at 0.
+
+    Rodrigues: R = I + sin(a)/a K + (1 - cos(a))/a^2 K^2, where K x = v x x is the cross product with v and a = |v|.
+    """
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    squared = vectors.square().sum(-1)[..., None, None]
+    small = squared < 1e-6  # there, by series: a root has no derivative at 0
+    angle = torch.where(small, 1.0, squared).sqrt()
+    first = torch.where(small, 1 - squared / 6, angle.sin() / angle)
+    second = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle.square())
+    return torch.eye(3, dtype=vectors.dtype, device=vectors.device) + first * cross + second * (cross @ cross)
+
+
 def random_rotations(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
     """Rotation matrices drawn uniformly from SO(3): unit quaternions from normalised 4D Gaussians (Marsaglia 1972)."""
     return np.asarray(Rotation.from_quat(rng.standard_normal((count, 4))).as_matrix())

@@ -28,7 +28,7 @@ from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes, write_structure
-from cryostar_nb.training import TrainConfig, TrainingData, train
+from cryostar_nb.training import TrainConfig, TrainingData, build_model, train
 from cryostar_nb.vectors import VectorFile, open_vectors
 
 
@@ -186,7 +186,7 @@ def open_run(folder: Path | str) -> Run:
     checkpoint = existing_file(folder / "checkpoint.pt", "a run with a checkpoint")
     nodes = read_nodes(folder / "reference.cif")
     band = Band(values["grid"]["box_size"], values["grid"]["pixel_size"], values["train"].low_pass)
-    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), values["model"])
+    model = build_model(values["train"], values["model"], nodes, band, find_modes=False)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])

@@ -22,6 +22,7 @@ from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, deferred_i
 from cryostar_nb.loading import batches_from
 from cryostar_nb.losses import correlation_loss, kl_divergence, stable_edges
 from cryostar_nb.models import DeformationVAE, ModelConfig
+from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.pairs import clash_sums, length_change_sums
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure, bonds, elastic_edges
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 class TrainConfig:
     """How to train. The defaults are the paper's; where the paper is silent, the description says so."""
 
-    method: Literal["star", "cont"] = "star"
-    """star: all losses. cont: continuity is the only structural loss."""
+    method: Literal["star", "cont", "nma"] = "star"
+    """star: all losses. cont: continuity is the only structural loss. nma: normal modes move the structure, and no loss is structural."""
     steps: int = 12_000
     """Gradient steps; the paper's 12,000 are for synthetic data, 96,000 for experimental."""
     batch_size: int = 64
@@ -65,6 +66,8 @@ class TrainConfig:
     """Nodes of a chain nearer than this in the reference are joined by an edge, in Å (eq. 5)."""
     relaxation_percentile: float = 80.0
     """p of eq. 7: edges whose length varies more than this percentile are released; 100 releases none. 95 for experimental data."""
+    modes: int = 16
+    """Normal modes of the method nma; their network has the cutoff of the elastic one."""
     kl_weight: float | None = None
     """Weight of the KL divergence; none means 1 / box_size^2 (eq. 8)."""
     checkpoint_every: int = 1000
@@ -76,7 +79,17 @@ class TrainConfig:
 
     def check(self, particles: int, processes: int = 1) -> None:
         """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
-        for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every", "log_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "low_pass",
+            "sigma",
+            "elastic_cutoff",
+            "modes",
+            "checkpoint_every",
+            "log_every",
+        ):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
         for name in ("continuity_weight", "clash_weight", "elastic_weight"):
@@ -147,6 +160,8 @@ class Restraints:
 
         `over_all` adds up a tensor over the processes that share a batch: adaptive relaxation looks at all of it.
         """
+        if self.config.method == "nma":
+            return {}
         count = len(positions)
         _, squares = length_change_sums(positions, self.bonds, self.bond_lengths)
         losses = {"continuity": squares.mean() / count}
@@ -158,6 +173,16 @@ class Restraints:
             penalties, clashes = clash_sums(positions, self.bonded, self.config.clash_distance)
             losses["clash"] = (penalties / clashes.clamp(min=1)).mean()
         return {name: value.to(positions.dtype) for name, value in losses.items()}
+
+
+def build_model(config: TrainConfig, model_config: ModelConfig, nodes: Structure, band: Band, *, find_modes: bool = True) -> DeformationVAE:
+    """The network of a method, untrained. Without `find_modes`, normal modes are left zero, to be loaded with the weights."""
+    reference, modes = torch.from_numpy(nodes.positions).float(), None
+    if config.method == "nma":
+        modes = torch.zeros(config.modes, *reference.shape)
+        if find_modes:
+            modes = torch.from_numpy(normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors).float()
+    return DeformationVAE(band.size, reference, model_config, modes)
 
 
 def train(
@@ -182,8 +207,7 @@ def train(
     fabric = fabric or start_fabric(Hardware(str(data.rotations.device)))
     device, share = fabric.device, config.batch_size // fabric.world_size
     torch.manual_seed(config.seed)
-    reference = torch.from_numpy(nodes.positions).float()
-    network = DeformationVAE(band.size, reference, model_config or ModelConfig()).to(device)
+    network = build_model(config, model_config or ModelConfig(), nodes, band, find_modes=not resume).to(device)
     # The two settings that change from step to step are tensors: a recorded step reads them anew.
     learning_rate, elastic_weight = torch.zeros(2, device=device).unbind()
     on_gpu = device.type == "cuda"
