@@ -217,12 +217,19 @@ def report(results: list[dict[str, Any]], where: str, most: int, memory: tuple[f
         + [f"{error:.1e}" for error in of["errors"]["spread"]]
         for of in results
     ]
-    faster = [f"{of['nodes']:,} (m = {of['max_index']})" for of in results if of["ms"]["spread"] < of["ms"]["exact"]]
-    text = where + "\n\n" + table(head, rows) + "\n"
-    text += f"Spreading is faster than the exact sum at N = {', '.join(faster)}; `auto` takes it above {FEW_NODES} nodes.\n"
+    for m in sorted({of["max_index"] for of in results}):
+        few = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] < of["ms"]["spread"]]
+        many = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] >= of["ms"]["spread"]]
+        text += f"At m = {m} the exact sum is the faster one at N = {listed(few)}, spreading at {listed(many)}. "
+    text += f"`auto` spreads above {FEW_NODES} nodes.\n"
     if memory is not None:
         text += f"A process that spreads {most:,} nodes at the full band takes {memory[0]:.2f} GB at its peak, {memory[1]:.2f} GB of them for that.\n"
     return text
+
+
+def listed(numbers: list[int]) -> str:
+    """As in a sentence."""
+    return ", ".join(f"{number:,}" for number in numbers) or "none"
 
 
 if __name__ == "__main__":

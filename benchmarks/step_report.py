@@ -39,16 +39,17 @@ def summary(result: dict[str, Any]) -> str:
     """The table and the exponents in Markdown."""
     entries, ceilings = result["entries"], result["ceilings"]
     parts = list(entries[0]["parts"])
-    head = ["N", "D", *parts, "**step**", "floor", "step / floor", "peer", "peer / step"]
-    rows = []
+    compared, alone = [], []
     for entry in entries:
-        step, peer = entry["step"], entry["peer"]
-        compared = [figures(entry["floor"]), figures(step / entry["floor"], 2), figures(peer), figures(peer and peer / step)]
-        times = [figures(entry["parts"][part]) for part in parts]
-        rows.append([f"{entry['nodes']:,}", str(entry["box_size"]), *times, f"**{figures(step)}**", *compared])
+        step, peer, floor = entry["step"], entry["peer"], entry["floor"]
+        size = [f"{entry['nodes']:,}", str(entry["box_size"])]
+        compared.append([*size, figures(step), figures(floor), figures(step / floor, 2), figures(peer), figures(peer and peer / step)])
+        alone.append([*size, *(f"{figures(entry['parts'][part])} ({figures(entry['floor_parts'][part], 2)})" for part in parts)])
     text = f"{machine_line(result['machine'])} Batch {result['batch']}; milliseconds. "
     text += f"Ceilings: {ceilings['operations'] / 1e9:,.0f} GFLOP/s and {ceilings['bytes'] / 1e9:,.1f} GB/s.\n\n"
-    return text + table(head, rows) + "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n"
+    text += table(["N", "D", "step", "floor", "step / floor", "peer", "peer / step"], compared)
+    text += "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n\n"
+    return text + "Each part alone, and its floor in brackets:\n\n" + table(["N", "D", *parts], alone)
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
@@ -67,6 +68,9 @@ def draw(result: dict[str, Any], folder: Path) -> None:
             label, open_marker = f"peer, {box} × {box}", style | {"markerfacecolor": "white"}
             axes.plot([e["nodes"] for e in beside], [e["peer"] for e in beside], ":", label=label, **open_marker)
     axes.set(xscale="log", yscale="log", xlabel="nodes", ylabel=f"ms a step, batch {result['batch']}")
+    ticks = sorted({entry["nodes"] for entry in entries})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=3 if any(e["peer"] for e in entries) else 2, loc="upper left")
