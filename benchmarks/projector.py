@@ -217,6 +217,7 @@ def report(results: list[dict[str, Any]], where: str, most: int, memory: tuple[f
         + [f"{error:.1e}" for error in of["errors"]["spread"]]
         for of in results
     ]
+    text = where + "\n\n" + table(head, rows) + "\n"
     for m in sorted({of["max_index"] for of in results}):
         few = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] < of["ms"]["spread"]]
         many = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] >= of["ms"]["spread"]]
