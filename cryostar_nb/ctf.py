@@ -47,33 +47,42 @@ def electron_wavelength(voltage_kv: Float[Tensor, "*batch"]) -> Float[Tensor, "*
     return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
 
 
-def contrast_transfer_function(frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters) -> Float[Tensor, "*batch_and_grid"]:
+def contrast_transfer_function(
+    frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters | Float[Tensor, "*batch 6"]
+) -> Float[Tensor, "*batch_and_grid"]:
     """CTF at the spatial frequencies (kx, ky), in 1/Å, of a grid that all particles share.
 
     gamma = -pi lambda df k^2 + (pi/2) Cs lambda^3 k^4 - phase_shift - atan(w / sqrt(1 - w^2)), and CTF = -sin(gamma), with
     df = (U + V)/2 + (U - V)/2 cos(2 (theta - angle)) and theta = atan2(ky, kx). Times exp(-B k^2 / 4).
 
-    The result has the batch shape of the parameters followed by the shape of the grid, and the parameters' precision.
-    gamma reaches 100 radians at 4 Å, where float32 is right to 1e-5, and 1,000 at 1 Å: use float64 parameters there.
+    `parameters` may be their `ctf_terms`, where these are made once for many calls. The result has the batch shape of the
+    parameters followed by the shape of the grid, and the parameters' precision. gamma reaches 100 radians at 4 Å, where
+    float32 is right to 1e-5, and 1,000 at 1 Å: use float64 parameters there.
     """
-    kx, ky = frequencies.to(parameters.defocus_u).unbind(-1)
+    terms = ctf_terms(parameters) if isinstance(parameters, CTFParameters) else parameters
+    kx, ky = frequencies.to(terms).unbind(-1)
+    constant, isotropic, along_x, diagonal, quartic, envelope = (
+        term.reshape(term.shape + (1,) * kx.ndim)  # (*batch, 1, ...)
+        for term in terms.unbind(-1)
+    )
+    k2 = kx.square() + ky.square()
+    minus_gamma = torch.addcmul(constant, isotropic, k2)
+    minus_gamma = minus_gamma.addcmul_(along_x, kx.square() - ky.square()).addcmul_(diagonal, 2 * kx * ky)
+    minus_gamma = minus_gamma.addcmul_(quartic, k2.square())
+    return minus_gamma.sin_() * torch.exp(envelope * k2)
 
-    def column(value: Tensor) -> Tensor:
-        return value.reshape(value.shape + (1,) * kx.ndim)  # (*batch, 1, ...)
 
+def ctf_terms(parameters: CTFParameters) -> Float[Tensor, "*batch 6"]:
+    """What the CTF is made of: -gamma and the envelope's exponent are sums of a number of the particle times a function of k.
+
+    In this order, the factors of 1, k^2, kx^2 - ky^2, 2 kx ky and k^4 in -gamma, and of k^2 in the exponent. No angle of the
+    grid is needed: k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
+    """
     wavelength = electron_wavelength(parameters.voltage_kv)
     angle = 2 * torch.deg2rad(parameters.defocus_angle_deg)
-    half_difference = math.pi * wavelength * (parameters.defocus_u - parameters.defocus_v) / 2
     half_sum = math.pi * wavelength * (parameters.defocus_u + parameters.defocus_v) / 2
+    half_difference = math.pi * wavelength * (parameters.defocus_u - parameters.defocus_v) / 2
+    constant = torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)
     aberration = (math.pi / 2) * 1e7 * parameters.spherical_aberration_mm * wavelength**3
-
-    # Every term is a number of the particle times a function of the frequency, so no angle of the grid is needed:
-    # k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
-    k2 = kx.square() + ky.square()
-    minus_gamma = torch.addcmul(
-        column(torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)), column(half_sum), k2
-    )
-    minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.cos(angle)), kx.square() - ky.square())
-    minus_gamma = minus_gamma.addcmul_(column(half_difference * torch.sin(angle)), 2 * kx * ky)
-    minus_gamma = minus_gamma.addcmul_(column(-aberration), k2.square())
-    return minus_gamma.sin_() * torch.exp(column(parameters.b_factor) * k2 * -0.25)
+    terms = [constant, half_sum, half_difference * torch.cos(angle), half_difference * torch.sin(angle)]
+    return torch.stack([*terms, -aberration, -0.25 * parameters.b_factor], dim=-1)

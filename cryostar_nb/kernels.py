@@ -1,6 +1,7 @@
 """The three loops over nodes for which PyTorch has no operation, on tensors of either device: Numba on a CPU, Triton on a GPU."""
 
 import importlib.util
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,9 +11,14 @@ from cryostar_nb import cpu_kernels
 from cryostar_nb.cpu_kernels import in_parallel
 
 
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def uses_gpu(tensor: Tensor) -> bool:
     """Whether the Triton kernels serve this tensor."""
-    return tensor.device.type == "cuda" and tensor.dtype == torch.float32 and importlib.util.find_spec("triton") is not None
+    return tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton()
 
 
 def available(tensor: Tensor) -> bool:

@@ -115,10 +115,12 @@ def project_band(
     `band.decode(project_band(...))` is the band-limited, zero-mean projection image in electrons/Å^2.
 
     `method` "exact" costs O(nodes x frequencies); "spread" O(nodes + frequencies), with a relative error, in norm, below
-    1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster; with a width per node only "exact" can be had.
+    1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster in float32, and "exact" in float64, for which one
+    asks to have more digits than that. With a width per node only "exact" can be had.
     """
     if method == "auto":
-        method = "spread" if len(amplitudes) > FEW_NODES and available(positions) and sigma.ndim == 0 else "exact"
+        many = len(amplitudes) > FEW_NODES and positions.dtype == torch.float32
+        method = "spread" if many and available(positions) and sigma.ndim == 0 else "exact"
     if method == "spread" and sigma.ndim:
         raise ValueError("method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node")
     batch = positions.reshape(-1, *positions.shape[-2:])
@@ -193,10 +195,13 @@ def make_images(
     *,
     rotations: Float[Tensor, "*#batch 3 3"],
     shifts: Float[Tensor, "*#batch 2"] | None = None,
-    ctf: CTFParameters | None = None,
+    ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
-    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it."""
+    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it.
+
+    `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps.
+    """
     vectors = project_band(rotate(positions, rotations), amplitudes, sigma, band, method=method)
     if shifts is not None:
         vectors = shift_band(vectors, shifts, band)

@@ -121,6 +121,11 @@ def start_run(
     with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
         vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
     if fabric.is_global_zero:
+        if isinstance(vectors, VectorFile):
+            gigabytes = 2 * vectors.size * len(vectors) / 1e9
+            print(
+                f"{inputs.particles}: {len(vectors):,} particles ({gigabytes:.3g} GB) are more than memory may hold; they are read from {vectors.path}"
+            )
         describe_run(out, inputs, config, nodes, band)
     assert particles.ctf is not None
     vectors = resident(vectors, fabric.device)

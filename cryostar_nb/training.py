@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.ctf import CTFParameters, ctf_terms
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import MetricsLog, replacing
 from cryostar_nb.fourier import Band
@@ -69,12 +69,14 @@ class TrainConfig:
     """Weight of the KL divergence; none means 1 / box_size^2 (eq. 8)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
+    log_every: int = 50
+    """Steps between lines of metrics.csv."""
     seed: int = 0
     """Seed of the network's initial weights, the order of the particles and the latent noise."""
 
     def check(self, particles: int, processes: int = 1) -> None:
         """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
-        for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"):
+        for name in ("steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every", "log_every"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
         for name in ("continuity_weight", "clash_weight", "elastic_weight"):
@@ -111,7 +113,6 @@ PRESETS = {
     # weight of 1 holds the structures short of the open state.
     "ours": TrainConfig(final_elastic_weight=0.02),
 }
-LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def train(
     model, stepper = fabric.setup(network, optimiser)
     restraints = Restraints(nodes, config, device)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
+    terms = None if data.ctf is None else ctf_terms(data.ctf)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
@@ -212,10 +214,16 @@ def train(
         assert isinstance(total, Tensor)
         return total
 
+    def asked_to_stop(interrupted: Callable[[], bool]) -> bool:
+        """Processes that share a batch all leave after the same step, whichever of them was asked to: every tenth they confer."""
+        if fabric.world_size == 1:
+            return interrupted()
+        return step % 10 == 0 and bool(over_all(torch.tensor(float(interrupted()), device=device)))
+
     def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
         images = vectors.float()
         positions, mean, log_variance = model(images, noise)
-        ctf = None if data.ctf is None else data.ctf[rows]
+        ctf = None if terms is None else terms[rows]
         predictions = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=ctf)
 
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
@@ -257,8 +265,7 @@ def train(
         tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None if fabric.is_global_zero else True) as progress,
         closing(batches),
     ):
-        # Processes that share a batch all leave after the same step, whichever of them was asked to.
-        while step < config.steps and not over_all(torch.tensor(float(interrupted()), device=device)):
+        while step < config.steps and not asked_to_stop(interrupted):
             rows, vectors = next(batches)
             noise = torch.randn(config.batch_size, network.latent_dim, generator=noise_source)
             noise = noise[fabric.global_rank * share : (fabric.global_rank + 1) * share]
@@ -271,7 +278,7 @@ def train(
 
             step += 1
             progress.update()
-            if step % LOG_EVERY == 0 or step == config.steps:
+            if step % config.log_every == 0 or step == config.steps:
                 values = {name: (over_all(value) / fabric.world_size).item() for name, value in losses.items()}
                 log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")

@@ -150,9 +150,6 @@ def open_vectors(
     file = VectorFile(path, len(particles), band.size, window, path.stat().st_mtime_ns)
     if needed <= limit:
         return file.read(torch.arange(len(file)))
-    print(
-        f"{particles.source}: the vectors of {len(particles):,} particles take {needed / 1e9:.2f} GB, more than the limit of {limit / 1e9:.2f} GB of memory; they stay in {path}"
-    )
     return file
 
 

@@ -20,7 +20,7 @@ from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
 
 BAND = Band(24, 3.0, 9.0)
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
-CONFIG = TrainConfig(steps=60, batch_size=8, warmup_steps=10, checkpoint_every=1000, final_elastic_weight=0.1, low_pass=9.0)
+CONFIG = TrainConfig(steps=60, batch_size=8, warmup_steps=10, log_every=1, final_elastic_weight=0.1, low_pass=9.0)
 
 
 @pytest.fixture
@@ -70,11 +70,6 @@ def at_step(monkeypatch):
     return arrange
 
 
-@pytest.fixture
-def log_every_step(monkeypatch):
-    monkeypatch.setattr("cryostar_nb.training.LOG_EVERY", 1)
-
-
 # Neighbours in a turn of the helix clash at 6 Å.
 CROWDED = dataclasses.replace(CONFIG, clash_distance=6.0, checkpoint_every=30)
 
@@ -99,7 +94,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_gives_others(run):
     assert not torch.equal(first.decoder.layers[0].weight, other.decoder.layers[0].weight)
 
 
-def test_ctrl_c_ends_the_step_and_the_run_resumes_as_if_it_had_not_been_stopped(run, at_step, tmp_path, log_every_step):
+def test_ctrl_c_ends_the_step_and_the_run_resumes_as_if_it_had_not_been_stopped(run, at_step, tmp_path):
     whole = run("whole", CROWDED)
     before = signal.getsignal(signal.SIGINT)
     at_step(30, lambda: signal.raise_signal(signal.SIGINT))
@@ -113,7 +108,7 @@ def test_ctrl_c_ends_the_step_and_the_run_resumes_as_if_it_had_not_been_stopped(
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failure, run, at_step, tmp_path, log_every_step):
+def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failure, run, at_step, tmp_path):
     def die():
         raise failure("in the middle of a step")
 
@@ -126,7 +121,7 @@ def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failu
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
 
 
-def test_resuming_a_run_that_has_ended_changes_nothing(run, tmp_path, log_every_step):
+def test_resuming_a_run_that_has_ended_changes_nothing(run, tmp_path):
     ended = run()
     lines = metrics(tmp_path / "run")
     assert_same_weights(run(resume=True), ended)
@@ -151,7 +146,7 @@ def test_a_run_leaves_its_checkpoint_and_its_metrics_and_no_more(run, tmp_path):
 # What it learns
 
 
-def test_the_loss_goes_down(run, tmp_path, log_every_step):
+def test_the_loss_goes_down(run, tmp_path):
     run(config=dataclasses.replace(CONFIG, steps=200))
     image = [line["image"] for line in metrics(tmp_path / "run")]
     assert np.mean(image[-20:]) < np.mean(image[:20]) - 0.03
@@ -166,7 +161,7 @@ def test_the_first_structures_are_near_the_reference(nodes, data):
     assert 0 < distance.min() and distance.max() < 0.5  # Å
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(run, tmp_path, log_every_step):
+def test_the_loss_is_the_weighted_sum_of_its_parts(run, tmp_path):
     config = dataclasses.replace(CONFIG, steps=11, continuity_weight=0.5, clash_weight=2.0, elastic_weight=3.0, final_elastic_weight=0.03)
     run(config=config)
     for line in metrics(tmp_path / "run"):
@@ -175,7 +170,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(run, tmp_path, log_every_step
         assert line["loss"] == pytest.approx(parts, rel=1e-5)
 
 
-def test_the_method_cont_uses_continuity_alone(run, tmp_path, log_every_step):
+def test_the_method_cont_uses_continuity_alone(run, tmp_path):
     config = dataclasses.replace(CONFIG, method="cont", steps=20)
     run("cont", config)
     other_weights = dataclasses.replace(config, elastic_weight=1e6, clash_weight=1e6, relaxation_percentile=1.0)
@@ -187,7 +182,7 @@ def test_the_method_cont_uses_continuity_alone(run, tmp_path, log_every_step):
         assert line["loss"] == pytest.approx(line["image"] + line["continuity"] + line["kl"] / 24**2, rel=1e-5)
 
 
-def test_the_method_star_uses_all_losses(run, tmp_path, log_every_step):
+def test_the_method_star_uses_all_losses(run, tmp_path):
     run(config=dataclasses.replace(CONFIG, steps=1))
     assert set(metrics(tmp_path / "run")[0]) == {"step", "loss", "image", "kl", "continuity", "elastic", "clash"}
 
@@ -257,7 +252,9 @@ def test_the_defaults_are_the_papers():
     assert model.latent_dim == 8
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every"])
+@pytest.mark.parametrize(
+    "name", ["steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every", "log_every"]
+)
 def test_a_number_that_is_not_positive_is_refused(name, run):
     with pytest.raises(InputError, match=f"{name} = 0; give a positive number"):
         run(config=dataclasses.replace(CONFIG, **{name: 0}))
