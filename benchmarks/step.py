@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from common import BATCH, KINASE, RESULTS, Parts, machine, milliseconds, molecul
 from floor import Work, measure_ceilings, work_of
 from step_report import draw, summary
 
-from cryostar_nb import training
+from cryostar_nb.ctf import ctf_terms
 from cryostar_nb.files import write_json, write_text
 from cryostar_nb.fourier import Band
 from cryostar_nb.hardware import keep_freed_memory
@@ -43,7 +42,7 @@ from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
-from cryostar_nb.training import Restraints, TrainConfig, TrainingData
+from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
 
 PARTICLES = 4096
 ROUNDS, SPANS = 3, 4  # runs of train() in turn with the peer; stretches of steps that count in each
@@ -72,7 +71,8 @@ def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Ba
     restraints = Restraints(nodes, config, on)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(on), torch.tensor(config.sigma, device=on)
     positions = (model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)).requires_grad_()
-    gradient = torch.randn_like(positions)
+    assert data.ctf is not None
+    terms, gradient = ctf_terms(data.ctf), torch.randn_like(positions)
     latent = torch.randn(config.batch_size, model.latent_dim, device=on, requires_grad=True)
     with contextlib.closing(batches_from(data.vectors, config.batch_size, seed=0, device=on)) as batches:
         rows, vectors = next(batches)
@@ -88,8 +88,7 @@ def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Ba
             torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
 
         def projector() -> None:
-            assert data.ctf is not None
-            seen = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=data.ctf[rows])
+            seen = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=terms[rows])
             torch.autograd.grad(correlation_loss(images, seen), positions)
 
         def structural_losses() -> None:
@@ -106,9 +105,9 @@ def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Ba
 
 def train_times(config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int) -> list[float]:
     """Milliseconds a step of `train()`, over stretches of `span` steps. Set-up and the first stretch are left out."""
-    config = dataclasses.replace(config, steps=span * (SPANS + 1))
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(training, "LOG_EVERY", span):
-        training.train(config, data, nodes, band, Path(folder))
+    config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, data, nodes, band, Path(folder))
         with (Path(folder) / "metrics.csv").open(newline="") as handle:
             seconds = [float(row["seconds"]) for row in csv.DictReader(handle)]
     return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
