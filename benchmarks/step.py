@@ -3,7 +3,7 @@
     python benchmarks/step.py [--peer PATH] [--device cuda] [--quick] [--structure FILE]
 
 The network is the paper's, the batch 64, the band half of Nyquist as in the paper. 214 nodes are adenylate kinase, any other
-number a synthetic complex; `--structure` adds a real one. Pixels are noise, which costs what pictures cost.
+number a synthetic complex; `--structure` takes a real one, in the place of the synthetic one if there is one of its size. Pixels are noise, which costs what pictures cost.
 
 * A part's time is that of running it alone, forward and backward: the median over the repeats, the parts interleaved.
 * The step's is that of `train()`, loading included: its log tells the time after every few steps, and the first few do not
@@ -172,7 +172,7 @@ def main(
     structure: Path | None = None,
     quick: bool = False,
 ) -> None:
-    """Fill the table. `quick`: two small molecules and boxes. `structure`: a PDB or mmCIF file, beside the `nodes`."""
+    """Fill the table. `quick`: two small molecules and boxes. `structure`: a PDB or mmCIF file, beside those of `nodes`, or in the place of the one of its size."""
     if quick:
         nodes, boxes, repeats = (214, 1000), (64, 128), 5
     keep_freed_memory()  # as training does
@@ -185,6 +185,7 @@ def main(
     if structure is not None:
         real = read_nodes(structure)
         molecules[len(real)] = real
+    sources = {} if structure is None else {structure.name: len(real)}
     entries, ceilings = [], measure_ceilings(device)
     for (count, of), box_size in itertools.product(molecules.items(), boxes):
         beside = modules if count == 214 or box_size == 128 else None
@@ -194,7 +195,7 @@ def main(
     for entry in entries:
         entry["floor_parts"] = {name: Work(**work).milliseconds(ceilings) for name, work in entry["work"].items()}
         entry["floor"] = sum(entry["floor_parts"].values())
-    result = {"machine": here, "batch": batch, "ceilings": dataclasses.asdict(ceilings), "entries": entries}
+    result = {"machine": here, "batch": batch, "structures": sources, "ceilings": dataclasses.asdict(ceilings), "entries": entries}
     text = summary(result)
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "step.json", result)

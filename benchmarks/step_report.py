@@ -46,7 +46,8 @@ def summary(result: dict[str, Any]) -> str:
         compared.append([*size, figures(step), figures(floor), figures(step / floor, 2), figures(peer), figures(peer and peer / step)])
         alone.append([*size, *(f"{figures(entry['parts'][part])} ({figures(entry['floor_parts'][part], 2)})" for part in parts)])
     text = f"{machine_line(result['machine'])} Batch {result['batch']}; milliseconds. "
-    text += f"Ceilings: {ceilings['operations'] / 1e9:,.0f} GFLOP/s and {ceilings['bytes'] / 1e9:,.1f} GB/s.\n\n"
+    text += f"Ceilings: {ceilings['operations'] / 1e9:,.0f} GFLOP/s and {ceilings['bytes'] / 1e9:,.1f} GB/s."
+    text += "".join(f" N = {count:,} is {name}." for name, count in result["structures"].items()) + "\n\n"
     text += table(["N", "D", "step", "floor", "step / floor", "peer", "peer / step"], compared)
     text += "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n\n"
     return text + "Each part alone, and its floor in brackets:\n\n" + table(["N", "D", *parts], alone)
