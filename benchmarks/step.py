@@ -3,7 +3,8 @@
     python benchmarks/step.py [--peer PATH] [--device cuda] [--quick] [--structure FILE]
 
 The network is the paper's, the batch 64, the band half of Nyquist as in the paper. 214 nodes are adenylate kinase, any other
-number a synthetic complex; `--structure` takes a real one, in the place of the synthetic one if there is one of its size. Pixels are noise, which costs what pictures cost.
+number a synthetic complex; `--structure` takes a real one, in the place of the synthetic one if there is one of its size.
+Pixels are noise, which costs what pictures cost.
 
 * A part's time is that of running it alone, forward and backward: the median over the repeats, the parts interleaved.
 * The step's is that of `train()`, loading included: its log tells the time after every few steps, and the first few do not
