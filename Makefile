@@ -1,7 +1,8 @@
 # make demo   adenylate kinase from two PDB files to moving atoms, about four minutes on two cores
 # make test   every test and every notebook     make check  style, types, layers
 # make book   build the book                    make lab    JupyterLab on the notebooks
-# make bench  measure the speed                 make venv   only set up .venv
+# make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
+# make venv   only set up .venv
 # Each target sets up .venv when it is missing or out of date.
 
 PYTHON ?= python3
@@ -45,7 +46,9 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/floor.py
+	$(BIN)/python benchmarks/projector.py $(if $(PEER),--peer $(PEER))
+	$(BIN)/python benchmarks/step.py $(if $(PEER),--peer $(PEER))
 
 clean:
 	rm -rf .venv demo _build

@@ -15,9 +15,7 @@ are stood in for by empty modules.
 import copy
 import itertools
 import runpy
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 import tyro
+from common import BATCH, KINASE, milliseconds
 from peer_modules import load
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -40,8 +39,7 @@ from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
 
-DATA = Path(__file__).parent.parent / "data"
-BATCH, LOW_PASS, WARM_UP = 64, 4.0, 5  # particles; Å; repeats that are not counted
+LOW_PASS = 4.0  # Å
 Batch = dict[str, Tensor]
 
 
@@ -65,6 +63,8 @@ class PeerStep:
         nucleotides: np.ndarray | None = None,
         n_particles: int = 2000,
         ctf: str = "v2",
+        low_pass: float = LOW_PASS,
+        device: str = "cpu",
     ) -> None:
         self.peer, self.box_size, self.pixel_size = peer, box_size, pixel_size
         reference, drawn = peer.Polymer(len(positions)), SimulationConfig()
@@ -76,7 +76,7 @@ class PeerStep:
             **{name: SimpleNamespace(**v) if isinstance(v, dict) else v for name, v in values.items() if name[0] != "_"}
         )
         config.data_process.down_side_shape, config.data_process.down_apix = box_size, pixel_size
-        config.data_process.low_pass_bandwidth, config.model.ctf = LOW_PASS, ctf
+        config.data_process.low_pass_bandwidth, config.model.ctf = low_pass, ctf
         optics = {"kV": drawn.voltage_kv, "cs": drawn.spherical_aberration_mm, "amplitudeContrast": drawn.amplitude_contrast}
         optics |= {"size": box_size, "resolution": pixel_size}
         with (
@@ -85,7 +85,8 @@ class PeerStep:
             mock.patch.object(peer, "infer_ctf_params_from_config", lambda _: optics),  # would read a STAR file
             warnings.catch_warnings(action="ignore", category=DeprecationWarning),
         ):
-            self.task = peer.CryoEMTask(config, range(n_particles))
+            peer.CryoEMTask.device = torch.device(device)
+            self.task = peer.CryoEMTask(config, range(n_particles)).to(device)
         self.optimiser = self.task.configure_optimizers()
 
     def loader(self, star: Path | str, batch_size: int = BATCH, shuffle: bool = True) -> "DataLoader[Batch]":
@@ -101,7 +102,8 @@ class PeerStep:
         defocus, zeros = drawn.ctf.defocus_u.float().reshape(-1, 1, 1) / 1e4, torch.zeros(batch_size)
         batch = {"defocusU": defocus, "defocusV": defocus, "angleAstigmatism": torch.zeros_like(defocus), "shiftX": zeros, "shiftY": zeros}
         images = torch.randn(batch_size, 1, self.box_size, self.box_size)
-        return batch | {"proj": images, "rotmat": drawn.rotations.float(), "idx": torch.arange(batch_size)}
+        batch |= {"proj": images, "rotmat": drawn.rotations.float(), "idx": torch.arange(batch_size)}
+        return {name: values.to(self.task.device) for name, values in batch.items()}
 
     def step(self, batch: Batch) -> float:
         """Forward, backward and the optimiser's step; returns the loss."""
@@ -171,17 +173,6 @@ def dense_projection(
     return projection
 
 
-def milliseconds(parts: dict[str, Callable[[], Any]], repeats: int, warm_up: int = WARM_UP) -> dict[str, float]:
-    """Median time of each, interleaved so that a busy moment of the machine falls on all of them."""
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for repeat, (name, part) in itertools.product(range(repeats + warm_up), parts.items()):
-        began = time.perf_counter()
-        part()
-        if repeat >= warm_up:
-            times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def check(step: PeerStep, nodes: Structure, star: Path, batches: Iterator[Batch]) -> None:
     """Stop where the peer is not driven as it is meant to be: its images would differ from ours, or its loss not fall."""
     batch, particles = next(iter(step.loader(star, shuffle=False))), read_star(star)
@@ -210,9 +201,9 @@ def check(step: PeerStep, nodes: Structure, star: Path, batches: Iterator[Batch]
 
 def main(peer: Path, repeats: int = 20, dense: tuple[int, ...] = ()) -> None:
     """Time the peer's training step on adenylate kinase, 128 x 128 pixels of 1 Å, batch 64; and its projector alone for `dense` nodes."""
-    modules, config, nodes = load(peer), SimulationConfig(n_particles=2000), read_nodes(DATA / "1ake.pdb")
+    modules, config, nodes = load(peer), SimulationConfig(n_particles=2000), read_nodes(KINASE)
     with tempfile.TemporaryDirectory() as folder:
-        simulate(config, closed=DATA / "1ake.pdb", open_=DATA / "4ake.pdb", out=folder)
+        simulate(config, closed=KINASE, open_=KINASE.with_name("4ake.pdb"), out=folder)
         star, arrays = Path(folder) / "particles.star", (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers)
         v2, v1 = (PeerStep(modules, *arrays, box_size=128, pixel_size=1.0, ctf=ctf) for ctf in ("v2", "v1"))
         batches = itertools.chain.from_iterable(itertools.repeat(v2.loader(star)))

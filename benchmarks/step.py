@@ -1,93 +1,209 @@
-"""Time of a training step, and of its parts, on this machine.
+"""Time of a training step, and of its parts, against the floor (floor.py) and against the peer (peer.py).
 
-    python benchmarks/step.py
+    python benchmarks/step.py [--peer PATH] [--device cuda] [--quick] [--structure FILE]
 
-The network is the paper's, the molecule adenylate kinase, the images 128 x 128 at 1 Å low-passed to 4 Å, batch 64; pixels are
-noise, which costs what pictures cost. A part's time is that of running it alone, forward and backward, the median over the
-repeats; the parts are interleaved, so that a busy moment of the machine falls on all of them. Results go to
-`benchmarks/results/`.
+The network is the paper's, the batch 64, the band half of Nyquist as in the paper. 214 nodes are adenylate kinase, any other
+number a synthetic complex; `--structure` takes a real one, in the place of the synthetic one if there is one of its size.
+Pixels are noise, which costs what pictures cost.
+
+* A part's time is that of running it alone, forward and backward: the median over the repeats, the parts interleaved.
+* The step's is that of `train()`, loading included: its log tells the time after every few steps, and the first few do not
+  count. On one GPU `train()` replays a recorded step; the parts there are launched one by one and add up to more.
+* The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every number of nodes, and at
+  214 nodes for every box. For 214 nodes at 128 x 128 it reads its particles as in a run; elsewhere its batch is ready.
+
+Writes results/step.json, step.md, step.svg and step.png.
 """
 
-import datetime
-import json
-import platform
+import contextlib
+import csv
+import dataclasses
+import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import tyro
+from common import BATCH, KINASE, RESULTS, Parts, machine, milliseconds, molecule, particle_parameters, quarter_band, wait
+from floor import Work, measure_ceilings, work_of
+from step_report import draw, summary
 
+from cryostar_nb.ctf import ctf_terms
+from cryostar_nb.files import write_json, write_text
 from cryostar_nb.fourier import Band
+from cryostar_nb.hardware import keep_freed_memory
+from cryostar_nb.loading import batches_from, resident
 from cryostar_nb.losses import correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
-from cryostar_nb.simulation import SimulationConfig, draw_particles
+from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
 from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
 
-HERE = Path(__file__).parent
-REPEATS, BATCH, PARTICLES = 40, 64, 4000
+PARTICLES = 4096
+ROUNDS, SPANS = 3, 4  # runs of train() in turn with the peer; stretches of steps that count in each
+SPAN_SECONDS = 0.2  # of a stretch, about
 
 
-def main() -> None:
-    config = TrainConfig(steps=300)
-    nodes, band = read_nodes(HERE.parent / "data" / "1ake.pdb"), Band(128, 1.0, config.low_pass)
-    drawn = draw_particles(SimulationConfig(n_particles=PARTICLES), Path("none"), Path("none"), np.random.default_rng(0))
-    assert drawn.ctf is not None
-    data = TrainingData(torch.randn(PARTICLES, band.size), drawn.rotations.float(), drawn.ctf.to(torch.float32))
-    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), ModelConfig())
-    optimiser = torch.optim.AdamW(model.parameters(), fused=True)
-    restraints = Restraints(nodes, config, torch.device("cpu"))
-    amplitudes, sigma = torch.from_numpy(nodes.electrons).float(), torch.tensor(config.sigma)
-    batch = data[torch.arange(BATCH)]
-    positions = (model.decoder.reference + torch.randn(BATCH, len(nodes), 3)).requires_grad_()
-    restraints.watch_clashes(positions)
-    latent = torch.randn(BATCH, model.latent_dim)
+def training_data(band: Band, device: str) -> TrainingData:
+    """Particles of noise, at half precision, where training would have them."""
+    vectors = torch.empty(PARTICLES, band.size, dtype=torch.float16)
+    for rows in vectors.split(512):
+        rows.copy_(torch.randn(rows.shape))
+    rotations, ctf = particle_parameters(PARTICLES)
+    placed = resident(vectors, torch.device(device))
+    return TrainingData(placed, rotations.to(device), ctf.to(device))
 
-    def loading() -> None:
-        _ = data[torch.randint(PARTICLES, (BATCH,))]
 
-    def encoder() -> None:
-        kl_divergence(*model.encoder(batch.vectors)).backward()
+@contextlib.contextmanager
+def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, device: str) -> Iterator[Parts]:
+    """The parts of a step. `autograd.grad` makes new gradients each time, as a step does; the optimiser's stay as they are."""
+    on = torch.device(device)
+    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), ModelConfig()).to(on)
+    encoder_weights, decoder_weights = list(model.encoder.parameters()), list(model.decoder.parameters())
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=config.weight_decay, fused=True)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    restraints = Restraints(nodes, config, on)
+    amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(on), torch.tensor(config.sigma, device=on)
+    positions = (model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)).requires_grad_()
+    assert data.ctf is not None
+    terms, gradient = ctf_terms(data.ctf), torch.randn_like(positions)
+    latent = torch.randn(config.batch_size, model.latent_dim, device=on, requires_grad=True)
+    with contextlib.closing(batches_from(data.vectors, config.batch_size, seed=0, device=on)) as batches:
+        rows, vectors = next(batches)
+        rows, images = rows.to(on), vectors.float()
 
-    def decoder() -> None:
-        model.decoder(latent).sum().backward()
+        def loading() -> None:
+            next(batches)[1].float()
 
-    def projector() -> None:
-        images = make_images(positions, amplitudes, sigma, band, rotations=batch.rotations, ctf=batch.ctf)
-        correlation_loss(batch.vectors, images).backward()
+        def encoder() -> None:
+            torch.autograd.grad(kl_divergence(*model.encoder(images)), encoder_weights)
 
-    def structural_losses() -> None:
-        torch.stack(list(restraints.losses(positions).values())).sum().backward()
+        def decoder() -> None:
+            torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
 
-    def optimiser_step() -> None:
-        optimiser.step()
+        def projector() -> None:
+            seen = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=terms[rows])
+            torch.autograd.grad(correlation_loss(images, seen), positions)
 
-    parts = [loading, encoder, decoder, projector, structural_losses, optimiser_step]
-    times: dict[str, list[float]] = {part.__name__: [] for part in parts}
-    for repeat in range(REPEATS + 5):
-        for part in parts:
-            began = time.perf_counter()
-            part()
-            if repeat >= 5:
-                times[part.__name__].append(time.perf_counter() - began)
+        def structural_losses() -> None:
+            torch.autograd.grad(torch.stack(list(restraints.losses(positions).values())).sum(), positions)
+
+        def optimiser_step() -> None:
+            optimiser.step()
+
+        yield {"loading": loading, "encoder": encoder, "decoder": decoder, "projector": projector} | {
+            "structural losses": structural_losses,
+            "optimiser": optimiser_step,
+        }
+
+
+def train_times(config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int) -> list[float]:
+    """Milliseconds a step of `train()`, over stretches of `span` steps. Set-up and the first stretch are left out."""
+    config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
         train(config, data, nodes, band, Path(folder))
-        whole = (time.perf_counter() - began) / config.steps
-    milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
-    total = sum(milliseconds.values())
-    print(f"{'part':20s}{'ms':>8s}{'share':>8s}")
-    for name, value in milliseconds.items():
-        print(f"{name:20s}{value:8.2f}{value / total:8.0%}")
-    print(f"{'sum of the parts':20s}{total:8.2f}\n{'a step of train()':20s}{1e3 * whole:8.2f}")
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    result = {"date": datetime.date.today().isoformat(), "machine": machine, "milliseconds": milliseconds, "step_milliseconds": 1e3 * whole}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "step.json").write_text(json.dumps(result, indent=2) + "\n")
+        with (Path(folder) / "metrics.csv").open(newline="") as handle:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(handle)]
+    return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
+
+
+def peer_step(peer: Any, nodes: Structure, band: Band, batch: int, device: str, folder: Path) -> Callable[[], Any]:
+    """One step of the peer, from its own files for adenylate kinase at 128 x 128, from a ready batch otherwise."""
+    from peer import PeerStep
+
+    from cryostar_nb.simulation import SimulationConfig, simulate
+
+    arrays = (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers)
+    box = {"box_size": band.box_size, "pixel_size": band.pixel_size, "low_pass": band.resolution}
+    theirs = PeerStep(peer, *arrays, **box, device=device)
+    if len(nodes) != 214 or band.box_size != 128 or device != "cpu":
+        ready = theirs.noise_batch(batch)
+        return lambda: theirs.step(ready)
+    simulate(SimulationConfig(n_particles=2000), closed=KINASE, open_=KINASE.with_name("4ake.pdb"), out=folder)
+    batches = itertools.chain.from_iterable(itertools.repeat(theirs.loader(folder / "particles.star", batch)))
+    return lambda: theirs.step(next(batches))
+
+
+def measure(nodes: Structure, box_size: int, config: TrainConfig, repeats: int, device: str, peer: Any) -> dict[str, Any]:
+    """An entry of the table."""
+    torch.manual_seed(0)
+    band = quarter_band(nodes, box_size)
+    data = training_data(band, device)
+    with parts_of(config, data, nodes, band, device) as parts:
+        times = milliseconds(parts, repeats, at_most=5.0, device=device)
+    span = int(np.clip(1e3 * SPAN_SECONDS / sum(times.values()), 50 if device != "cpu" else 1, 100))
+    ours: list[float] = []
+    theirs: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        step = None if peer is None else peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
+        for _ in range(ROUNDS):
+            ours += train_times(config, data, nodes, band, span)
+            began = time.perf_counter()
+            while step and (len(theirs) < 2 or time.perf_counter() - began < 4 * SPAN_SECONDS):
+                wait(device)
+                before = time.perf_counter()
+                step()
+                wait(device)
+                theirs.append(1e3 * (time.perf_counter() - before))
+    return {
+        "nodes": len(nodes),
+        "box_size": box_size,
+        "band": band.size,
+        "parts": times,
+        "step": statistics.median(ours),
+        "work": {name: dataclasses.asdict(work) for name, work in work_of(nodes, band, config.batch_size).items()},
+        "peer": statistics.median(theirs[1:]) if theirs else None,
+    }
+
+
+def main(
+    peer: Path | None = None,
+    nodes: tuple[int, ...] = (214, 1000, 4000, 13_936),
+    boxes: tuple[int, ...] = (64, 128, 256),
+    batch: int = BATCH,
+    repeats: int = 15,
+    device: str = "cpu",
+    structure: Path | None = None,
+    quick: bool = False,
+) -> None:
+    """Fill the table. `quick`: two small molecules and boxes. `structure`: a PDB or mmCIF file, beside those of `nodes`, or in the place of the one of its size."""
+    if quick:
+        nodes, boxes, repeats = (214, 1000), (64, 128), 5
+    keep_freed_memory()  # as training does
+    here, modules = machine(device), None
+    if peer is not None:
+        from peer_modules import load
+
+        modules = load(peer)
+    molecules = {count: molecule(count) for count in nodes}
+    if structure is not None:
+        real = read_nodes(structure)
+        molecules[len(real)] = real
+    sources = {} if structure is None else {structure.name: len(real)}
+    entries, ceilings = [], measure_ceilings(device)
+    for (count, of), box_size in itertools.product(molecules.items(), boxes):
+        beside = modules if count == 214 or box_size == 128 else None
+        entries.append(measure(of, box_size, TrainConfig(batch_size=batch), repeats, device, beside))
+        ceilings = ceilings.or_better(measure_ceilings(device))  # a busy moment of the machine lowers them
+        print(f"N = {count:6,}  D = {box_size:3}  {entries[-1]['step']:9.2f} ms", flush=True)
+    for entry in entries:
+        entry["floor_parts"] = {name: Work(**work).milliseconds(ceilings) for name, work in entry["work"].items()}
+        entry["floor"] = sum(entry["floor_parts"].values())
+    result = {"machine": here, "batch": batch, "structures": sources, "ceilings": dataclasses.asdict(ceilings), "entries": entries}
+    text = summary(result)
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / "step.json", result)
+    write_text(RESULTS / "step.md", text)
+    draw(result, RESULTS)
+    print("\n" + text)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

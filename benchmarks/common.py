@@ -1,0 +1,144 @@
+"""What the benchmarks share: the molecules, the machine, and how a time is taken."""
+
+import datetime
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from scipy.spatial.distance import pdist
+
+from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.fourier import Band
+from cryostar_nb.simulation import SimulationConfig, draw_particles
+from cryostar_nb.structure import Structure
+from cryostar_nb.structure_files import read_nodes
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+KINASE = HERE.parent / "data" / "1ake.pdb"
+BATCH = 64
+Parts = dict[str, Callable[[], Any]]
+
+CHAIN, RISE, VOLUME = (30, 2, 4), 3.8, 130.0  # residues along x, y and z in a chain; Å along the chain; Å^3 of a residue of a protein
+
+
+def synthetic_structure(count: int) -> Structure:
+    """A compact stand-in for a complex of `count` residues: chains of 240 that run up and down, at the density of a protein.
+
+    A node has 13 edges of an elastic network of 12 Å, as in a real complex: 12.7 in the spliceosome with 13,936 nodes.
+    """
+    spacing = np.sqrt(VOLUME / RISE) * np.array([0, 1, 1]) + RISE * np.array([1, 0, 0])
+    x, y, z = (axis.flatten() for axis in np.meshgrid(*map(np.arange, CHAIN), indexing="ij"))
+    order = np.lexsort((x * (-1) ** (y + z), y * (-1) ** z, z))  # every line starts beside the end of the one before
+    chain = np.stack([x, y, z], axis=-1)[order] * spacing
+    chains = -(-count // len(chain))
+    places = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * spacing * CHAIN
+    places = places[np.argsort(np.linalg.norm(places, axis=-1), kind="stable")[:chains]]
+    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + np.random.default_rng(0).normal(scale=0.2, size=(count, 3))
+    same = dict.fromkeys(("atom_names", "elements", "residue_names", "insertion_codes"), "")
+    same |= {"atom_names": "CA", "elements": "C", "residue_names": "ALA"}
+    numbers = np.arange(count)
+    return Structure(
+        positions=positions - positions.mean(0),
+        electrons=np.full(count, 55.0),
+        residue_numbers=numbers % len(chain) + 1,
+        chains=np.array([f"C{number}" for number in (numbers // len(chain)).tolist()]),
+        **{name: np.full(count, value) for name, value in same.items()},
+    )
+
+
+def molecule(count: int) -> Structure:
+    """Adenylate kinase for 214 nodes, a synthetic structure for any other number."""
+    return read_nodes(KINASE) if count == 214 else synthetic_structure(count)
+
+
+def quarter_band(nodes: Structure, box_size: int) -> Band:
+    """Frequencies up to half of Nyquist, as in the paper (1 Å pixels, 4 Å), with pixels of at least 1 Å such that the box holds the molecule."""
+    some = nodes.positions[:: max(1, len(nodes) // 1000)]
+    pixel_size = max(1.0, 1.2 * float(pdist(some).max()) / box_size)
+    return Band(box_size, pixel_size, 4 * pixel_size)
+
+
+def particle_parameters(count: int) -> tuple[torch.Tensor, CTFParameters]:
+    """Rotations and CTF parameters of `count` simulated particles, as float32."""
+    drawn = draw_particles(SimulationConfig(n_particles=count), Path("none"), Path("none"), np.random.default_rng(0))
+    assert drawn.ctf is not None
+    return drawn.rotations.float(), drawn.ctf.to(torch.float32)
+
+
+def milliseconds(parts: Parts, repeats: int, warm_up: int = 2, at_most: float = 30.0, device: str = "cpu") -> dict[str, float]:
+    """Median time of each, interleaved so that a busy moment of the machine falls on all of them.
+
+    Repeats stop after `at_most` seconds, but not before the third that counts. A GPU is waited for.
+    """
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    started = time.perf_counter()
+    for repeat in range(warm_up + repeats):
+        if repeat >= warm_up + 3 and time.perf_counter() - started > at_most:
+            break
+        for name, part in parts.items():
+            wait(device)
+            began = time.perf_counter()
+            part()
+            wait(device)
+            if repeat >= warm_up:
+                times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done all that it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What a figure was measured on, and when."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": names[0] if names else "unknown",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory[0], 1) if memory else None,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "CPU",
+        "torch": torch.__version__,
+        "numba": numba.__version__,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def machine_line(of: dict[str, Any]) -> str:
+    """The same as a sentence, for the head of a table."""
+    device = "" if of["device"] == "CPU" else f"{of['device']}; "
+    processor = f"{of['processor']}, {of['cores']} cores, {of['threads']} threads, {of['memory_gib']:g} GiB"
+    return f"{device}{processor}; torch {of['torch']}, numba {of['numba']}; {of['date']}, load average {of['load_average']:g} at the start."
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, its numbers to the right."""
+    lines = [head, ["---" if column == 0 else "---:" for column in range(len(head))], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def figures(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, and no exponent."""
+    if value is None:
+        return "–"
+    return f"{value:,.{max(0, digits - 1 - int(np.floor(np.log10(value)))) if value > 0 else 0}f}"
+
+
+def exponent(sizes: list[float], times: list[float]) -> float:
+    """The p of time = a size^p that fits best, in logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])

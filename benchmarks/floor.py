@@ -1,0 +1,130 @@
+"""The time that no version of a training step can beat on this machine: its necessary work over the machine's two ceilings.
+
+    python benchmarks/floor.py [--device cuda]
+
+The work of each part is counted by the formulas of `step_work`, which README.md explains. The ceilings are measured: the rate
+of a float32 matrix product, and that of a copy in memory. A part takes at least the longer of the two times that they give.
+Prints the table for 214 and 13,936 nodes and writes it to `results/floor.md`.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import tyro
+from common import BATCH, RESULTS, figures, machine, machine_line, milliseconds, molecule, quarter_band, table
+
+from cryostar_nb.cpu_kernels import DEGREE, WINDOW
+from cryostar_nb.files import write_text
+from cryostar_nb.fourier import Band
+from cryostar_nb.models import ModelConfig
+from cryostar_nb.spreading import plan
+from cryostar_nb.structure import Structure, bonds, elastic_edges
+
+FLOAT, HALF = 4, 2  # bytes
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine can do at most."""
+
+    operations: float  # floating-point operations a second, of a float32 matrix product
+    bytes: float  # read or written a second, by a copy
+
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """The higher of each."""
+        return Ceilings(max(self.operations, other.operations), max(self.bytes, other.bytes))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a part has to do, whoever writes it."""
+
+    operations: float
+    bytes: float  # to and from memory, each array once: what fits a cache in between is free
+
+    def milliseconds(self, ceilings: Ceilings) -> float:
+        """The longer of the two times."""
+        return 1e3 * max(self.operations / ceilings.operations, self.bytes / ceilings.bytes)
+
+
+def measure_ceilings(device: str = "cpu") -> Ceilings:
+    """The best of several tries: a busy moment of the machine must not lower them."""
+    side, length = (8192, 1 << 28) if device.startswith("cuda") else (2048, 1 << 26)
+    a, b, c = (torch.rand(side, side, device=device) for _ in range(3))
+    source, target = torch.rand(2, length, device=device)
+    tries: list[dict[str, float]] = []
+    for _ in range(5):
+        parts = {"product": lambda: torch.mm(a, b, out=c), "copy": lambda: target.copy_(source)}
+        tries.append(milliseconds(parts, 1, warm_up=1, device=device))
+    product, copy = (1e-3 * min(times[name] for times in tries) for name in ("product", "copy"))
+    return Ceilings(operations=2 * side**3 / product, bytes=2 * length * FLOAT / copy)
+
+
+def layer_sizes(sizes: tuple[int, ...]) -> list[int]:
+    """Parameters of each linear layer of a network, its weights and biases."""
+    return [(inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes)]
+
+
+def projection_operations(nodes: int, band: Band) -> float:
+    """Of one image, forward and backward: by matrix products or by spreading, whichever needs fewer."""
+    m, size = band.max_index, plan(band, torch.device("cpu"), torch.float32).size
+    exact = nodes * (2 * 6 * (m + 1) + 3 * 2 * (2 * (m + 1)) ** 2)  # two tables of powers; a product and its two gradients
+    windows = 2 * WINDOW * 2 * (DEGREE + DEGREE + DEGREE - 1)  # along x and y: forward, and with their slopes backward
+    spread = nodes * (windows + 3 * 2 * WINDOW**2)  # onto the grid; off it through the window and through its slope
+    one_axis = 5 * size * math.log2(size)  # of a complex transform; half for a real one
+    transforms = 2 * (size * one_axis / 2 + (m + 1) * one_axis)  # only the columns of the band along y
+    return min(exact, spread + transforms)
+
+
+def step_work(nodes: int, bonds: int, edges: int, band: Band, batch: int = BATCH, model: ModelConfig | None = None) -> dict[str, Work]:
+    """Operations and bytes of each part of a training step, forward and backward. README.md has the reasons."""
+    model = model or ModelConfig()
+    b, c = batch, band.size // 2
+    encoder = layer_sizes((band.size, *model.encoder_widths, 2 * model.latent_dim))
+    decoder = layer_sizes((model.latent_dim, *model.decoder_widths, 3 * nodes))
+    p_e, p_d, pairs = sum(encoder), sum(decoder), bonds + edges
+    vectors, structures = b * band.size, b * 3 * nodes  # numbers in a batch
+    return {
+        "loading": Work(vectors, HALF * vectors),
+        "encoder": Work(2 * b * (3 * p_e - encoder[0]), FLOAT * (3 * p_e - encoder[0] + vectors)),
+        "decoder": Work(2 * b * 3 * p_d, FLOAT * (3 * p_d + 2 * structures)),
+        "projector": Work(
+            b * (projection_operations(nodes, band) + 24 * nodes + 30 * c) + 10 * vectors, FLOAT * (2 * structures + vectors)
+        ),
+        "structural losses": Work(b * (34 * pairs + 30 * nodes), FLOAT * (2 * structures + 3 * pairs)),
+        "optimiser": Work(12 * (p_e + p_d), 7 * FLOAT * (p_e + p_d)),
+    }
+
+
+def work_of(nodes: Structure, band: Band, batch: int = BATCH) -> dict[str, Work]:
+    """That of a molecule."""
+    return step_work(len(nodes), len(bonds(nodes)), len(elastic_edges(nodes)), band, batch)
+
+
+def main(device: str = "cpu", nodes: Annotated[tuple[int, ...], tyro.conf.arg(help="numbers of nodes")] = (214, 13_936)) -> None:
+    """Measure the ceilings and print the floor of a step: 128 x 128 pixels, batch 64, the paper's network."""
+    ceilings, here = measure_ceilings(device), machine(device)
+    text = machine_line(here) + "\n\n"
+    text += f"Ceilings: {ceilings.operations / 1e9:,.0f} GFLOP/s (float32 matrix product), {ceilings.bytes / 1e9:,.1f} GB/s (copy).\n"
+    for count in nodes:
+        structure = molecule(count)
+        edges, band = len(elastic_edges(structure)), quarter_band(structure, 128)
+        work = work_of(structure, band)
+        rows = [
+            [name, figures(part.operations / 1e6), figures(part.bytes / 1e6), figures(part.milliseconds(ceilings))]
+            for name, part in work.items()
+        ]
+        totals = [sum(part.operations for part in work.values()) / 1e6, sum(part.bytes for part in work.values()) / 1e6]
+        rows.append(["**step**", *map(figures, totals), f"**{figures(sum(part.milliseconds(ceilings) for part in work.values()))}**"])
+        text += f"\nN = {count:,}, {edges:,} edges, 128 × 128 pixels, {band.size:,} numbers a particle, batch {BATCH}:\n\n"
+        text += table(["part", "MFLOP", "MB", "floor, ms"], rows)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / "floor.md", text)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
