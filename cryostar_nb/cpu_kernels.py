@@ -15,11 +15,10 @@ import numba
 import numpy as np
 import torch
 
-WINDOW = 6  # grid points, along an axis, that a node is spread onto
-DEGREE = 7  # of the polynomials that give the window's values there
-LANES = 8  # of a vector register: the window with two zeros behind it
-_WINDOW = np.uint64(WINDOW)  # a signed index might be negative, and a check for that would keep the loops from being vectorised
-_0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(LANES))
+WINDOW = 8  # grid points, along an axis, that a node is spread onto: the numbers in a vector register
+DEGREE = 9  # of the polynomials that give the window's values there
+# Unsigned: a signed index might be negative, and a check for that would keep loops from being vectorised.
+_0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
 _compiled: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit(nogil=True, fastmath=_FAST, cache=True)
@@ -53,12 +52,12 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
             range_.result()
 
 
-# A window's eight numbers are written out one by one: as variables, not as an array, they stay in a register.
+# A window's eight numbers, and its eight lines, are written out one by one: as variables they stay in registers.
 
 
 @_inlined
 def _window(place, polynomials):
-    """Values of the polynomials (degree + 1, LANES) at `place`, in -1/2 ... 1/2 between two grid points: Horner's rule."""
+    """Values of the polynomials (degree + 1, WINDOW) at `place`, in -1/2 ... 1/2 between two grid points: Horner's rule."""
     last = polynomials.shape[0] - 1
     a, b, c, d = polynomials[last, 0], polynomials[last, 1], polynomials[last, 2], polynomials[last, 3]
     e, f, g, h = polynomials[last, 4], polynomials[last, 5], polynomials[last, 6], polynomials[last, 7]
@@ -84,6 +83,14 @@ def _add(line, first, weight, window):
 
 
 @_inlined
+def _dot(first, second):
+    """Sum of the products of two windows' numbers."""
+    left = first[0] * second[0] + first[1] * second[1] + first[2] * second[2] + first[3] * second[3]
+    right = first[4] * second[4] + first[5] * second[5] + first[6] * second[6] + first[7] * second[7]
+    return left + right
+
+
+@_inlined
 def _seen(line, first, window):
     """What a window sees of a line of the grid."""
     left = line[first + _0] * window[0] + line[first + _1] * window[1] + line[first + _2] * window[2] + line[first + _3] * window[3]
@@ -91,15 +98,25 @@ def _seen(line, first, window):
     return left + right
 
 
+@_inlined
+def _seen_by_lines(padded, top, left, window):
+    """What a window sees of each of eight lines."""
+    a, b = _seen(padded[top + _0], left, window), _seen(padded[top + _1], left, window)
+    c, d = _seen(padded[top + _2], left, window), _seen(padded[top + _3], left, window)
+    e, f = _seen(padded[top + _4], left, window), _seen(padded[top + _5], left, window)
+    g, h = _seen(padded[top + _6], left, window), _seen(padded[top + _7], left, window)
+    return a, b, c, d, e, f, g, h
+
+
 @_compiled
 def spread(positions, amplitudes, polynomials, scale, grid, first, last):
     """Add each node's window, times its amplitude, to the periodic grid of its image.
 
-    positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, LANES); grid (batch, y, x) is overwritten.
+    positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, WINDOW); grid (batch, y, x) is overwritten.
     `scale` turns positions into grid points. The window lies on grid points floor(u) - WINDOW/2 + 1 and the following.
     """
     size, margin, length, half = grid.shape[1], WINDOW // 2 - 1, grid.dtype.type(grid.shape[1]), grid.dtype.type(0.5)
-    padded = np.empty((size + LANES, size + LANES), grid.dtype)
+    padded = np.empty((size + WINDOW, size + WINDOW), grid.dtype)
     for image in range(first, last):
         padded[:] = 0
         for atom in range(positions.shape[1]):
@@ -110,17 +127,24 @@ def spread(positions, amplitudes, polynomials, scale, grid, first, last):
                 continue
             column, row = np.floor(u), np.floor(v)
             wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
-            for i in range(_WINDOW):
-                _add(padded[np.uint64(row) + i], np.uint64(column), amplitudes[atom] * wy[i], wx)
+            top, left = np.uint64(row), np.uint64(column)
+            _add(padded[top + _0], left, amplitudes[atom] * wy[0], wx)
+            _add(padded[top + _1], left, amplitudes[atom] * wy[1], wx)
+            _add(padded[top + _2], left, amplitudes[atom] * wy[2], wx)
+            _add(padded[top + _3], left, amplitudes[atom] * wy[3], wx)
+            _add(padded[top + _4], left, amplitudes[atom] * wy[4], wx)
+            _add(padded[top + _5], left, amplitudes[atom] * wy[5], wx)
+            _add(padded[top + _6], left, amplitudes[atom] * wy[6], wx)
+            _add(padded[top + _7], left, amplitudes[atom] * wy[7], wx)
         # The margins belong to the other side of the periodic grid: first those of the columns, then those of the rows.
-        for i in range(size + LANES):
+        for i in range(size + WINDOW):
             for j in range(margin):
                 padded[i, size + j] += padded[i, j]
-            for j in range(margin, LANES):
+            for j in range(margin, WINDOW):
                 padded[i, j] += padded[i, size + j]
         for i in range(margin):
             padded[size + i] += padded[i]
-        for i in range(margin, LANES):
+        for i in range(margin, WINDOW):
             padded[i] += padded[size + i]
         grid[image] = padded[margin : size + margin, margin : size + margin]
 
@@ -130,20 +154,20 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
     """The adjoint of `spread`: the field of each image (batch, y, x) seen through every node's window, and its gradient.
 
     values (batch, atom) and gradients (batch, atom, 3), per Å, are overwritten; the gradient along z is 0. `slopes`
-    (degree, LANES) are the derivatives of the polynomials.
+    (degree, WINDOW) are the derivatives of the polynomials.
     """
     size, margin, length, half = field.shape[1], WINDOW // 2 - 1, field.dtype.type(field.shape[1]), field.dtype.type(0.5)
-    padded = np.empty((size + LANES, size + LANES), field.dtype)
+    padded = np.empty((size + WINDOW, size + WINDOW), field.dtype)
     for image in range(first, last):
         padded[margin : size + margin, margin : size + margin] = field[image]
         for i in range(margin):
             padded[i] = padded[size + i]
-        for i in range(margin, LANES):
+        for i in range(margin, WINDOW):
             padded[size + i] = padded[i]
-        for i in range(size + LANES):
+        for i in range(size + WINDOW):
             for j in range(margin):
                 padded[i, j] = padded[i, size + j]
-            for j in range(margin, LANES):
+            for j in range(margin, WINDOW):
                 padded[i, size + j] = padded[i, j]
         for atom in range(positions.shape[1]):
             u, v = positions[image, atom, 0] * scale, positions[image, atom, 1] * scale
@@ -155,15 +179,12 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
             column, row = np.floor(u), np.floor(v)
             wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
             dx, dy = _window(u - column - half, slopes), _window(v - row - half, slopes)
-            value = along_x = along_y = field.dtype.type(0)
-            for i in range(_WINDOW):
-                line = padded[np.uint64(row) + i]
-                seen = _seen(line, np.uint64(column), wx)
-                value += wy[i] * seen
-                along_y += dy[i] * seen
-                along_x += wy[i] * _seen(line, np.uint64(column), dx)
-            values[image, atom] = value
-            gradients[image, atom, 0], gradients[image, atom, 1] = along_x * scale, along_y * scale
+            top, left = np.uint64(row), np.uint64(column)
+            seen = _seen_by_lines(padded, top, left, wx)
+            seen_dx = _seen_by_lines(padded, top, left, dx)
+            values[image, atom] = _dot(seen, wy)
+            gradients[image, atom, 0] = _dot(seen_dx, wy) * scale
+            gradients[image, atom, 1] = _dot(seen, dy) * scale
 
 
 @_compiled
@@ -214,6 +235,11 @@ def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, grad
                 gradients[j, axis, image] -= pull[axis, image]
 
 
+@_inlined
+def _hash(x, y, z):
+    return np.uint64(x * 73856093 ^ y * 19349663 ^ z * 83492791)
+
+
 @_compiled
 def clashes(positions, bonded, threshold, penalties, counts, gradients, first, last):
     """Find the pairs nearer than `threshold`, in O(atoms), and sum their squared depth in each structure.
@@ -223,31 +249,31 @@ def clashes(positions, bonded, threshold, penalties, counts, gradients, first, l
     next one: such pairs do not count. penalties (batch,), counts (batch,) and gradients (batch, atom, 3), those of the
     penalties, are overwritten.
     """
-    atoms = positions.shape[1]
-    buckets = 1
-    while buckets < 2 * atoms:
+    buckets, edge, limit = 1, 2 * threshold, threshold * threshold
+    while buckets < 2 * positions.shape[1]:
         buckets *= 2
-    newest, previous = np.empty(buckets, np.int32), np.empty(atoms, np.int32)
-    cells, around = np.empty((atoms, 3), np.int32), np.empty((2, 3), np.int64)
-    for image in range(first, last):
-        newest[:] = -1
+    atoms, mask, one = np.uint64(positions.shape[1]), np.uint64(buckets - 1), np.uint64(1)
+    none = atoms  # in place of a number, where a list ends
+    newest, previous = np.empty(buckets, np.uint64), np.empty(positions.shape[1], np.uint64)
+    cells, around = np.empty((positions.shape[1], 3), np.int64), np.empty((2, 3), np.int64)
+    for image in range(np.uint64(first), np.uint64(last)):
+        newest[:] = none
         gradients[image] = 0
         penalty, count = 0.0, 0
         for atom in range(atoms):
             for axis in range(3):
-                place = positions[image, atom, axis] / (2 * threshold)
-                cell = math.floor(place) if abs(place) < 2**30 else 0  # not a number: its distances are none either
+                place = positions[image, atom, axis] / edge
+                cell = int(np.floor(place)) if abs(place) < 1e9 else 0  # nowhere: it is near to nothing
                 around[0, axis] = cells[atom, axis] = cell
                 around[1, axis] = cell - 1 if place - cell < 0.5 else cell + 1
+            x, y, z = positions[image, atom, 0], positions[image, atom, 1], positions[image, atom, 2]
             for corner in range(8):
                 cx, cy, cz = around[corner & 1, 0], around[(corner >> 1) & 1, 1], around[corner >> 2, 2]
-                other = newest[(cx * 73856093 ^ cy * 19349663 ^ cz * 83492791) & (buckets - 1)]
-                while other >= 0:
-                    x = positions[image, atom, 0] - positions[image, other, 0]
-                    y = positions[image, atom, 1] - positions[image, other, 1]
-                    z = positions[image, atom, 2] - positions[image, other, 2]
-                    squared = x * x + y * y + z * z
-                    if squared < threshold * threshold and not (other == atom - 1 and bonded[other]):
+                other = newest[_hash(cx, cy, cz) & mask]
+                while other != none:
+                    dx, dy, dz = x - positions[image, other, 0], y - positions[image, other, 1], z - positions[image, other, 2]
+                    squared = dx * dx + dy * dy + dz * dz
+                    if squared < limit and not (other + one == atom and bonded[other]):
                         # Two of the eight cells may share a bucket: a node counts in its own cell only.
                         if cells[other, 0] == cx and cells[other, 1] == cy and cells[other, 2] == cz:
                             length = math.sqrt(squared)
@@ -255,14 +281,14 @@ def clashes(positions, bonded, threshold, penalties, counts, gradients, first, l
                             penalty += depth * depth
                             count += 1
                             pull = -2 * depth / max(length, 1e-6)
-                            gradients[image, atom, 0] += pull * x
-                            gradients[image, atom, 1] += pull * y
-                            gradients[image, atom, 2] += pull * z
-                            gradients[image, other, 0] -= pull * x
-                            gradients[image, other, 1] -= pull * y
-                            gradients[image, other, 2] -= pull * z
+                            gradients[image, atom, 0] += pull * dx
+                            gradients[image, atom, 1] += pull * dy
+                            gradients[image, atom, 2] += pull * dz
+                            gradients[image, other, 0] -= pull * dx
+                            gradients[image, other, 1] -= pull * dy
+                            gradients[image, other, 2] -= pull * dz
                     other = previous[other]
-            bucket = (cells[atom, 0] * 73856093 ^ cells[atom, 1] * 19349663 ^ cells[atom, 2] * 83492791) & (buckets - 1)
+            bucket = _hash(cells[atom, 0], cells[atom, 1], cells[atom, 2]) & mask
             previous[atom] = newest[bucket]
             newest[bucket] = atom
         penalties[image] = penalty

@@ -9,18 +9,18 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryostar_nb.cpu_kernels import DEGREE, LANES, WINDOW
+from cryostar_nb.cpu_kernels import DEGREE, WINDOW
 
 BLOCK = 32  # nodes of one program
-_SIZES = {"WINDOW": WINDOW, "LANES": LANES, "DEGREE": DEGREE, "BLOCK": BLOCK}
+_SIZES = {"WINDOW": WINDOW, "DEGREE": DEGREE, "BLOCK": BLOCK}
 
 
 @triton.jit
-def _window(place, polynomials, lane, LANES: tl.constexpr, DEGREE: tl.constexpr):
-    """Values (BLOCK, LANES) of polynomials (DEGREE + 1, LANES) at `place` (BLOCK,); zero in the lanes beyond the window."""
-    values = tl.zeros((place.shape[0], LANES), tl.float32) + tl.load(polynomials + DEGREE * LANES + lane)
+def _window(place, polynomials, lane, WINDOW: tl.constexpr, DEGREE: tl.constexpr):
+    """Values (BLOCK, WINDOW) of polynomials (DEGREE + 1, WINDOW) at `place` (BLOCK,)."""
+    values = tl.zeros((place.shape[0], WINDOW), tl.float32) + tl.load(polynomials + DEGREE * WINDOW + lane)
     for power in tl.static_range(1, DEGREE + 1):
-        values = values * place[:, None] + tl.load(polynomials + (DEGREE - power) * LANES + lane)[None, :]
+        values = values * place[:, None] + tl.load(polynomials + (DEGREE - power) * WINDOW + lane)[None, :]
     return values
 
 
@@ -43,25 +43,23 @@ def _spread(
     atoms,
     size,
     WINDOW: tl.constexpr,
-    LANES: tl.constexpr,
     DEGREE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, LANES)
+    lane = tl.arange(0, WINDOW)
     inside = atom < atoms
     node = positions + (image * atoms + atom) * 3
     column, u = _grid_place(node, scale, size, inside)
     row, v = _grid_place(node + 1, scale, size, inside)
     amplitude = tl.load(amplitudes + atom, mask=inside, other=0.0)
-    wx = _window(u, polynomials, lane, LANES, DEGREE)
-    wy = _window(v, polynomials, lane, LANES, DEGREE) * amplitude[:, None]
+    wx = _window(u, polynomials, lane, WINDOW, DEGREE)
+    wy = _window(v, polynomials, lane, WINDOW, DEGREE) * amplitude[:, None]
     columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    used = inside[:, None, None] & (lane < WINDOW)[None, :, None] & (lane < WINDOW)[None, None, :]
     place = image * size * size + rows[:, :, None] * size + columns[:, None, :]
-    tl.atomic_add(grid + place, wy[:, :, None] * wx[:, None, :], mask=used, sem="relaxed")
+    tl.atomic_add(grid + place, wy[:, :, None] * wx[:, None, :], mask=inside[:, None, None], sem="relaxed")
 
 
 @triton.jit
@@ -76,24 +74,22 @@ def _interpolate(
     atoms,
     size,
     WINDOW: tl.constexpr,
-    LANES: tl.constexpr,
     DEGREE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, LANES)
+    lane = tl.arange(0, WINDOW)
     inside = atom < atoms
     node = (image * atoms + atom) * 3
     column, u = _grid_place(positions + node, scale, size, inside)
     row, v = _grid_place(positions + node + 1, scale, size, inside)
-    wx, wy = _window(u, polynomials, lane, LANES, DEGREE), _window(v, polynomials, lane, LANES, DEGREE)
-    dx, dy = _window(u, slopes, lane, LANES, DEGREE - 1), _window(v, slopes, lane, LANES, DEGREE - 1)
+    wx, wy = _window(u, polynomials, lane, WINDOW, DEGREE), _window(v, polynomials, lane, WINDOW, DEGREE)
+    dx, dy = _window(u, slopes, lane, WINDOW, DEGREE - 1), _window(v, slopes, lane, WINDOW, DEGREE - 1)
     columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
     rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    used = inside[:, None, None] & (lane < WINDOW)[None, :, None] & (lane < WINDOW)[None, None, :]
     place = image * size * size + rows[:, :, None] * size + columns[:, None, :]
-    seen = tl.load(field + place, mask=used, other=0.0)
+    seen = tl.load(field + place, mask=inside[:, None, None], other=0.0)
     across, across_dx = tl.sum(seen * wx[:, None, :], axis=2), tl.sum(seen * dx[:, None, :], axis=2)
     tl.store(values + image * atoms + atom, tl.sum(across * wy, axis=1), mask=inside)
     tl.store(gradients + node, tl.sum(across_dx * wy, axis=1) * scale, mask=inside)

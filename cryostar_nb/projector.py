@@ -115,7 +115,7 @@ def project_band(
     `band.decode(project_band(...))` is the band-limited, zero-mean projection image in electrons/Å^2.
 
     `method` "exact" costs O(nodes x frequencies); "spread" O(nodes + frequencies), with a relative error, in norm, below
-    1e-5 in the images and 1e-4 in the gradients. "auto" takes the faster in float32, and "exact" in float64, for which one
+    1e-5 in the images and 5e-5 in the gradients. "auto" takes the faster in float32, and "exact" in float64, for which one
     asks to have more digits than that. With a width per node only "exact" can be had.
     """
     if method == "auto":
