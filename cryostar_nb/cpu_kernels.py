@@ -240,56 +240,90 @@ def _hash(x, y, z):
     return np.uint64(x * 73856093 ^ y * 19349663 ^ z * 83492791)
 
 
-@_compiled
-def clashes(positions, bonded, threshold, penalties, counts, gradients, first, last):
-    """Find the pairs nearer than `threshold`, in O(atoms), and sum their squared depth in each structure.
+@_inlined
+def _cell(place, edge):
+    return int(np.floor(place / edge)) if abs(place / edge) < 1e9 else 0  # an atom that is nowhere is near to nothing
 
-    Nodes are put one after the other into cells of edge 2 thresholds, kept in a hash table; each new one looks for earlier
-    ones in the eight cells that it may touch, so a pair is met once. `bonded` (atom,) is True where a node is bonded to the
-    next one: such pairs do not count. penalties (batch,), counts (batch,) and gradients (batch, atom, 3), those of the
-    penalties, are overwritten.
+
+@_compiled
+def _clash_pair(positions, i, j, threshold, limit, penalties, counts, gradients, start, stop):
+    """Look at one pair of atoms in images `start` to `stop`: first in all of them at once, and where that finds any, in each."""
+    found = 0
+    for image in range(start, stop):
+        x = positions[i, 0, image] - positions[j, 0, image]
+        y = positions[i, 1, image] - positions[j, 1, image]
+        z = positions[i, 2, image] - positions[j, 2, image]
+        found += x * x + y * y + z * z < limit
+    if found == 0:
+        return
+    for image in range(start, stop):
+        x = positions[i, 0, image] - positions[j, 0, image]
+        y = positions[i, 1, image] - positions[j, 1, image]
+        z = positions[i, 2, image] - positions[j, 2, image]
+        squared = x * x + y * y + z * z
+        if squared < limit:
+            length = math.sqrt(squared)
+            depth = threshold - length
+            penalties[image] += depth * depth
+            counts[image] += 1
+            pull = -2 * depth / max(length, 1e-6)
+            gradients[i, 0, image] += pull * x
+            gradients[i, 1, image] += pull * y
+            gradients[i, 2, image] += pull * z
+            gradients[j, 0, image] -= pull * x
+            gradients[j, 1, image] -= pull * y
+            gradients[j, 2, image] -= pull * z
+
+
+@_compiled
+def clashes(positions, centres, halves, order, bonded, threshold, edge, penalties, counts, gradients, first, last):
+    """Find the pairs nearer than `threshold`, and sum their squared depth in each structure, for images `first` to `last`.
+
+    positions (atom, 3, batch). A box around all the places that an atom has in the batch, with its `centres` and half edges
+    `halves`, both (atom, 3), says which pairs cannot come near in any image; the few others are looked at in all images at
+    once. Atoms are put into cells, those with small boxes first (`order`); each new one looks for earlier ones, whose boxes
+    are no larger than its own, so a pair is met once. `bonded` (atom,) is True where an atom is bonded to the next one: such
+    pairs do not count. penalties and counts (batch,), and gradients (atom, 3, batch) of the penalties, are overwritten.
     """
-    buckets, edge, limit = 1, 2 * threshold, threshold * threshold
-    while buckets < 2 * positions.shape[1]:
+    atoms, limit = positions.shape[0], threshold * threshold
+    buckets = 1
+    while buckets < 2 * atoms:
         buckets *= 2
-    atoms, mask, one = np.uint64(positions.shape[1]), np.uint64(buckets - 1), np.uint64(1)
-    none = atoms  # in place of a number, where a list ends
-    newest, previous = np.empty(buckets, np.uint64), np.empty(positions.shape[1], np.uint64)
-    cells, around = np.empty((positions.shape[1], 3), np.int64), np.empty((2, 3), np.int64)
-    for image in range(np.uint64(first), np.uint64(last)):
-        newest[:] = none
-        gradients[image] = 0
-        penalty, count = 0.0, 0
-        for atom in range(atoms):
-            for axis in range(3):
-                place = positions[image, atom, axis] / edge
-                cell = int(np.floor(place)) if abs(place) < 1e9 else 0  # nowhere: it is near to nothing
-                around[0, axis] = cells[atom, axis] = cell
-                around[1, axis] = cell - 1 if place - cell < 0.5 else cell + 1
-            x, y, z = positions[image, atom, 0], positions[image, atom, 1], positions[image, atom, 2]
-            for corner in range(8):
-                cx, cy, cz = around[corner & 1, 0], around[(corner >> 1) & 1, 1], around[corner >> 2, 2]
-                other = newest[_hash(cx, cy, cz) & mask]
-                while other != none:
-                    dx, dy, dz = x - positions[image, other, 0], y - positions[image, other, 1], z - positions[image, other, 2]
-                    squared = dx * dx + dy * dy + dz * dz
-                    if squared < limit and not (other + one == atom and bonded[other]):
-                        # Two of the eight cells may share a bucket: a node counts in its own cell only.
-                        if cells[other, 0] == cx and cells[other, 1] == cy and cells[other, 2] == cz:
-                            length = math.sqrt(squared)
-                            depth = threshold - length
-                            penalty += depth * depth
-                            count += 1
-                            pull = -2 * depth / max(length, 1e-6)
-                            gradients[image, atom, 0] += pull * dx
-                            gradients[image, atom, 1] += pull * dy
-                            gradients[image, atom, 2] += pull * dz
-                            gradients[image, other, 0] -= pull * dx
-                            gradients[image, other, 1] -= pull * dy
-                            gradients[image, other, 2] -= pull * dz
-                    other = previous[other]
-            bucket = _hash(cells[atom, 0], cells[atom, 1], cells[atom, 2]) & mask
-            previous[atom] = newest[bucket]
-            newest[bucket] = atom
-        penalties[image] = penalty
-        counts[image] = count
+    mask = np.uint64(buckets - 1)
+    newest, previous = np.full(buckets, -1, np.int64), np.empty(atoms, np.int64)
+    start, stop = np.uint64(first), np.uint64(last)
+    gradients[:, :, first:last] = 0
+    penalties[first:last] = 0
+    counts[first:last] = 0
+    low, high, cells = np.empty(3, np.int64), np.empty(3, np.int64), np.empty((atoms, 3), np.int64)
+    for turn in range(atoms):
+        atom = order[turn]
+        reach = threshold + 2 * max(halves[atom, 0], halves[atom, 1], halves[atom, 2])
+        visits = 1
+        for axis in range(3):
+            low[axis], high[axis] = _cell(centres[atom, axis] - reach, edge), _cell(centres[atom, axis] + reach, edge)
+            cells[atom, axis] = _cell(centres[atom, axis], edge)
+            visits = min(visits * (high[axis] - low[axis] + 1), atoms)
+        everywhere = visits >= turn  # no more earlier atoms than cells: look at all of them
+        if everywhere:
+            low[:], high[:] = 0, 0
+        for cx in range(low[0], high[0] + 1):
+            for cy in range(low[1], high[1] + 1):
+                for cz in range(low[2], high[2] + 1):
+                    step = 0
+                    other = (order[0] if turn else -1) if everywhere else newest[_hash(cx, cy, cz) & mask]
+                    while other >= 0:
+                        # Cells may share a bucket: an atom counts in its own cell only.
+                        if everywhere or (cells[other, 0] == cx and cells[other, 1] == cy and cells[other, 2] == cz):
+                            gap = 0.0
+                            for axis in range(3):
+                                apart = abs(centres[atom, axis] - centres[other, axis]) - halves[atom, axis] - halves[other, axis]
+                                if apart > 0:
+                                    gap += apart * apart
+                            if gap < limit and not bonded[min(atom, other)] * (abs(atom - other) == 1):
+                                _clash_pair(positions, atom, other, threshold, limit, penalties, counts, gradients, start, stop)
+                        step += 1
+                        other = (order[step] if step < turn else -1) if everywhere else previous[other]
+        bucket = _hash(cells[atom, 0], cells[atom, 1], cells[atom, 2]) & mask
+        previous[atom] = newest[bucket]
+        newest[bucket] = atom

@@ -55,8 +55,8 @@ def interpolate(
 
 
 def clashes(
-    positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, "batch atom 3"]]:
+    positions: Float[Tensor, "atom 3 batch"], bonded: Bool[Tensor, " atom"], threshold: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, "atom 3 batch"]]:
     """Summed squared depth below `threshold` of each structure's clashing pairs, their number, and the gradient of the sum.
 
     Where a GPU has no kernels the search runs on the CPU.
@@ -64,9 +64,16 @@ def clashes(
     if uses_gpu(positions):
         from cryostar_nb import gpu_kernels
 
-        return gpu_kernels.clashes(positions, bonded, threshold)
-    host = positions.cpu().contiguous()
-    penalties, counts, gradients = host.new_empty(len(host)), host.new_empty(len(host)), torch.empty_like(host)
-    arrays = [tensor.numpy() for tensor in (penalties, counts, gradients)]
-    in_parallel(cpu_kernels.clashes, len(host), host.numpy(), bonded.cpu().numpy(), host.numpy().dtype.type(threshold), *arrays)
-    return penalties.to(positions.device), counts.to(positions.device), gradients.to(positions.device)
+        penalties, counts, gradients = gpu_kernels.clashes(positions.permute(2, 0, 1).contiguous(), bonded, threshold)
+        return penalties, counts, gradients.permute(1, 2, 0)
+    host = positions.cpu()
+    low, high = host.aminmax(dim=2)
+    halves = (high - low) / 2
+    edge = 1.5 * threshold + 3 * float(halves.nan_to_num(0, 0, 0).mean())  # so that most atoms look into eight cells
+    boxes = [(high + low) / 2, halves, halves.amax(1).argsort(stable=True), bonded.cpu()]
+    results = [host.new_empty(host.shape[2]), host.new_empty(host.shape[2]), torch.empty_like(host)]
+    sizes = [host.numpy().dtype.type(size) for size in (threshold, edge)]
+    arrays = [[tensor.numpy() for tensor in tensors] for tensors in ([host], boxes, results)]
+    in_parallel(cpu_kernels.clashes, host.shape[2], *arrays[0], *arrays[1], *sizes, *arrays[2])
+    penalties, counts, gradients = (tensor.to(positions.device) for tensor in results)
+    return penalties, counts, gradients

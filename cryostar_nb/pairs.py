@@ -1,7 +1,8 @@
 """Sums over pairs of nodes, made in one pass over a batch of structures: what the structural losses need of them.
 
-The distances themselves, (batch, pair), are never stored: for a spliceosome they are 11 million numbers a step. On the CPU
-the loops are Numba's; on a GPU, PyTorch's own operations and a Triton kernel.
+The distances themselves, (batch, pair), are never stored: for a spliceosome they are 11 million numbers a step. Structures
+come as (atom, 3, batch), `positions.permute(1, 2, 0).contiguous()`: what is done to one pair is done to neighbouring numbers,
+many at a time. On the CPU the loops are Numba's; on a GPU, PyTorch's own operations and a Triton kernel.
 """
 
 from typing import Any
@@ -12,11 +13,10 @@ from torch import Tensor
 
 from cryostar_nb import cpu_kernels, kernels
 from cryostar_nb.cpu_kernels import in_parallel
-from cryostar_nb.geometry import pair_distances
 
 
 def length_change_sums(
-    positions: Float[Tensor, "batch atom 3"], pairs: Int[Tensor, "pair 2"], lengths: Float[Tensor, " pair"]
+    positions: Float[Tensor, "atom 3 batch"], pairs: Int[Tensor, "pair 2"], lengths: Float[Tensor, " pair"]
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """Sum over the batch of each pair's change of length, in Å, and of its square, in Å^2, as float64.
 
@@ -24,16 +24,15 @@ def length_change_sums(
     variance of the distance of equation 7. Differentiable in the positions.
     """
     if positions.device.type == "cpu":
-        return _LengthChangeSums.apply(positions, pairs, lengths)
-    changes = pair_distances(positions, pairs) - lengths
-    return changes.sum(0, dtype=torch.float64), changes.square().sum(0, dtype=torch.float64)
+        return _LengthChangeSums.apply(positions.contiguous(), pairs, lengths.to(positions))
+    apart = positions.index_select(0, pairs[:, 0]) - positions.index_select(0, pairs[:, 1])
+    changes = apart.square().sum(1).clamp(min=1e-12).sqrt() - lengths[:, None]
+    return changes.sum(1, dtype=torch.float64), changes.square().sum(1, dtype=torch.float64)
 
 
 class _LengthChangeSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        positions = positions.permute(1, 2, 0).contiguous()  # (atom, 3, batch)
-        lengths = lengths.to(positions)
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
         in_parallel(cpu_kernels.length_changes, len(pairs), *arrays)
@@ -47,24 +46,24 @@ class _LengthChangeSums(torch.autograd.Function):
         of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
         arrays = [tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)]
         in_parallel(cpu_kernels.length_changes_gradient, positions.shape[2], *arrays)
-        return gradients.permute(2, 0, 1), None, None
+        return gradients, None, None
 
 
 def clash_sums(
-    positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float
+    positions: Float[Tensor, "atom 3 batch"], bonded: Bool[Tensor, " atom"], threshold: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Squared depth below `threshold`, in Å^2, summed over the clashing pairs of each structure, and the number of those pairs.
 
-    Every pair of nodes counts, of any chains, but for a node and the next one where `bonded` is True for the first. Cells of
-    the size of the threshold find them in O(atoms), anew in every call. Differentiable in the positions.
+    Every pair of nodes counts, of any chains, but for a node and the next one where `bonded` is True for the first. Cells
+    find them in O(atoms), anew in every call, so none is missed. Differentiable in the positions.
     """
-    return _ClashSums.apply(positions, bonded, threshold)
+    return _ClashSums.apply(positions.contiguous(), bonded, threshold)
 
 
 class _ClashSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: Tensor, bonded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        penalties, counts, gradients = kernels.clashes(positions.detach().contiguous(), bonded, threshold)
+        penalties, counts, gradients = kernels.clashes(positions.detach(), bonded, threshold)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(counts)
         return penalties, counts
@@ -72,4 +71,4 @@ class _ClashSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradients,) = ctx.saved_tensors
-        return of_outputs[0][:, None, None] * gradients, None, None
+        return of_outputs[0] * gradients, None, None

@@ -162,15 +162,15 @@ class Restraints:
         """
         if self.config.method == "nma":
             return {}
-        count = len(positions)
-        _, squares = length_change_sums(positions, self.bonds, self.bond_lengths)
+        count, by_atom = len(positions), positions.permute(1, 2, 0).contiguous()
+        _, squares = length_change_sums(by_atom, self.bonds, self.bond_lengths)
         losses = {"continuity": squares.mean() / count}
         if self.config.method == "star":
-            changes, squares = length_change_sums(positions, self.edges, self.edge_lengths)
+            changes, squares = length_change_sums(by_atom, self.edges, self.edge_lengths)
             whole, changes_of_all, squares_of_all = over_all(torch.stack([torch.full_like(changes, count), changes, squares]).detach())
             keep = stable_edges(squares_of_all / whole - (changes_of_all / whole).square(), self.config.relaxation_percentile)
             losses["elastic"] = (squares * keep).sum() / keep.sum() / count
-            penalties, clashes = clash_sums(positions, self.bonded, self.config.clash_distance)
+            penalties, clashes = clash_sums(by_atom, self.bonded, self.config.clash_distance)
             losses["clash"] = (penalties / clashes.clamp(min=1)).mean()
         return {name: value.to(positions.dtype) for name, value in losses.items()}
 

@@ -7,9 +7,22 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from cryostar_nb import pairs as of_pairs
 from cryostar_nb.geometry import pair_distances
 from cryostar_nb.losses import stable_edges
-from cryostar_nb.pairs import clash_sums, length_change_sums
+
+
+def by_atom(positions):
+    """The layout that the sums take: (batch, atom, 3) becomes (atom, 3, batch)."""
+    return positions.permute(1, 2, 0).contiguous()
+
+
+def length_change_sums(positions, pairs, lengths):
+    return of_pairs.length_change_sums(by_atom(positions), pairs, lengths)
+
+
+def clash_sums(positions, bonded, threshold):
+    return of_pairs.clash_sums(by_atom(positions), bonded, threshold)
 
 
 @pytest.fixture
