@@ -1,4 +1,4 @@
-# make demo   adenylate kinase from two PDB files to moving atoms, about four minutes on two cores
+# make demo   adenylate kinase from two PDB files to moving atoms, about three minutes on two cores
 # make test   every test and every notebook     make check  style, types, layers
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
