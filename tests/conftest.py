@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import random_rotations
+from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
+from cryostar_nb.training import TrainingData
 
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads that wait for each other cost more than they give
 
@@ -143,3 +147,25 @@ def write_table():
         return path
 
     return write
+
+
+HELIX_BAND = Band(24, 3.0, 9.0)
+
+
+@pytest.fixture
+def helix_nodes(helix, make_nodes):
+    """Twenty-four residues of a helix, about the origin."""
+    return make_nodes(helix(24) - helix(24).mean(axis=0))
+
+
+@pytest.fixture
+def helix_data(helix_nodes, rng):
+    """Images of the helix, straight and bent by up to 20 Å at its ends: two states, forty particles."""
+    reference = torch.from_numpy(helix_nodes.positions).float()
+    bend = torch.linspace(-1, 1, len(helix_nodes)).square()[:, None] * torch.tensor([20.0, 0.0, 0.0])
+    positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
+    rotations = torch.from_numpy(random_rotations(40, rng)).float()
+    electrons = torch.from_numpy(helix_nodes.electrons).float()
+    vectors = make_images(positions, electrons, torch.tensor(2.0), HELIX_BAND, rotations=rotations)
+    noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
+    return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)

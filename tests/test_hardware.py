@@ -12,38 +12,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import HELIX_BAND
 
 from cryostar_nb import hardware
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import random_rotations
 from cryostar_nb.hardware import CapturedStep, Hardware, start_fabric
 from cryostar_nb.models import DeformationVAE, ModelConfig
-from cryostar_nb.projector import make_images
 from cryostar_nb.runs import InputFiles, start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import TrainConfig, TrainingData, train
 
 ROOT = Path(__file__).parent.parent
-BAND = Band(24, 3.0, 9.0)
+BAND = HELIX_BAND
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
 CONFIG = TrainConfig(steps=30, batch_size=8, warmup_steps=10, log_every=1, low_pass=9.0, clash_distance=6.0, final_elastic_weight=0.1)
 
 
 @pytest.fixture
-def nodes(helix, make_nodes):
-    return make_nodes(helix(24) - helix(24).mean(axis=0))
+def nodes(helix_nodes):
+    return helix_nodes
 
 
 @pytest.fixture
-def data(nodes, rng):
-    """Forty images of a helix that bends."""
-    reference = torch.from_numpy(nodes.positions).float()
-    bend = torch.linspace(-1, 1, len(nodes)).square()[:, None] * torch.tensor([20.0, 0.0, 0.0])
-    positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
-    rotations = torch.from_numpy(random_rotations(40, rng)).float()
-    vectors = make_images(positions, torch.full((24,), 30.0), torch.tensor(2.0), BAND, rotations=rotations)
-    return TrainingData(vectors + 0.2 * vectors.std() * torch.from_numpy(rng.standard_normal(vectors.shape)).float(), rotations, ctf=None)
+def data(helix_data):
+    return helix_data
 
 
 def metrics(folder):

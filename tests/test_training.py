@@ -9,36 +9,28 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import HELIX_BAND
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import pair_distances, random_rotations, rmsd
+from cryostar_nb.geometry import pair_distances, rmsd
 from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss, relaxed_edges
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, parameter_count
 from cryostar_nb.projector import make_images
-from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
+from cryostar_nb.training import Restraints, TrainConfig, train
 
-BAND = Band(24, 3.0, 9.0)
+BAND = HELIX_BAND
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
 CONFIG = TrainConfig(steps=60, batch_size=8, warmup_steps=10, log_every=1, final_elastic_weight=0.1, low_pass=9.0)
 
 
 @pytest.fixture
-def nodes(helix, make_nodes):
-    return make_nodes(helix(24) - helix(24).mean(axis=0))
+def nodes(helix_nodes):
+    return helix_nodes
 
 
 @pytest.fixture
-def data(nodes, rng):
-    """Images of the helix, straight and bent by up to 20 Å at its ends: two states, forty particles."""
-    reference = torch.from_numpy(nodes.positions).float()
-    bend = torch.linspace(-1, 1, len(nodes)).square()[:, None] * torch.tensor([20.0, 0.0, 0.0])
-    positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
-    rotations = torch.from_numpy(random_rotations(40, rng)).float()
-    electrons = torch.from_numpy(nodes.electrons).float()
-    vectors = make_images(positions, electrons, torch.tensor(2.0), BAND, rotations=rotations)
-    noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
-    return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)
+def data(helix_data):
+    return helix_data
 
 
 @pytest.fixture
