@@ -73,10 +73,10 @@ def compare_particles(run: Run, latents: Float[Tensor, "particle latent"], count
     assert particles.ctf is not None
     vectors = load_band_vectors(particles, run.band, invert=run.inputs.invert)
     with torch.no_grad():
-        positions = run.model.decoder(latents[chosen])
-        amplitudes, sigma = torch.from_numpy(run.nodes.electrons).float(), torch.tensor(run.config.sigma)
+        density = run.density()
+        centres = density.centres(run.model.decoder(latents[chosen]))
         rotations, ctf = particles.rotations.float(), particles.ctf.to(torch.float32)
-        predicted = make_images(positions, amplitudes, sigma, run.band, rotations=rotations, ctf=ctf)
+        predicted = make_images(centres, density.amplitudes, density.sigma, run.band, rotations=rotations, ctf=ctf)
     images = [*run.band.decode(vectors).numpy(), *run.band.decode(predicted).numpy()]
     return images, [f"particle {i + 1}" for i in chosen.tolist()] + ["its projection"] * len(chosen)
 

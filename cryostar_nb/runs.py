@@ -1,6 +1,7 @@
 """A run folder: start one, open one, and read what it holds.
 
-`config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference; `checkpoint.pt` and
+`config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference, `atoms.cif` all of it where the
+density is that of the atoms; `checkpoint.pt` and
 `metrics.csv` come from training; `latents.npy` is the latent mean of every particle, (particle, latent).
 """
 
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryostar_nb.density import Density, atom_density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import evaluate
 from cryostar_nb.files import existing_file, replacing, write_json
@@ -27,7 +29,7 @@ from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes, write_structure
+from cryostar_nb.structure_files import read_nodes, read_structure, write_structure
 from cryostar_nb.training import TrainConfig, TrainingData, build_model, train
 from cryostar_nb.vectors import VectorFile, open_vectors
 
@@ -69,6 +71,11 @@ class Run:
         """Positions of the reference's nodes, in Å."""
         return torch.from_numpy(self.nodes.positions).float()
 
+    def density(self) -> Density:
+        """What its images are made of."""
+        atoms = read_structure(self.folder / "atoms.cif") if self.config.density == "atoms" else self.nodes
+        return make_density(self.config, atoms, self.nodes)
+
     def latents(self) -> Float[Tensor, "particle latent"]:
         """Latent mean of every particle; inferred once and kept in `latents.npy` until the checkpoint changes."""
         path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
@@ -108,7 +115,8 @@ def start_run(
     if checkpoint.exists() and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
     before = open_run(out) if resume else None
-    nodes = read_nodes(inputs.reference)
+    atoms, nodes = read_structure(inputs.reference), read_nodes(inputs.reference)
+    density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()
     config.check(len(particles), hardware.devices * hardware.num_nodes)
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
@@ -127,14 +135,21 @@ def start_run(
                 f"{inputs.particles}: {len(vectors):,} particles ({gigabytes:.3g} GB) are more than memory may hold; they are read from {vectors.path}"
             )
         describe_run(out, inputs, config, nodes, band)
+        if config.density == "atoms":
+            write_structure(out / "atoms.cif", atoms)
     assert particles.ctf is not None
     vectors = resident(vectors, fabric.device)
     data = TrainingData(vectors, particles.rotations.float().to(fabric.device), particles.ctf.to(torch.float32).to(fabric.device))
-    model = train(config, data, nodes, band, out, resume=resume, fabric=fabric)
+    model = train(config, data, nodes, band, out, density=density, resume=resume, fabric=fabric)
     if not fabric.is_global_zero:
         return None
     save_latents(out, model, vectors)
     return open_run(out)
+
+
+def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
+    """What the images of a run are made of."""
+    return atom_density(atoms, config.atom_sigma) if config.density == "atoms" else node_density(nodes, config.sigma)
 
 
 def describe_run(out: Path, inputs: InputFiles, config: TrainConfig, nodes: Structure, band: Band) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cryostar_nb.ctf import CTFParameters, ctf_terms
+from cryostar_nb.density import Density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import MetricsLog, replacing
 from cryostar_nb.fourier import Band
@@ -50,8 +51,12 @@ class TrainConfig:
     """Decoupled weight decay of AdamW (not given in the paper)."""
     low_pass: float = 4.0
     """Resolution to which images are compared, in Å (Appendix A finds it from the data; not given for the synthetic set)."""
+    density: Literal["nodes", "atoms"] = "nodes"
+    """What the images are made of. nodes: a Gaussian for each residue, at Cα or P. atoms: one for each heavy atom, carried by its residue."""
     sigma: float = 2.0
     """Width of a node's Gaussian, in Å."""
+    atom_sigma: float = 0.8
+    """Width of an atom's Gaussian, in Å: its thermal blur, B = 8 pi^2 sigma^2 = 51 Å^2."""
     continuity_weight: float = 1.0
     """Weight of the continuity loss (eq. 2)."""
     clash_weight: float = 1.0
@@ -192,11 +197,12 @@ def train(
     band: Band,
     out: Path,
     *,
+    density: Density | None = None,
     model_config: ModelConfig | None = None,
     resume: bool = False,
     fabric: "Fabric | None" = None,
 ) -> DeformationVAE:
-    """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
+    """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model. `density` is that of the nodes by default.
 
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
     checkpoint, and ends where an uninterrupted run would have ended. `fabric` says where it runs (`hardware.start_fabric`);
@@ -225,7 +231,7 @@ def train(
             group["lr"] = learning_rate
     model, stepper = fabric.setup(network, optimiser)
     restraints = Restraints(nodes, config, device)
-    amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(config.sigma, device=device)
+    density = (density or node_density(nodes, config.sigma)).to(device)
     terms = None if data.ctf is None else ctf_terms(data.ctf)
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
@@ -248,7 +254,8 @@ def train(
         images = vectors.float()
         positions, mean, log_variance = model(images, noise)
         ctf = None if terms is None else terms[rows]
-        predictions = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=ctf)
+        centres = density.centres(positions)
+        predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=data.rotations[rows], ctf=ctf)
 
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
         losses |= restraints.losses(positions, over_all)
