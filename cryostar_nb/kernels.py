@@ -48,10 +48,11 @@ def interpolate(
         from cryostar_nb import gpu_kernels
 
         return gpu_kernels.interpolate(field, positions, polynomials, slopes, scale)
+    device, positions = positions.device, positions.cpu()
     values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
-    arrays = [tensor.numpy() for tensor in (field, positions, polynomials, slopes)]
+    arrays = [tensor.cpu().numpy() for tensor in (field, positions, polynomials, slopes)]
     in_parallel(cpu_kernels.interpolate, len(positions), *arrays, arrays[0].dtype.type(scale), values.numpy(), gradients.numpy())
-    return values, gradients
+    return values.to(device), gradients.to(device)
 
 
 def clashes(

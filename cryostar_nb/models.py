@@ -29,16 +29,35 @@ def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Image, as a band vector, to the mean and log-variance of its latent."""
+    """Image, as a band vector, to the mean and log-variance of its latent; or whatever else is known of the image.
 
-    def __init__(self, band_size: int, config: ModelConfig) -> None:
+    Each image is scaled to unit rms: its brightness says nothing. Other inputs (`view.StructureView`) are standardised: each number by
+    the `centre` and `spread` that it has over the particles, which `learn_scale` finds.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, input_size: int, config: ModelConfig, *, standardised: bool = False) -> None:
         super().__init__()
-        self.layers = mlp((band_size, *config.encoder_widths, 2 * config.latent_dim))
+        self.layers = mlp((input_size, *config.encoder_widths, 2 * config.latent_dim))
+        self.standardised = standardised
+        if standardised:
+            self.register_buffer("centre", torch.zeros(input_size))
+            self.register_buffer("spread", torch.ones(input_size))
 
-    def forward(self, images: Float[Tensor, "batch band"]) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, each (batch, latent). Each image is scaled to unit rms: brightness says nothing."""
-        images = torch.nn.functional.normalize(images, dim=-1) * math.sqrt(images.shape[-1])
-        mean, log_variance = self.layers(images).chunk(2, dim=-1)
+    def learn_scale(self, inputs: Float[Tensor, "particle number"]) -> None:
+        """Take mean and standard deviation of each number from these inputs."""
+        self.centre.copy_(inputs.mean(0))
+        self.spread.copy_(inputs.std(0).clamp(min=1e-12))
+
+    def forward(self, inputs: Float[Tensor, "batch number"]) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, each (batch, latent)."""
+        if self.standardised:
+            inputs = (inputs - self.centre) / self.spread
+        else:
+            inputs = torch.nn.functional.normalize(inputs, dim=-1) * math.sqrt(inputs.shape[-1])
+        mean, log_variance = self.layers(inputs).chunk(2, dim=-1)
         return mean, log_variance
 
 
@@ -101,20 +120,26 @@ class DeformationVAE(nn.Module):
     decoder: CartesianDecoder | NormalModeDecoder
 
     def __init__(
-        self, band_size: int, reference: Float[Tensor, "atom 3"], config: ModelConfig, modes: Float[Tensor, "mode atom 3"] | None = None
+        self,
+        input_size: int,
+        reference: Float[Tensor, "atom 3"],
+        config: ModelConfig,
+        *,
+        modes: Float[Tensor, "mode atom 3"] | None = None,
+        standardised: bool = False,
     ) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
-        self.encoder = Encoder(band_size, config)
+        self.encoder = Encoder(input_size, config, standardised=standardised)
         self.decoder = CartesianDecoder(reference, config) if modes is None else NormalModeDecoder(reference, modes, config)
 
-    def forward(self, images: Float[Tensor, "batch band"], noise: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, inputs: Float[Tensor, "batch number"], noise: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
-        mean, log_variance = self.encoder(images)
+        mean, log_variance = self.encoder(inputs)
         precision = self.decoder.reference.dtype
         mean, log_variance = mean.to(precision), log_variance.to(precision)
         latent = mean + noise * torch.exp(0.5 * log_variance)
-        with torch.autocast(images.device.type, enabled=False):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
+        with torch.autocast(inputs.device.type, enabled=False):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
             return self.decoder(latent), mean, log_variance
 
 

@@ -30,8 +30,9 @@ from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes, read_structure, write_structure
-from cryostar_nb.training import TrainConfig, TrainingData, build_model, train
+from cryostar_nb.training import TrainConfig, TrainingData, build_model, encoder_inputs, make_view, train
 from cryostar_nb.vectors import VectorFile, open_vectors
+from cryostar_nb.view import StructureView
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ class Run:
         path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
         if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
             return torch.from_numpy(np.load(path))
-        vectors = open_vectors(self.inputs.read_particles(), self.band, invert=self.inputs.invert, spill=self.folder)
-        return save_latents(self.folder, self.model, vectors)
+        particles = self.inputs.read_particles()
+        vectors = open_vectors(particles, self.band, invert=self.inputs.invert, spill=self.folder)
+        view = make_view(self.config, self.nodes, self.band)
+        return save_latents(self.folder, self.model, training_data(particles, vectors), view)
 
     def metrics(self) -> dict[str, list[float]]:
         """The columns of `metrics.csv`."""
@@ -92,15 +95,21 @@ class Run:
 
 
 @torch.no_grad()
-def save_latents(
-    folder: Path, model: DeformationVAE, vectors: Float[Tensor, "particle band"] | VectorFile
-) -> Float[Tensor, "particle latent"]:
+def save_latents(folder: Path, model: DeformationVAE, data: TrainingData, view: StructureView | None) -> Float[Tensor, "particle latent"]:
     """Infer the latent mean of every particle and write `latents.npy`."""
-    device = model.decoder.reference.device
-    latents = torch.cat([model.encoder(batch.to(device).float())[0] for batch in vectors.split(2048)]).cpu()
+    latents = torch.cat([model.encoder(inputs)[0] for inputs in encoder_inputs(data, view)]).cpu()
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents
+
+
+def training_data(
+    particles: Particles, vectors: Float[Tensor, "particle band"] | VectorFile, device: torch.device | None = None
+) -> TrainingData:
+    """What training reads, poses and CTF on a device, the CPU by default."""
+    device = device or torch.device("cpu")
+    assert particles.ctf is not None
+    return TrainingData(vectors, particles.rotations.float().to(device), particles.ctf.to(torch.float32).to(device))
 
 
 def start_run(
@@ -137,13 +146,12 @@ def start_run(
         describe_run(out, inputs, config, nodes, band)
         if config.density == "atoms":
             write_structure(out / "atoms.cif", atoms)
-    assert particles.ctf is not None
-    vectors = resident(vectors, fabric.device)
-    data = TrainingData(vectors, particles.rotations.float().to(fabric.device), particles.ctf.to(torch.float32).to(fabric.device))
+    data = training_data(particles, resident(vectors, fabric.device), fabric.device)
     model = train(config, data, nodes, band, out, density=density, resume=resume, fabric=fabric)
     if not fabric.is_global_zero:
         return None
-    save_latents(out, model, vectors)
+    view = make_view(config, nodes, band)
+    save_latents(out, model, data, None if view is None else view.to(fabric.device))
     return open_run(out)
 
 

@@ -92,15 +92,28 @@ class _TransformNodes(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         positions, amplitudes = ctx.saved_tensors
-        use: Plan = ctx.plan
-        # The gradient in a grid point x is the real part of sum_k correction(k) (g_real + i g_imaginary)(k) exp(2 pi i k . x).
-        # An inverse real FFT adds each coefficient's conjugate, except in the column kx = 0, where both are filled in.
-        real, imaginary = gradient.chunk(2, dim=-1)
-        half = torch.complex(real, imaginary) * (0.5 * use.correction)
-        spectrum = half.new_zeros(len(half), use.size * use.columns)
-        spectrum.index_copy_(1, use.coefficients, half)
-        spectrum.index_copy_(1, use.mirrored, half.index_select(1, use.on_axis).conj().resolve_conj())
-        columns = torch.fft.ifft(spectrum.unflatten(1, (use.size, -1)), dim=-2, norm="forward")
-        field = torch.fft.irfft(columns, n=use.size, norm="forward")
-        values, slopes = kernels.interpolate(field, positions, use.polynomials, use.slopes, use.scale)
+        values, slopes = _seen_by_nodes(gradient, positions, ctx.plan)
         return slopes.mul_(amplitudes[:, None]), values.sum(0), None
+
+
+def adjoint_transform(
+    vectors: Float[Tensor, "batch band"], positions: Float[Tensor, "batch atom 3"], band: Band
+) -> tuple[Float[Tensor, "batch atom"], Float[Tensor, "batch atom 3"]]:
+    """The adjoint of `transform_nodes`: what the images show at these positions, and its gradient in x, y and z (0), per Å.
+
+    The value at x is the sum over the band of Re(v(k)) cos(2 pi k . x) - Im(v(k)) sin(2 pi k . x). Not differentiable.
+    """
+    return _seen_by_nodes(vectors, positions.contiguous(), plan(band, positions.device, positions.dtype))
+
+
+def _seen_by_nodes(vectors: Tensor, positions: Tensor, use: Plan) -> tuple[Tensor, Tensor]:
+    # The field at a grid point x is the real part of sum_k correction(k) v(k) exp(2 pi i k . x). An inverse real FFT adds each
+    # coefficient's conjugate, except in the column kx = 0, where both are filled in.
+    real, imaginary = vectors.chunk(2, dim=-1)
+    half = torch.complex(real, imaginary) * (0.5 * use.correction)
+    spectrum = half.new_zeros(len(half), use.size * use.columns)
+    spectrum.index_copy_(1, use.coefficients, half)
+    spectrum.index_copy_(1, use.mirrored, half.index_select(1, use.on_axis).conj().resolve_conj())
+    columns = torch.fft.ifft(spectrum.unflatten(1, (use.size, -1)), dim=-2, norm="forward")
+    field = torch.fft.irfft(columns, n=use.size, norm="forward")
+    return kernels.interpolate(field, positions, use.polynomials, use.slopes, use.scale)

@@ -1,8 +1,9 @@
 """Training: the configuration, the loop, checkpoint and resume."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from cryostar_nb.pairs import clash_sums, length_change_sums
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure, bonds, elastic_edges
 from cryostar_nb.vectors import VectorFile
+from cryostar_nb.view import StructureView, structure_view
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -53,6 +55,8 @@ class TrainConfig:
     """Resolution to which images are compared, in Å (Appendix A finds it from the data; not given for the synthetic set)."""
     density: Literal["nodes", "atoms"] = "nodes"
     """What the images are made of. nodes: a Gaussian for each residue, at Cα or P. atoms: one for each heavy atom, carried by its residue."""
+    encoder_input: Literal["image", "structure"] = "image"
+    """What the encoder is given. image: the image. structure: what the image, with its pose and CTF, shows at the places of the reference."""
     sigma: float = 2.0
     """Width of a node's Gaussian, in Å."""
     atom_sigma: float = 0.8
@@ -128,8 +132,9 @@ class TrainConfig:
 PRESETS = {
     "paper": TrainConfig(),
     # The elastic network is stiff while the latent space takes shape and lets go of the motion at the end: a constant
-    # weight of 1 holds the structures short of the open state.
-    "ours": TrainConfig(final_elastic_weight=0.02),
+    # weight of 1 holds the structures short of the open state. Images are made of all atoms, because electrons are not at Cα;
+    # and the encoder sees each image from the structure, because it need not find out a pose that is known.
+    "ours": TrainConfig(final_elastic_weight=0.005, density="atoms", encoder_input="structure"),
 }
 
 
@@ -187,7 +192,23 @@ def build_model(config: TrainConfig, model_config: ModelConfig, nodes: Structure
         modes = torch.zeros(config.modes, *reference.shape)
         if find_modes:
             modes = torch.from_numpy(normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors).float()
-    return DeformationVAE(band.size, reference, model_config, modes)
+    view = make_view(config, nodes, band)
+    size = band.size if view is None else view.size
+    return DeformationVAE(size, reference, model_config, modes=modes, standardised=view is not None)
+
+
+def make_view(config: TrainConfig, nodes: Structure, band: Band) -> StructureView | None:
+    """What turns an image into the encoder's input, where that is not the image."""
+    return structure_view(torch.from_numpy(nodes.positions).float(), band) if config.encoder_input == "structure" else None
+
+
+def encoder_inputs(data: TrainingData, view: StructureView | None, batch_size: int = 1024) -> Iterator[Float[Tensor, "batch number"]]:
+    """The encoder's input for all particles in order, a batch at a time."""
+    device, terms, start = data.rotations.device, None if data.ctf is None else ctf_terms(data.ctf), 0
+    for vectors in data.vectors.split(batch_size):
+        images, rows = vectors.to(device).float(), slice(start, start + len(vectors))
+        start += len(vectors)
+        yield images if view is None else view(images, data.rotations[rows], None if terms is None else terms[rows])
 
 
 def train(
@@ -233,6 +254,11 @@ def train(
     restraints = Restraints(nodes, config, device)
     density = (density or node_density(nodes, config.sigma)).to(device)
     terms = None if data.ctf is None else ctf_terms(data.ctf)
+    view = make_view(config, nodes, band)
+    if view is not None:
+        view = view.to(device)
+        if not resume:
+            network.encoder.learn_scale(torch.cat(list(itertools.islice(encoder_inputs(data, view), 4))))
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
@@ -252,10 +278,10 @@ def train(
 
     def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
         images = vectors.float()
-        positions, mean, log_variance = model(images, noise)
-        ctf = None if terms is None else terms[rows]
+        rotations, ctf = data.rotations[rows], None if terms is None else terms[rows]
+        positions, mean, log_variance = model(images if view is None else view(images, rotations, ctf), noise)
         centres = density.centres(positions)
-        predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=data.rotations[rows], ctf=ctf)
+        predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=rotations, ctf=ctf)
 
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
         losses |= restraints.losses(positions, over_all)

@@ -108,7 +108,7 @@ def test_resume_takes_settings_from_the_run_and_lets_flags_override(finished):
 
 def test_a_preset_sets_defaults_and_flags_override_them():
     command = parse(["train", "x.star", "--reference", "y.pdb", "--out", "z", "--preset", "ours", "--steps", "7"])
-    assert command.config.final_elastic_weight == 0.02 and command.config.steps == 7
+    assert command.config.final_elastic_weight == 0.005 and command.config.steps == 7
 
 
 def test_a_run_is_never_overwritten(finished, run):
