@@ -3,6 +3,7 @@
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
+# make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench clean
+.PHONY: venv demo test check book lab bench paper clean
 
 venv: $(STAMP)
 
@@ -49,6 +50,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/floor.py
 	$(BIN)/python benchmarks/projector.py $(if $(PEER),--peer $(PEER))
 	$(BIN)/python benchmarks/step.py $(if $(PEER),--peer $(PEER))
+
+paper: $(STAMP)
+	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf .venv demo _build
