@@ -59,7 +59,8 @@ class Train:
     out: Path
     """Run folder to write to."""
     preset: Literal["paper", "ours"] = "paper"
-    """paper: every constant as the paper prints it. ours: an elastic weight that falls from 1 to 0.02. Other flags override."""
+    """paper: every constant as the paper prints it. ours: images of all atoms, an encoder that sees them from the structure, and an
+    elastic weight that falls from 1 to 0.005. Other flags override."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
     root: Path | None = None
