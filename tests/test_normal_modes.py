@@ -100,7 +100,7 @@ def test_translations_and_rotations_cost_nothing(adk):
 
 
 def test_every_part_moves_freely(cloud):
-    two = np.concatenate([cloud, cloud + [200, 0, 0], [[0, 300.0, 0]], [[0, -300.0, 0], [0, -303.0, 1.0]]])
+    two = np.concatenate([cloud, cloud + np.array([200, 0, 0]), [[0, 300.0, 0]], [[0, -300.0, 0], [0, -303.0, 1.0]]])
     hessian = network_hessian(two, 30.0)
     rigid = rigid_body_modes(two, hessian)
     assert rigid.shape[1] == 6 + 6 + 3 + 5  # a node alone does not turn, nor does a pair about its own line
