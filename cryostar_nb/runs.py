@@ -130,6 +130,8 @@ def start_run(
     config.check(len(particles), hardware.devices * hardware.num_nodes)
     band = Band(particles.box_size, particles.pixel_size, config.low_pass)
     check_fit(inputs, nodes, particles)
+    if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
+        raise InputError(f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes")
     if before is not None and (band, len(nodes)) != (before.band, len(before.nodes)):
         raise InputError(
             f"{out}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"

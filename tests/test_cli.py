@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cryostar_nb.__main__ import main, parse
+from cryostar_nb.runs import open_run
 from cryostar_nb.star import read_star
 from cryostar_nb.structure_files import read_structure, write_structure
 
@@ -109,6 +110,30 @@ def test_resume_takes_settings_from_the_run_and_lets_flags_override(finished):
 def test_a_preset_sets_defaults_and_flags_override_them():
     command = parse(["train", "x.star", "--reference", "y.pdb", "--out", "z", "--preset", "ours", "--steps", "7"])
     assert command.config.final_elastic_weight == 0.005 and command.config.steps == 7
+
+
+def test_normal_modes_go_from_particles_to_a_report(finished, run, tmp_path, monkeypatch):
+    out = tmp_path / "nma"
+    particles = finished / "sim" / "particles.star"
+    options = ["--method", "nma", "--modes", "5", "--steps", "20", *QUICK]
+    assert run("train", particles, "--reference", CLOSED, "--out", out, *options)[0] == 0
+    monkeypatch.delattr("cryostar_nb.training.normal_modes")  # from here on they are read, not computed
+    opened = open_run(out)
+    assert opened.model.decoder.modes.shape == (5, 214, 3)
+    np.testing.assert_allclose(opened.model.decoder.modes.square().sum((1, 2)), 214, rtol=1e-5)
+    assert run("train", "--resume", "--out", out, "--steps", "30")[0] == 0
+    assert run("evaluate", out, "--truth", finished / "sim" / "truth.npz")[0] == 0
+    result = json.loads((out / "evaluation.json").read_text())
+    assert (result["method"], result["steps"]) == ("nma", 30) and np.isfinite(result["rmsd_mean"])
+    assert run("analyse", out)[0] == 0
+    assert (out / "report.html").exists()
+
+
+def test_more_modes_than_the_reference_has_are_refused(finished, run, tmp_path):
+    out = tmp_path / "run"
+    options = ["--method", "nma", "--modes", "637", *QUICK]
+    complain(run("train", finished / "sim/particles.star", "--reference", CLOSED, "--out", out, *options), "modes = 637", "636")
+    assert not out.exists()
 
 
 def test_a_run_is_never_overwritten(finished, run):

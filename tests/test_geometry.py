@@ -12,6 +12,7 @@ from cryostar_nb.geometry import (
     relion_angles_from_rotations,
     rmsd,
     rotations_from_relion_angles,
+    rotations_from_vectors,
     superpose,
 )
 
@@ -30,6 +31,34 @@ def test_rotations_come_back_from_their_relion_angles(rng):
 def test_a_pose_that_looks_along_z_has_relion_angles_too(tilt):
     rotations = rotations_from_relion_angles([20.0, -70.0], tilt, 30.0)
     np.testing.assert_allclose(rotations_from_relion_angles(*relion_angles_from_rotations(rotations).T), rotations, atol=1e-12)
+
+
+def test_a_rotation_vector_turns_counter_clockwise_about_itself():
+    quarter = rotations_from_vectors(torch.tensor([0.0, 0.0, np.pi / 2], dtype=torch.float64))
+    x, y, _ = torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(quarter @ x, y) and torch.allclose(quarter @ y, -x)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 0.9e-3, 1.1e-3, 0.1, 1.0, 3.0, 7.0])
+def test_rotations_from_vectors_are_scipys_and_not_their_transposes(angle, precision, tolerance, rng):
+    axes = rng.standard_normal((4, 5, 3))
+    vectors = angle * axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+    rotations = rotations_from_vectors(torch.as_tensor(vectors, dtype=precision))
+    assert rotations.shape == (4, 5, 3, 3) and rotations.dtype == precision
+    expected = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(4, 5, 3, 3)
+    np.testing.assert_allclose(rotations, expected, atol=tolerance)
+    np.testing.assert_allclose(rotations @ rotations.mT, np.broadcast_to(np.eye(3), rotations.shape), atol=tolerance)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1, atol=tolerance)
+    if 1e-4 < angle:
+        assert np.abs(rotations.mT.numpy() - expected).max() > 1e-3 * min(angle, 1)
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-8, 1e-4, 2e-3, 1.0, 3.0])
+def test_a_rotation_has_the_derivative_of_its_vector_at_zero_too(length, generator):
+    vectors = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    vectors = (length * torch.nn.functional.normalize(vectors, dim=-1)).requires_grad_()
+    assert torch.autograd.gradcheck(rotations_from_vectors, vectors)
 
 
 def test_random_rotations_are_uniform(rng):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import HELIX_BAND
+from scipy.spatial.transform import Rotation
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import pair_distances, rmsd
 from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss, relaxed_edges
-from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, parameter_count
+from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
+from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
 from cryostar_nb.training import Restraints, TrainConfig, train
 
@@ -179,6 +181,45 @@ def test_the_method_star_uses_all_losses(run, tmp_path):
     assert set(metrics(tmp_path / "run")[0]) == {"step", "loss", "image", "kl", "continuity", "elastic", "clash"}
 
 
+# Normal modes
+
+NMA = dataclasses.replace(CONFIG, method="nma", checkpoint_every=30, modes=8)
+
+
+def test_the_method_nma_uses_no_structural_loss(run, tmp_path):
+    model = run("nma", NMA)
+    other_weights = dataclasses.replace(NMA, continuity_weight=1e6, elastic_weight=1e6, clash_weight=1e6, relaxation_percentile=1.0)
+    run("other", other_weights)
+    lines = metrics(tmp_path / "nma")
+    assert set(lines[0]) == {"step", "loss", "image", "kl"}
+    assert lines == metrics(tmp_path / "other")
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["image"] + line["kl"] / 24**2, rel=1e-5)
+    assert isinstance(model.decoder, NormalModeDecoder)
+
+
+def test_the_method_nma_moves_the_structure_by_its_own_modes(run, nodes):
+    model = run(config=NMA)
+    expected = torch.from_numpy(normal_modes(nodes.positions, 8, 12.0).vectors).float() * len(nodes) ** 0.5
+    assert torch.equal(model.decoder.modes, expected)
+
+
+def test_the_loss_of_normal_modes_goes_down(run, tmp_path):
+    run(config=dataclasses.replace(NMA, steps=200))
+    image = [line["image"] for line in metrics(tmp_path / "run")]
+    assert np.mean(image[-20:]) < np.mean(image[:20]) - 0.03
+
+
+def test_a_run_of_normal_modes_resumes_without_computing_them_anew(run, at_step, tmp_path, monkeypatch):
+    whole = run("whole", NMA)
+    at_step(30, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", NMA)
+    monkeypatch.delattr("cryostar_nb.training.normal_modes")
+    assert_same_weights(run("stopped", NMA, resume=True), whole)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
 # The structural losses of a reference
 
 
@@ -245,7 +286,7 @@ def test_the_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    "name", ["steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "checkpoint_every", "log_every"]
+    "name", ["steps", "batch_size", "learning_rate", "low_pass", "sigma", "elastic_cutoff", "modes", "checkpoint_every", "log_every"]
 )
 def test_a_number_that_is_not_positive_is_refused(name, run):
     with pytest.raises(InputError, match=f"{name} = 0; give a positive number"):
@@ -279,6 +320,79 @@ def test_the_decoder_adds_a_displacement_to_the_reference(generator):
     displacement = decoder.layers(latent).reshape(2, 3, 5, 3)
     assert torch.allclose(decoder(latent), reference + displacement)
     assert not any(parameter.shape == reference.shape for parameter in decoder.parameters())
+
+
+@pytest.fixture
+def mode_decoder(asymmetric, generator):
+    """Make a decoder of normal modes, about a centre that is not the origin, whose network gives this output for every latent."""
+    reference = asymmetric[0]
+    modes = torch.linalg.qr(torch.randn(15, 2, generator=generator, dtype=torch.float64))[0].T.reshape(2, 5, 3)
+
+    def make(coefficients=(0, 0), turn=(0, 0, 0), move=(0, 0, 0)):
+        decoder = NormalModeDecoder(reference, modes, TINY).double()
+        with torch.no_grad():
+            decoder.layers[-1].weight.zero_()
+            decoder.layers[-1].bias.copy_(torch.tensor([*coefficients, *turn, *move]))
+        return decoder
+
+    return make
+
+
+LATENT = torch.zeros(2, dtype=torch.float64)
+
+
+def test_the_decoder_of_normal_modes_starts_near_the_reference(nodes, generator):
+    torch.manual_seed(0)
+    reference = torch.from_numpy(nodes.positions).float()
+    decoder = NormalModeDecoder(reference, torch.from_numpy(normal_modes(nodes.positions).vectors).float(), ModelConfig())
+    positions = decoder(torch.randn(40, 8, generator=generator))
+    distance = rmsd(positions, reference.expand_as(positions))
+    assert 0 < distance.min() and distance.max() < 0.5  # Å
+
+
+def test_a_coefficient_of_one_moves_the_nodes_by_an_angstrom_rms(mode_decoder):
+    decoder = mode_decoder((1, 0))
+    assert rmsd(decoder(LATENT), decoder.reference).item() == pytest.approx(1)
+    both = mode_decoder((3, -4))
+    assert torch.allclose(both(LATENT), both.reference + 3 * both.modes[0] - 4 * both.modes[1])
+    assert rmsd(both(LATENT), both.reference).item() == pytest.approx(5)
+
+
+def test_a_translation_is_in_angstrom(mode_decoder):
+    decoder = mode_decoder(move=(1, -2, 3))
+    assert torch.allclose(decoder(LATENT), decoder.reference + torch.tensor([1.0, -2.0, 3.0]).double())
+
+
+def test_a_quarter_turn_about_z_takes_x_to_y_about_the_centre(mode_decoder):
+    decoder = mode_decoder(turn=(0, 0, math.pi / 2))
+    centre = decoder.reference.mean(0)
+    x, y, z = (decoder.reference - centre).unbind(-1)
+    assert torch.allclose(decoder(LATENT), centre + torch.stack([-y, x, z], dim=-1))
+
+
+def test_the_deformed_structure_is_turned_and_then_moved(mode_decoder):
+    coefficients, turn, move = (2.0, -1.0), (0.3, -0.8, 0.5), (4.0, 5.0, -6.0)
+    decoder = mode_decoder(coefficients, turn, move)
+    centre = decoder.reference.mean(0).numpy()
+    deformed = decoder.reference + 2 * decoder.modes[0] - decoder.modes[1]
+    expected = Rotation.from_rotvec(turn).apply(deformed.numpy() - centre) + centre + move
+    np.testing.assert_allclose(decoder(LATENT).detach(), expected, atol=1e-12)
+
+
+def test_the_decoder_of_normal_modes_takes_any_batch(asymmetric, mode_decoder, generator):
+    decoder = NormalModeDecoder(asymmetric[0], mode_decoder().modes, TINY).double()
+    latent = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
+    positions = decoder(latent)
+    assert positions.shape == (3, 4, 5, 3)
+    for i, j in itertools.product(range(3), range(4)):
+        assert torch.allclose(positions[i, j], decoder(latent[i, j]))
+
+
+def test_a_decoder_of_normal_modes_comes_back_from_its_state(asymmetric, mode_decoder):
+    decoder = mode_decoder((1, 2), (0.1, 0.2, 0.3), (1, 2, 3))
+    fresh = NormalModeDecoder(torch.zeros(5, 3), torch.zeros(2, 5, 3), TINY).double()
+    fresh.load_state_dict(decoder.state_dict())
+    assert torch.equal(fresh(LATENT), decoder(LATENT))
 
 
 def test_the_latent_is_the_mean_plus_noise_times_the_standard_deviation(data):

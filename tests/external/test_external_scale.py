@@ -1,4 +1,4 @@
-"""A data set of real size, EMPIAR-10180: 327,490 particles with their real poses and CTFs, and a stack of 85 GB without pixels."""
+"""A data set of real size, EMPIAR-10180: 327,490 particles with their real poses and CTFs, a stack of 85 GB without pixels, and its model."""
 
 import subprocess
 import sys
@@ -105,3 +105,26 @@ def test_every_particle_comes_once_in_an_epoch_of_real_size(window):
     order = particle_order(COUNT, 64, 0, 0, window)
     epoch = torch.cat([next(order) for _ in range(COUNT // 64)])
     assert len(epoch.unique()) == COUNT // 64 * 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_the_spliceosomes_normal_modes_take_less_than_two_gigabytes(external_data):
+    lines = """
+import sys
+from pathlib import Path
+import numpy as np
+from cryostar_nb.normal_modes import network_hessian, normal_modes
+positions = np.load(sys.argv[1])["xyz"].astype(np.float64)
+modes = normal_modes(positions)
+peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+vectors = modes.vectors.reshape(16, -1).T
+residuals = np.linalg.norm(network_hessian(positions) @ vectors - vectors * modes.eigenvalues, axis=0) / modes.eigenvalues
+print(len(positions), peak, residuals.max(), np.abs(vectors.T @ vectors - np.eye(16)).max(), *modes.eigenvalues)
+"""
+    command = [sys.executable, "-c", lines, str(external_data / "spliceosome" / "5nrl_cg.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(cryostar_nb.__file__).parents[1])
+    count, peak_kib, residual, skew, *eigenvalues = map(float, done.stdout.split())
+    assert count == 13_936
+    assert peak_kib * 1024 < 2e9
+    assert residual < 1e-4 and skew < 1e-9
+    assert len(eigenvalues) == 16 and eigenvalues == sorted(eigenvalues)
