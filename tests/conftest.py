@@ -149,9 +149,6 @@ def write_table():
     return write
 
 
-HELIX_BAND = Band(24, 3.0, 9.0)
-
-
 @pytest.fixture
 def helix_nodes(helix, make_nodes):
     """Twenty-four residues of a helix, about the origin."""
@@ -166,6 +163,6 @@ def helix_data(helix_nodes, rng):
     positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
     rotations = torch.from_numpy(random_rotations(40, rng)).float()
     electrons = torch.from_numpy(helix_nodes.electrons).float()
-    vectors = make_images(positions, electrons, torch.tensor(2.0), HELIX_BAND, rotations=rotations)
+    vectors = make_images(positions, electrons, torch.tensor(2.0), Band(24, 3.0, 9.0), rotations=rotations)
     noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
     return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)

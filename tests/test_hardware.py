@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import HELIX_BAND
 
 from cryostar_nb import hardware
 from cryostar_nb.errors import InputError
@@ -24,7 +23,7 @@ from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import TrainConfig, TrainingData, train
 
 ROOT = Path(__file__).parent.parent
-BAND = HELIX_BAND
+BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
 CONFIG = TrainConfig(steps=30, batch_size=8, warmup_steps=10, log_every=1, low_pass=9.0, clash_distance=6.0, final_elastic_weight=0.1)
 

@@ -9,10 +9,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import HELIX_BAND
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, rmsd
 from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss, relaxed_edges
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
@@ -20,7 +20,7 @@ from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
 from cryostar_nb.training import Restraints, TrainConfig, train
 
-BAND = HELIX_BAND
+BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
 CONFIG = TrainConfig(steps=60, batch_size=8, warmup_steps=10, log_every=1, final_elastic_weight=0.1, low_pass=9.0)
 
