@@ -44,7 +44,7 @@ def hinge_path(
     part = np.asarray(domain, dtype=np.float64)
     moving = part > 0
     vectors = np.deg2rad(angles_deg)[:, None, None] * part[moving, None] * (axis / length)  # (state, moving, 3)
-    arms = np.broadcast_to(positions[moving] - pivot, vectors.shape)
+    arms = np.broadcast_to(positions[moving] - pivot, vectors.shape).copy()
     path = np.repeat(np.asarray(positions, dtype=np.float64)[None], len(angles_deg), axis=0)
     path[:, moving] = Rotation.from_rotvec(vectors.reshape(-1, 3)).apply(arms.reshape(-1, 3)).reshape(arms.shape) + pivot
     return path
