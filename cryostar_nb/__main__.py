@@ -36,11 +36,14 @@ class Simulate:
     """Take the states from a trajectory (DCD, XTC, multi-model PDB, ...) instead of a morph."""
     topology: Path | None = None
     """Topology of the trajectory (PDB, PSF, ...)."""
+    poses: Path | None = None
+    """Take rotations, shifts and CTFs from the first particles of this RELION STAR file; its images need not exist."""
     config: OmitArgPrefixes[SimulationConfig] = dataclasses.field(default_factory=SimulationConfig)
 
     def run(self) -> None:
         """Simulate, and say where the files are."""
-        simulate(self.config, closed=self.closed, open_=self.open, out=self.out, trajectory=self.trajectory, topology=self.topology)
+        paths = {"trajectory": self.trajectory, "topology": self.topology, "poses": self.poses}
+        simulate(self.config, closed=self.closed, open_=self.open, out=self.out, **paths)
         print(f"wrote {self.out / 'particles.star'}, particles.mrcs and truth.npz")
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import mrcfile
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from cryostar_nb.ctf import CTFParameters
@@ -23,7 +23,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, random_rotations, superpose
 from cryostar_nb.particles import Particles, batches
 from cryostar_nb.projector import make_images
-from cryostar_nb.star import write_star
+from cryostar_nb.star import Poses, read_poses, write_star
 from cryostar_nb.structure import Structure, node_atoms
 from cryostar_nb.structure_files import read_structure, read_trajectory
 
@@ -35,7 +35,7 @@ class SimulationConfig:
     """What is simulated; the defaults are Table 1's, but for the noise."""
 
     n_particles: int = 50_000
-    """Number of particle images, shared evenly among the states."""
+    """Number of particle images."""
     box_size: int = 128
     """Edge of an image, in pixels."""
     pixel_size: float = 1.0
@@ -46,6 +46,8 @@ class SimulationConfig:
     """Number of conformations from closed to open."""
     morph: Literal["linear", "rigid"] = "linear"
     """The path between the two: straight lines, or one that keeps bond lengths and domains rigid."""
+    populations: Literal["uniform", "two"] = "uniform"
+    """How particles are spread over the states: evenly, or as two Gaussians at 20 % and 80 % of the path, of 7 % sd."""
     resolution: float = 3.0
     """Resolution of the full-atom density, in Å: its transform falls to 1/e at 1/resolution, as in EMAN2's e2pdb2mrc."""
     defocus_log_mean: float = 1.0
@@ -166,22 +168,44 @@ def load_path(
     return first, morph(first.positions, second.positions, config.states)
 
 
-def draw_particles(config: SimulationConfig, stack: Path, source: Path, rng: np.random.Generator) -> Particles:
-    """Poses uniform on SO(3), no shift, and log-normal defocus, for a stack that is yet to be written."""
+def draw_states(config: SimulationConfig, rng: np.random.Generator) -> Int[np.ndarray, " particle"]:
+    """The state of each particle, counted from 0, in no order."""
+    if config.populations == "uniform":
+        return rng.permutation(np.arange(config.n_particles) % config.states)
+    centre = np.where(rng.permutation(np.arange(config.n_particles) % 2), 0.8, 0.2)
+    return (rng.normal(centre, 0.07).clip(0, 1) * (config.states - 1)).round().astype(np.int64)
+
+
+def draw_poses(config: SimulationConfig, rng: np.random.Generator) -> Poses:
+    """Rotations uniform on SO(3), no shift, and log-normal defocus."""
     n = config.n_particles
     rotations = random_rotations(n, rng)
     defocus = torch.from_numpy(1e4 * rng.lognormal(config.defocus_log_mean, config.defocus_log_sd, n))
     zeros = torch.zeros(n, dtype=torch.float64)
-    ctf = CTFParameters(
-        defocus_u=defocus,
-        defocus_v=defocus,
-        defocus_angle_deg=zeros,
-        voltage_kv=zeros + config.voltage_kv,
-        spherical_aberration_mm=zeros + config.spherical_aberration_mm,
-        amplitude_contrast=zeros + config.amplitude_contrast,
-        phase_shift_deg=zeros,
-        b_factor=zeros,
-    )
+    microscope = {name: zeros + getattr(config, name) for name in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")}
+    ctf = CTFParameters(defocus_u=defocus, defocus_v=defocus, defocus_angle_deg=zeros, **microscope, phase_shift_deg=zeros, b_factor=zeros)
+    return Poses(torch.from_numpy(rotations), torch.zeros(n, 2, dtype=torch.float64), ctf)
+
+
+def given_poses(config: SimulationConfig, path: Path | str, reach: float) -> Poses:
+    """The first `n_particles` poses and CTFs of a STAR file; `reach` is the model's, in Å. Raises InputError where they are too few or lead out of the box."""
+    poses, n = read_poses(path), config.n_particles
+    if len(poses) < n:
+        raise InputError(f"{path}: holds {len(poses)} particles, fewer than the {n} asked for; give --n-particles {len(poses)} or less")
+    assert poses.ctf is not None
+    poses = Poses(poses.rotations[:n], poses.shifts[:n], poses.ctf[:n])
+    shift, room = poses.shifts.abs().amax(dim=1), config.box_size * config.pixel_size / 2 - reach
+    outside = torch.nonzero(shift > room).flatten()
+    if len(outside):
+        raise InputError(
+            f"{path}: particle {int(outside[0]) + 1} is shifted by {float(shift[outside[0]]):.0f} Å, and the model leaves {room:.0f} Å of room in the box; delete such particles ({len(outside)} of {n}) or give a larger --box-size"
+        )
+    return poses
+
+
+def draw_particles(config: SimulationConfig, stack: Path, source: Path, rng: np.random.Generator, poses: Poses | None = None) -> Particles:
+    """Particles of these poses, or of poses drawn at random, for a stack that is yet to be written."""
+    n, poses = config.n_particles, poses or draw_poses(config, rng)
     return Particles(
         source=source,
         stacks=(stack,),
@@ -189,9 +213,9 @@ def draw_particles(config: SimulationConfig, stack: Path, source: Path, rng: np.
         image_in_stack=np.arange(n),
         box_size=config.box_size,
         pixel_size=config.pixel_size,
-        rotations=torch.from_numpy(rotations),
-        shifts=torch.zeros(n, 2, dtype=torch.float64),
-        ctf=ctf,
+        rotations=poses.rotations,
+        shifts=poses.shifts,
+        ctf=poses.ctf,
     )
 
 
@@ -203,11 +227,13 @@ def simulate(
     out: Path | str,
     trajectory: Path | str | None = None,
     topology: Path | str | None = None,
+    poses: Path | str | None = None,
 ) -> None:
     """Write `out/particles.star`, `out/particles.mrcs` and `out/truth.npz`.
 
     Images are made and written in a stream; memory does not grow with their number. The noise is white and Gaussian, of one
-    variance for the whole set: the mean variance of up to 1,000 clean images over the asked-for SNR. `truth.npz` holds
+    variance for the whole set: the mean variance of up to 1,000 clean images over the asked-for SNR. `poses` is a particle STAR
+    file whose first `n_particles` rotations, shifts and CTFs are used instead of drawn ones; nothing else of it is. `truth.npz` holds
     `state` (particle,), the state of each particle; `positions` (state, node, 3), the nodes of each state in Å; `snr`;
     `snr_measured`, over all clean images; `snr_definition`; `noise_sd`.
     """
@@ -220,6 +246,7 @@ def simulate(
         raise InputError(
             f"{trajectory or closed}: an atom lies {reach:.0f} Å from the origin, outside the box's half edge of {half_box:.0f} Å; centre the model on the origin or give a larger --box-size"
         )
+    given = given_poses(config, poses, reach) if poses is not None else None
     stack, star = out / "particles.mrcs", out / "particles.star"
     shape = (config.n_particles, config.box_size, config.box_size)
     disk = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
@@ -230,16 +257,18 @@ def simulate(
         )
 
     rng = np.random.default_rng(config.seed)
-    particles = draw_particles(config, stack, star, rng)
-    state = rng.permutation(np.arange(config.n_particles) % config.states)
+    particles = draw_particles(config, stack, star, rng, given)
+    state = draw_states(config, rng)
     band = Band(config.box_size, config.pixel_size, resolution=2 * config.pixel_size)
     amplitudes = torch.from_numpy(atoms.electrons).float()
     sigma, states = torch.tensor(atom_sigma(config.resolution)), torch.from_numpy(path).float()
 
     def clean_images(rows: slice) -> torch.Tensor:
         assert particles.ctf is not None
-        positions, rotations = states[state[rows]], particles.rotations[rows].float()
-        return band.decode(make_images(positions, amplitudes, sigma, band, rotations=rotations, ctf=particles.ctf[rows]))
+        rotations, shifts = particles.rotations[rows].float(), None if given is None else given.shifts[rows].float()
+        return band.decode(
+            make_images(states[state[rows]], amplitudes, sigma, band, rotations=rotations, shifts=shifts, ctf=particles.ctf[rows])
+        )
 
     batch, sample = 32, min(1000, config.n_particles)
     sampled = [clean_images(rows).var(dim=(1, 2), correction=0) for rows in batches(sample, batch, "measuring the signal")]

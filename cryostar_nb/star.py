@@ -1,5 +1,6 @@
 """RELION STAR files: particles in, particles out (RELION 3.0 with one table; 3.1 and later with optics groups)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import starfile
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
@@ -26,6 +28,18 @@ _CTF_COLUMNS = {
     "b_factor": "rlnCtfBfactor",
 }
 _ABSENT_MEANS_ZERO = ("rlnPhaseShift", "rlnCtfBfactor")  # as in RELION
+
+
+@dataclass(frozen=True)
+class Poses:
+    """What a STAR file says of each particle but its image: how it lies, where, and through which lens."""
+
+    rotations: Float[Tensor, "particle 3 3"]
+    shifts: Float[Tensor, "particle 2"]  # Å, where the particle sits relative to the box centre
+    ctf: CTFParameters | None
+
+    def __len__(self) -> int:
+        return len(self.rotations)
 
 
 def read_tables(path: Path | str) -> pd.DataFrame:
@@ -89,14 +103,17 @@ def _pixel_size(table: pd.DataFrame, path: Path, given: float | None) -> float:
     return float(values[0])
 
 
-def _shifts(table: pd.DataFrame, path: Path, pixel_size: float) -> Float[np.ndarray, "particle 2"]:
-    """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0."""
+def _shifts(table: pd.DataFrame, path: Path, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
+    """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0.
+
+    `pixel_size` None is read from the table where origins are in pixels.
+    """
     shifts = np.zeros((len(table), 2))
     for axis, letter in enumerate("XY"):
         if f"rlnOrigin{letter}Angst" in table.columns:
             shifts[:, axis] = -_numbers(table, f"rlnOrigin{letter}Angst", path)
         elif f"rlnOrigin{letter}" in table.columns:
-            shifts[:, axis] = -_numbers(table, f"rlnOrigin{letter}", path) * pixel_size
+            shifts[:, axis] = -_numbers(table, f"rlnOrigin{letter}", path) * (pixel_size or _pixel_size(table, path, None))
     return shifts
 
 
@@ -135,6 +152,23 @@ def _image_names(table: pd.DataFrame, path: Path, root: Path) -> tuple[tuple[Pat
     return tuple(root / stack for stack in stacks), stack_of, image_in_stack
 
 
+def _poses(table: pd.DataFrame, path: Path, pixel_size: float | None, ctf: bool) -> Poses:
+    missing = [column for column in _ANGLES if column not in table.columns]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]}, which the pose needs; give the particles STAR of a refinement")
+    rotations = rotations_from_relion_angles(*(_numbers(table, column, path) for column in _ANGLES))
+    shifts = _shifts(table, path, pixel_size)
+    return Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), _ctf(table, path) if ctf else None)
+
+
+def read_poses(path: Path | str) -> Poses:
+    """Read the poses and CTFs of a RELION STAR file, in its order; the images that it names need not exist.
+
+    Origins in pixels (RELION 3.0) become Å by the file's own pixel size. Raises InputError as `read_star` does.
+    """
+    return _poses(read_tables(path), Path(path), None, ctf=True)
+
+
 def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: float | None = None, ctf: bool = True) -> Particles:
     """Read the particles of a RELION STAR file; the images stay on disk.
 
@@ -144,9 +178,6 @@ def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: f
     """
     path = Path(path)
     table = read_tables(path)
-    missing = [column for column in _ANGLES if column not in table.columns]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]}, which the pose needs; give the particles STAR of a refinement")
     stacks, stack_of, image_in_stack = _image_names(table, path, Path(root) if root else path.parent)
     boxes, last_of = {}, np.zeros(len(stacks), dtype=np.int64)
     np.maximum.at(last_of, stack_of, image_in_stack)
@@ -162,7 +193,7 @@ def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: f
         first, other = stacks[0], next(stack for stack in stacks if boxes[stack] != boxes[stacks[0]])
         raise InputError(f"{path}: {first} has boxes of {boxes[first]} pixels and {other} of {boxes[other]}; extract all with one box")
     pixel_size = _pixel_size(table, path, pixel_size)
-    angles = [_numbers(table, column, path) for column in _ANGLES]
+    poses = _poses(table, path, pixel_size, ctf)
     return Particles(
         source=path,
         stacks=stacks,
@@ -170,9 +201,9 @@ def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: f
         image_in_stack=image_in_stack,
         box_size=boxes[stacks[0]],
         pixel_size=pixel_size,
-        rotations=torch.from_numpy(rotations_from_relion_angles(*angles)),
-        shifts=torch.from_numpy(_shifts(table, path, pixel_size)),
-        ctf=_ctf(table, path) if ctf else None,
+        rotations=poses.rotations,
+        shifts=poses.shifts,
+        ctf=poses.ctf,
     )
 
 
