@@ -66,9 +66,7 @@ class InformationFloor:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON: lists and numbers."""
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in dataclasses.asdict(self).items()
-        }
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in dataclasses.asdict(self).items()}
 
 
 def information_floor(
@@ -125,7 +123,8 @@ def information_floor(
     )
 
 
-def _standard_error(values: Float[Tensor, "level particle *state"]) -> Float[Tensor, "level *state"]:
+def _standard_error(values: Tensor) -> Tensor:
+    """From (level, particle, ...) to (level, ...)."""
     return values.std(dim=1) / math.sqrt(values.shape[1])
 
 
