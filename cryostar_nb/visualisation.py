@@ -85,6 +85,35 @@ def plot_rmsd_per_state(curves: Mapping[str, tuple[ArrayLike, ArrayLike | None]]
     return _figure(ax)
 
 
+def plot_information_floor(
+    snr: ArrayLike,
+    floor: ArrayLike,
+    error: ArrayLike,
+    *,
+    mean_structure: float,
+    methods: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """RMSD against SNR: what no method can get below, with a band of two standard errors, and who always says the mean structure.
+
+    `methods` maps a label to (SNR, RMSD), drawn as points.
+    """
+    ax = _axes(ax)
+    snr, floor, error = (np.asarray(values, dtype=float) for values in (snr, floor, error))
+    order = np.argsort(snr)
+    snr, floor, error = snr[order], floor[order], error[order]
+    ax.fill_between(snr, 0, floor, color=COLOURS["idle"], alpha=0.15, linewidth=0)
+    ax.fill_between(snr, floor - 2 * error, floor + 2 * error, color=COLOURS["truth"], alpha=0.3, linewidth=0)
+    ax.plot(snr, floor, color=COLOURS["truth"], label="information floor")
+    ax.axhline(mean_structure, color=COLOURS["idle"], linestyle="--", label="always the mean structure")
+    for number, (label, (places, values)) in enumerate((methods or {}).items()):
+        colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
+        ax.plot(np.asarray(places), np.asarray(values), marker="o", linestyle="", color=colour, label=label)
+    ax.set(xlabel="SNR of an image", ylabel="Cα-RMSD to the truth (Å)", xscale="log", ylim=(0, None))
+    ax.legend(frameon=False)
+    return _figure(ax)
+
+
 def plot_latents(
     scores: Float[np.ndarray, "particle component"],
     explained: Sequence[float],
