@@ -60,7 +60,7 @@ def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     """The losses of `metrics.csv` against the step: the image loss, then, if there are any, the structural ones on a logarithmic scale."""
     structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
-    left, *rest = np.atleast_1d(figure.subplots(1, 2 if structural else 1))
+    left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
     left.plot(metrics["step"], metrics["image"], color=COLOURS["star"])
     left.set(xlabel="step", ylabel="image loss (minus correlation)")
     for right in rest:
