@@ -57,16 +57,17 @@ def plot_images(
 
 
 def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
-    """The losses of `metrics.csv` against the step: the image loss, then the structural ones on a logarithmic scale."""
+    """The losses of `metrics.csv` against the step: the image loss, then, if there are any, the structural ones on a logarithmic scale."""
+    structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
     left.plot(metrics["step"], metrics["image"], color=COLOURS["star"])
     left.set(xlabel="step", ylabel="image loss (minus correlation)")
-    for name, colour in zip(("elastic", "continuity", "clash"), _CYCLE[1:], strict=False):
-        if name in metrics:
+    for right in rest:
+        for name, colour in zip(structural, _CYCLE[1:], strict=False):
             right.plot(metrics["step"], np.maximum(metrics[name], 1e-6), label=name, color=colour)
-    right.set(xlabel="step", ylabel="structural loss (Å²)", yscale="log")
-    right.legend(frameon=False)
+        right.set(xlabel="step", ylabel="structural loss (Å²)", yscale="log")
+        right.legend(frameon=False)
     return figure
 
 
