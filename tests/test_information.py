@@ -84,7 +84,7 @@ def test_two_states_have_a_closed_form(bending):
     path = path[[0, -1]]
     config = dataclasses.replace(CONFIG, n_particles=60, states=2)
     snr = 0.01
-    floor = information_floor(nodes, path, config, [snr], draws=2000)  # an error of 0.7 % in the rarest of the three
+    floor = information_floor(nodes, path, config, [snr], draws=3000)
     scatter, variance = scatter_matrices(nodes, path, config)
     separation = (scatter[:, 0, 0] + scatter[:, 1, 1] - 2 * scatter[:, 0, 1]).sqrt() / math.sqrt(variance / snr)
     distance = float(rmsd(torch.from_numpy(path[0]), torch.from_numpy(path[1])))
@@ -100,7 +100,7 @@ def test_two_states_have_a_closed_form(bending):
     assert 0.05 < wrong < 0.45
     assert floor.mean[0] == pytest.approx(distance * mean, rel=0.01)
     assert floor.rms[0] == pytest.approx(distance * math.sqrt(square), rel=0.01)
-    assert floor.lowest_mean[0] == pytest.approx(distance * wrong, rel=0.03)
+    assert floor.lowest_mean[0] == pytest.approx(distance * wrong, rel=0.03)  # counts of a rare event: four standard errors
 
 
 def test_the_floor_falls_as_the_signal_grows(bending, curved):
