@@ -12,8 +12,6 @@ import argparse
 import dataclasses
 import datetime
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import commit, processor
 
 from cryostar_nb.files import write_json
 from cryostar_nb.information import InformationFloor, information_floor, signal_measures
@@ -105,19 +104,6 @@ def table_1(curve: dict[str, Any], ratios: dict[str, float]) -> dict[str, Any]:
             f"{target:g}": float(10 ** np.interp(-target, -np.array(curve["mean"]), logarithms)) for target in TARGETS
         },
     }
-
-
-def commit() -> str:
-    """The commit of the code that computes, and whether it was changed since."""
-    command = ["git", "-C", str(BOOK), "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from provenance import commit, processor
 
 from cryostar_nb.files import write_json
 
@@ -114,15 +115,8 @@ def train_and_evaluate(run: PaperRun, work: Path, particles: int, steps: int) ->
 
 def provenance(run: PaperRun) -> dict[str, str]:
     """Where, when and from what a result was made."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "a CPU")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = gpu or f"{cpu}, {os.cpu_count()} cores"
-    return {"command": f"make paper ONLY={run.name}", "commit": commit, "machine": machine, "date": datetime.date.today().isoformat()}
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {os.cpu_count()} cores"
+    return {"command": f"make paper ONLY={run.name}", "commit": commit(), "machine": machine, "date": datetime.date.today().isoformat()}
 
 
 def main() -> None:
