@@ -34,6 +34,14 @@ def _grid_place(positions, scale, size, inside):
 
 
 @triton.jit
+def _window_places(row, column, lane, size, WINDOW: tl.constexpr):
+    """Places (BLOCK, WINDOW, WINDOW) in its image's grid of the points that each node's window lies on."""
+    columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
+    rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
+    return rows[:, :, None] * size + columns[:, None, :]
+
+
+@triton.jit
 def _spread(
     positions,
     amplitudes,
@@ -56,9 +64,7 @@ def _spread(
     amplitude = tl.load(amplitudes + atom, mask=inside, other=0.0)
     wx = _window(u, polynomials, lane, WINDOW, DEGREE)
     wy = _window(v, polynomials, lane, WINDOW, DEGREE) * amplitude[:, None]
-    columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    place = image * size * size + rows[:, :, None] * size + columns[:, None, :]
+    place = image * size * size + _window_places(row, column, lane, size, WINDOW)
     tl.atomic_add(grid + place, wy[:, :, None] * wx[:, None, :], mask=inside[:, None, None], sem="relaxed")
 
 
@@ -86,9 +92,7 @@ def _interpolate(
     row, v = _grid_place(positions + node + 1, scale, size, inside)
     wx, wy = _window(u, polynomials, lane, WINDOW, DEGREE), _window(v, polynomials, lane, WINDOW, DEGREE)
     dx, dy = _window(u, slopes, lane, WINDOW, DEGREE - 1), _window(v, slopes, lane, WINDOW, DEGREE - 1)
-    columns = (column[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    rows = (row[:, None] + lane[None, :] + size - (WINDOW // 2 - 1)) % size
-    place = image * size * size + rows[:, :, None] * size + columns[:, None, :]
+    place = image * size * size + _window_places(row, column, lane, size, WINDOW)
     seen = tl.load(field + place, mask=inside[:, None, None], other=0.0)
     across, across_dx = tl.sum(seen * wx[:, None, :], axis=2), tl.sum(seen * dx[:, None, :], axis=2)
     tl.store(values + image * atoms + atom, tl.sum(across * wy, axis=1), mask=inside)
