@@ -33,7 +33,11 @@ def epoch_order(count: int, seed: int, epoch: int, window: int) -> Int[Tensor, "
 
 
 def particle_windows(count: int, batch_size: int, seed: int, start: int, window: int | None = None) -> Iterator[Int[Tensor, " row"]]:
-    """Endless windows of particle numbers from step `start` on, each a whole number of batches; without a window, epochs."""
+    """Endless windows of particle numbers from step `start` on, each a whole number of batches; without a window, epochs.
+
+    An epoch is a fresh permutation, the same for the same seed. With a `window`, every batch lies within one window of about
+    that many particles. What does not fill a batch waits for another epoch.
+    """
     length = count if window is None or window >= count else max(1, window // batch_size) * batch_size
     per_epoch = count // batch_size
     epoch, place = divmod(start, per_epoch)
@@ -43,16 +47,6 @@ def particle_windows(count: int, batch_size: int, seed: int, start: int, window:
             if end > place * batch_size:
                 yield order[max(end - length, place * batch_size) : end]
         epoch, place = epoch + 1, 0
-
-
-def particle_order(count: int, batch_size: int, seed: int, start: int, window: int | None = None) -> Iterator[Int[Tensor, " batch"]]:
-    """Endless batches of particle numbers: a fresh permutation every epoch, the same for the same seed, from step `start`.
-
-    With a `window`, every batch lies within one window of about that many particles. What does not fill a batch waits for
-    another epoch.
-    """
-    for rows in particle_windows(count, batch_size, seed, start, window):
-        yield from rows.split(batch_size)
 
 
 def resident(vectors: Float[Tensor, "particle band"] | VectorFile, device: torch.device) -> Float[Tensor, "particle band"] | VectorFile:
@@ -83,7 +77,7 @@ def batches_from(
     """For every step from `start` on: the numbers of its particles, on the CPU, and their vectors, on the device as stored.
 
     Vectors on the device are indexed; others are gathered by a thread, a batch ahead, and a file is read by another, a
-    window ahead. `window` is that of `particle_order`; a file has its own, which is taken when there is none. Of the `world_size`
+    window ahead. `window` is that of `particle_windows`; a file has its own, which is taken when there is none. Of the `world_size`
     processes that share every batch, number `rank` gets its part. Close the generator (`contextlib.closing`) to end the threads.
     """
     if batch_size % world_size:

@@ -10,7 +10,7 @@ import torch
 
 from cryostar_nb import loading, vectors
 from cryostar_nb.errors import InputError
-from cryostar_nb.loading import batches_from, particle_order, particle_windows, resident
+from cryostar_nb.loading import batches_from, particle_windows, resident
 from cryostar_nb.vectors import VectorFile
 
 CPU = torch.device("cpu")
@@ -18,6 +18,11 @@ SETS = pytest.mark.parametrize(
     ("count", "batch", "window"),
     [(24, 8, None), (26, 8, None), (1000, 8, 64), (1000, 8, 70), (997, 16, 250), (997, 16, 3), (997, 16, 5000)],
 )
+
+
+def particle_order(count, batch, seed, start, window=None):
+    """The batches of the windows, one after the other."""
+    return (rows for window_rows in particle_windows(count, batch, seed, start, window) for rows in window_rows.split(batch))
 
 
 def take(iterator, count):
