@@ -136,8 +136,10 @@ class CapturedStep:
                 weight.copy_(before)
             for state in optimiser.state.values():
                 for value in state.values():
-                    before_or_none = moments.get(id(value))
-                    value.copy_(before_or_none) if before_or_none is not None else value.zero_()
+                    if id(value) in moments:
+                        value.copy_(moments[id(value)])
+                    else:  # it did not exist before the first step
+                        value.zero_()
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Take one step on other inputs."""

@@ -1,8 +1,8 @@
 """A run folder: start one, open one, and read what it holds.
 
 `config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference, `atoms.cif` all of it where the
-density is that of the atoms; `checkpoint.pt` and
-`metrics.csv` come from training; `latents.npy` is the latent mean of every particle, (particle, latent).
+density is that of the atoms; `checkpoint.pt` and `metrics.csv` come from training; `latents.npy` is the latent mean of every
+particle, (particle, latent).
 """
 
 import csv
@@ -29,7 +29,7 @@ from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes, read_structure, write_structure
+from cryostar_nb.structure_files import read_atoms_and_nodes, read_nodes, read_structure, write_structure
 from cryostar_nb.training import TrainConfig, TrainingData, build_model, encoder_inputs, make_view, train
 from cryostar_nb.vectors import VectorFile, open_vectors
 from cryostar_nb.view import StructureView
@@ -64,6 +64,7 @@ class Run:
     config: TrainConfig
     nodes: Structure
     band: Band
+    view: StructureView | None
     model: DeformationVAE
     step: int
 
@@ -84,8 +85,7 @@ class Run:
             return torch.from_numpy(np.load(path))
         particles = self.inputs.read_particles()
         vectors = open_vectors(particles, self.band, invert=self.inputs.invert, spill=self.folder)
-        view = make_view(self.config, self.nodes, self.band)
-        return save_latents(self.folder, self.model, training_data(particles, vectors), view)
+        return save_latents(self.folder, self.model, training_data(particles, vectors), self.view)
 
     def metrics(self) -> dict[str, list[float]]:
         """The columns of `metrics.csv`."""
@@ -124,7 +124,7 @@ def start_run(
     if checkpoint.exists() and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
     before = open_run(out) if resume else None
-    atoms, nodes = read_structure(inputs.reference), read_nodes(inputs.reference)
+    atoms, nodes = read_atoms_and_nodes(inputs.reference)
     density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()
     config.check(len(particles), hardware.devices * hardware.num_nodes)
@@ -132,10 +132,8 @@ def start_run(
     check_fit(inputs, nodes, particles)
     if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
         raise InputError(f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes")
-    if before is not None and (band, len(nodes)) != (before.band, len(before.nodes)):
-        raise InputError(
-            f"{out}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"
-        )
+    if before is not None:
+        check_same_network(before, config, nodes, band)
     fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
     with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
         vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
@@ -149,12 +147,26 @@ def start_run(
         if config.density == "atoms":
             write_structure(out / "atoms.cif", atoms)
     data = training_data(particles, resident(vectors, fabric.device), fabric.device)
-    model = train(config, data, nodes, band, out, density=density, resume=resume, fabric=fabric)
+    view = make_view(config, nodes, band)
+    model = train(config, data, nodes, band, out, density=density, view=view, resume=resume, fabric=fabric)
     if not fabric.is_global_zero:
         return None
-    view = make_view(config, nodes, band)
-    save_latents(out, model, data, None if view is None else view.to(fabric.device))
+    save_latents(out, model, data, view)
     return open_run(out)
+
+
+def check_same_network(before: Run, config: TrainConfig, nodes: Structure, band: Band) -> None:
+    """Raise InputError when a run that is to be resumed has a network of other sizes: its weights would not fit."""
+    if (band, len(nodes)) != (before.band, len(before.nodes)):
+        raise InputError(
+            f"{before.folder}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"
+        )
+    for name in ("method", "modes", "encoder_input"):
+        was, wanted = getattr(before.config, name), getattr(config, name)
+        if was != wanted:
+            raise InputError(
+                f"{before.folder}: was trained with {name} = {was}, not {wanted}; resume with the same, or train into a new --out"
+            )
 
 
 def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
@@ -211,13 +223,14 @@ def open_run(folder: Path | str) -> Run:
     checkpoint = existing_file(folder / "checkpoint.pt", "a run with a checkpoint")
     nodes = read_nodes(folder / "reference.cif")
     band = Band(values["grid"]["box_size"], values["grid"]["pixel_size"], values["train"].low_pass)
-    model = build_model(values["train"], values["model"], nodes, band, find_modes=False)
+    view = make_view(values["train"], nodes, band)
+    model = build_model(values["train"], values["model"], nodes, band, view, find_modes=False)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
     except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise InputError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]}); train again") from error
-    return Run(folder, values["inputs"], values["train"], nodes, band, model.eval(), state["step"])
+    return Run(folder, values["inputs"], values["train"], nodes, band, view, model.eval(), state["step"])
 
 
 def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:

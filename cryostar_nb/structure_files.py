@@ -107,13 +107,18 @@ def _linked(first: gemmi.Residue | None, second: gemmi.Residue | None) -> bool:
     return False
 
 
-def read_nodes(path: Path | str) -> Structure:
-    """Read a structure file and coarse-grain it; errors name the file."""
+def read_atoms_and_nodes(path: Path | str) -> tuple[Structure, Structure]:
+    """Read a structure file; return it, and one node for each of its residues. Errors name the file."""
     atoms = read_structure(path)
     try:
-        return coarse_grain(atoms)
+        return atoms, coarse_grain(atoms)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_nodes(path: Path | str) -> Structure:
+    """Read a structure file and coarse-grain it; errors name the file."""
+    return read_atoms_and_nodes(path)[1]
 
 
 def write_structure(path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None) -> None:

@@ -185,14 +185,15 @@ class Restraints:
         return {name: value.to(positions.dtype) for name, value in losses.items()}
 
 
-def build_model(config: TrainConfig, model_config: ModelConfig, nodes: Structure, band: Band, *, find_modes: bool = True) -> DeformationVAE:
-    """The network of a method, untrained. Without `find_modes`, normal modes are left zero, to be loaded with the weights."""
+def build_model(
+    config: TrainConfig, model_config: ModelConfig, nodes: Structure, band: Band, view: StructureView | None, *, find_modes: bool = True
+) -> DeformationVAE:
+    """The network of a method, untrained, for inputs of this view or for images. Without `find_modes`, normal modes are left zero, to be loaded with the weights."""
     reference, modes = torch.from_numpy(nodes.positions).float(), None
     if config.method == "nma":
         modes = torch.zeros(config.modes, *reference.shape)
         if find_modes:
             modes = torch.from_numpy(normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors).float()
-    view = make_view(config, nodes, band)
     size = band.size if view is None else view.size
     return DeformationVAE(size, reference, model_config, modes=modes, standardised=view is not None)
 
@@ -205,6 +206,7 @@ def make_view(config: TrainConfig, nodes: Structure, band: Band) -> StructureVie
 def encoder_inputs(data: TrainingData, view: StructureView | None, batch_size: int = 1024) -> Iterator[Float[Tensor, "batch number"]]:
     """The encoder's input for all particles in order, a batch at a time."""
     device, terms, start = data.rotations.device, None if data.ctf is None else ctf_terms(data.ctf), 0
+    view = None if view is None else view.to(device)
     for vectors in data.vectors.split(batch_size):
         images, rows = vectors.to(device).float(), slice(start, start + len(vectors))
         start += len(vectors)
@@ -219,11 +221,13 @@ def train(
     out: Path,
     *,
     density: Density | None = None,
+    view: StructureView | None = None,
     model_config: ModelConfig | None = None,
     resume: bool = False,
     fabric: "Fabric | None" = None,
 ) -> DeformationVAE:
-    """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model. `density` is that of the nodes by default.
+    """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model. `density` is that of the nodes by default,
+    and `view` that of the configuration (`make_view`).
 
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
     checkpoint, and ends where an uninterrupted run would have ended. `fabric` says where it runs (`hardware.start_fabric`);
@@ -234,7 +238,8 @@ def train(
     fabric = fabric or start_fabric(Hardware(str(data.rotations.device)))
     device, share = fabric.device, config.batch_size // fabric.world_size
     torch.manual_seed(config.seed)
-    network = build_model(config, model_config or ModelConfig(), nodes, band, find_modes=not resume).to(device)
+    view = view or make_view(config, nodes, band)
+    network = build_model(config, model_config or ModelConfig(), nodes, band, view, find_modes=not resume).to(device)
     # The two settings that change from step to step are tensors: a recorded step reads them anew.
     learning_rate, elastic_weight = torch.zeros(2, device=device).unbind()
     on_gpu = device.type == "cuda"
@@ -254,7 +259,6 @@ def train(
     restraints = Restraints(nodes, config, device)
     density = (density or node_density(nodes, config.sigma)).to(device)
     terms = None if data.ctf is None else ctf_terms(data.ctf)
-    view = make_view(config, nodes, band)
     if view is not None:
         view = view.to(device)
         if not resume:
