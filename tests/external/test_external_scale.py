@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 import cryostar_nb
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.loading import particle_order
+from cryostar_nb.loading import particle_windows
 from cryostar_nb.particles import Particles
 from cryostar_nb.star import read_star, write_star
 
@@ -102,7 +102,7 @@ print(len(read_star(sys.argv[1])), Path("/proc/self/status").read_text().split("
 
 @pytest.mark.parametrize("window", [None, 32_768])
 def test_every_particle_comes_once_in_an_epoch_of_real_size(window):
-    order = particle_order(COUNT, 64, 0, 0, window)
+    order = (rows for window_rows in particle_windows(COUNT, 64, 0, 0, window) for rows in window_rows.split(64))
     epoch = torch.cat([next(order) for _ in range(COUNT // 64)])
     assert len(epoch.unique()) == COUNT // 64 * 64
 
