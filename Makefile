@@ -52,7 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py $(if $(PEER),--peer $(PEER))
 
 paper: $(STAMP)
-	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
 
 clean:
 	rm -rf .venv demo _build

@@ -1,6 +1,6 @@
 """The paper's experiments on adenylate kinase, run and kept as data: `make paper`.
 
-    python book/paper_runs.py --work FOLDER [--only TEXT] [--list]
+    python book/paper_runs.py --work FOLDER [--only PATTERN] [--list]
 
 Every run is a simulation (made once), a training and an evaluation, and ends as `book/results/NAME.json`. A run whose result exists is
 not made again; one that was interrupted goes on from its checkpoint. All of them take hours on two cores.
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -36,12 +37,14 @@ class PaperRun:
     seed: int = 0
     morph: str = "linear"
     changes: tuple[str, ...] = ()  # further options of `train`, for ablations
+    steps: int = 12_000
 
     @property
     def name(self) -> str:
         """The name of its result, and of its run folder."""
         changed = "".join(f"_{change.lstrip('-').replace(' ', '=')}" for change in self.changes)
-        return f"adk_{self.morph}_snr{self.snr:g}_{self.reference}_{self.method}_{self.setting}_seed{self.seed}{changed}"
+        steps = "" if self.steps == 12_000 else f"_steps{self.steps}"
+        return f"adk_{self.morph}_snr{self.snr:g}_{self.reference}_{self.method}_{self.setting}_seed{self.seed}{steps}{changed}"
 
     @property
     def data(self) -> str:
@@ -71,7 +74,8 @@ RUNS = (
     *(PaperRun(method, snr=snr) for snr in (0.01, 0.001) for method in ("cont", "nma")),
     # A path that is not a straight line.
     *(PaperRun("star", setting, morph="rigid") for setting in ("ours", "paper")),
-    *(PaperRun("star", "ours", changes=(change,)) for change in ABLATIONS),
+    # One change at a time, for half as long.
+    *(PaperRun("star", "ours", changes=changes, steps=6_000) for changes in ((), *((change,) for change in ABLATIONS))),
 )
 
 
@@ -91,14 +95,14 @@ def simulate(run: PaperRun, work: Path, particles: int) -> Path:
     return folder
 
 
-def train_and_evaluate(run: PaperRun, work: Path, particles: int, steps: int) -> None:
+def train_and_evaluate(run: PaperRun, work: Path, particles: int) -> None:
     """Make a run, or what is missing of it, and write its result."""
     folder, out = simulate(run, work, particles), work / "runs" / run.name
     if (out / "checkpoint.pt").exists():
         options: list[object] = ["--resume", "--out", out]
     else:
         options = [folder / "particles.star", "--reference", ENDS[run.reference], "--out", out, "--preset", run.setting]
-        options += ["--method", run.method, "--steps", steps, "--seed", run.seed]
+        options += ["--method", run.method, "--steps", run.steps, "--seed", run.seed]
         options += [word for change in run.changes for word in change.split()]
     cryostar("train", *options, "--cache", folder / "cache")
     cryostar("evaluate", out, "--truth", folder / "truth.npz")
@@ -123,17 +127,16 @@ def main() -> None:
     """Make the runs whose results are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "paper", help="folder for particles and runs (15 GB)")
-    parser.add_argument("--only", default="", help="make only the runs whose names contain this")
+    parser.add_argument("--only", default="*", help="make only the runs whose names match this pattern, as `*_nma_*`")
     parser.add_argument("--list", action="store_true", help="list the runs and whether their results exist")
     parser.add_argument("--particles", type=int, default=50_000)
-    parser.add_argument("--steps", type=int, default=12_000)
     options = parser.parse_args()
     for run in RUNS:
         done = (RESULTS / f"{run.name}.json").exists()
         if options.list:
             print("done   " if done else "missing", run.name)
-        elif options.only in run.name and not done:
-            train_and_evaluate(run, options.work, options.particles, options.steps)
+        elif fnmatch(run.name, options.only) and not done:
+            train_and_evaluate(run, options.work, options.particles)
 
 
 if __name__ == "__main__":
