@@ -46,7 +46,9 @@ class TrainConfig:
     batch_size: int = 64
     """Particles per step."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW, after a warm-up and before a cosine decay (not given in the paper)."""
+    """Peak learning rate of AdamW, after a warm-up (not given in the paper)."""
+    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up: a cosine decay to zero, or the peak to the end (not given in the paper)."""
     warmup_steps: int = 200
     """Steps over which the learning rate rises to its peak (not given in the paper)."""
     weight_decay: float = 0.0
@@ -75,6 +77,8 @@ class TrainConfig:
     """Nodes of a chain nearer than this in the reference are joined by an edge, in Å (eq. 5)."""
     relaxation_percentile: float = 80.0
     """p of eq. 7: edges whose length varies more than this percentile are released; 100 releases none. 95 for experimental data."""
+    relaxation_measure: Literal["distance", "squared_error"] = "distance"
+    """What varies: the distance of eq. 7, or, for comparison, its squared error, the term of eq. 6."""
     modes: int = 16
     """Normal modes of the method nma; their network has the cutoff of the elastic one."""
     kl_weight: float | None = None
@@ -116,9 +120,11 @@ class TrainConfig:
             raise InputError(f"batch_size = {self.batch_size} cannot be shared by {processes} processes; give a multiple of {processes}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then cosine decay to zero."""
+        """Linear warm-up, then the schedule."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.learning_rate_schedule == "constant":
+            return self.learning_rate
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -177,8 +183,12 @@ class Restraints:
         losses = {"continuity": squares.mean() / count}
         if self.config.method == "star":
             changes, squares = length_change_sums(by_atom, self.edges, self.edge_lengths)
-            whole, changes_of_all, squares_of_all = over_all(torch.stack([torch.full_like(changes, count), changes, squares]).detach())
-            keep = stable_edges(squares_of_all / whole - (changes_of_all / whole).square(), self.config.relaxation_percentile)
+            first, second = changes, squares
+            if self.config.relaxation_measure == "squared_error":
+                errors = (pair_distances(positions.detach(), self.edges) - self.edge_lengths).double().square()
+                first, second = errors.sum(0), errors.square().sum(0)
+            whole, firsts, seconds = over_all(torch.stack([torch.full_like(first, count), first, second]).detach())
+            keep = stable_edges(seconds / whole - (firsts / whole).square(), self.config.relaxation_percentile)
             losses["elastic"] = (squares * keep).sum() / keep.sum() / count
             penalties, clashes = clash_sums(by_atom, self.bonded, self.config.clash_distance)
             losses["clash"] = (penalties / clashes.clamp(min=1)).mean()

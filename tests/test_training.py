@@ -257,6 +257,22 @@ def test_relaxation_looks_at_the_whole_of_a_shared_batch(nodes, generator):
     assert np.mean([restraints.losses(half)["elastic"].item() for half in halves]) != pytest.approx(np.mean(parts), rel=1e-3)
 
 
+@pytest.mark.parametrize(("measure", "dropped"), [("distance", 0), ("squared_error", 1)])
+def test_the_measure_of_relaxation_decides_what_is_released(measure, dropped, nodes):
+    """Bond 0 varies by more about its own length; bond 1 by less, but about a length that is wrong, and its squared error by more."""
+    config = dataclasses.replace(CONFIG, relaxation_measure=measure, relaxation_percentile=99.9, elastic_cutoff=4.5)
+    restraints = Restraints(nodes, config, torch.device("cpu"))
+    assert len(restraints.edges) > 2
+    positions = torch.from_numpy(nodes.positions).float().repeat(2, 1, 1)
+    along = torch.nn.functional.normalize(positions[0, restraints.edges[:, 1]] - positions[0, restraints.edges[:, 0]], dim=-1)
+    for bond, lengthening in ((0, (-0.5, 0.5)), (1, (1.6, 2.4))):  # everything behind the bond moves along it
+        for structure, by in enumerate(lengthening):
+            positions[structure, restraints.edges[bond, 1] :] += by * along[bond]
+    errors = (pair_distances(positions, restraints.edges) - restraints.edge_lengths).square()
+    errors = torch.cat([errors[:, :dropped], errors[:, dropped + 1 :]], dim=1)
+    assert restraints.losses(positions)["elastic"].item() == pytest.approx(errors.mean().item(), rel=1e-5)
+
+
 # Schedules and configuration
 
 
@@ -268,6 +284,11 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
     assert rates[550] == pytest.approx(1.0)
     assert rates[1000] == pytest.approx(0)
     assert (np.diff(rates[:100]) > 0).all() and (np.diff(rates[100:]) < 0).all()
+
+
+def test_a_constant_learning_rate_stays_at_its_peak():
+    config = TrainConfig(steps=1000, warmup_steps=100, learning_rate=2.0, learning_rate_schedule="constant")
+    assert [config.learning_rate_at(step) for step in (0, 99, 100, 999)] == pytest.approx([0.02, 2, 2, 2])
 
 
 def test_the_elastic_weight_decays_by_a_constant_factor_or_stays():
