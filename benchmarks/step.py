@@ -43,7 +43,7 @@ from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
-from cryostar_nb.training import Restraints, TrainConfig, TrainingData, train
+from cryostar_nb.training import TrainConfig, TrainingData, make_restraints, train
 
 PARTICLES = 4096
 ROUNDS, SPANS = 3, 4  # runs of train() in turn with the peer; stretches of steps that count in each
@@ -69,7 +69,7 @@ def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Ba
     optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=config.weight_decay, fused=True)
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
-    restraints = Restraints(nodes, config, on)
+    restraints = make_restraints(config, nodes, on)
     amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(on), torch.tensor(config.sigma, device=on)
     positions = (model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)).requires_grad_()
     assert data.ctf is not None

@@ -1,8 +1,10 @@
 """Writing files so that a reader finds the old one or the new one, never half of one; and a log that grows line by line."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +17,29 @@ from cryostar_nb.errors import InputError
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it onto `path` when the block ends well, remove it when it does not.
 
-    The temporary name keeps the suffix, because several writers choose their format by it.
+    The temporary name keeps the suffix, because several writers choose their format by it. Raises InputError where the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with clear_when_full(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def clear_when_full(path: Path) -> Iterator[None]:
+    """Turn what a library raises when it cannot write to `path` because the disk is full into one InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # NumPy's and PyTorch's carry no error number: they are known by the room that is left
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and shutil.disk_usage(path.parent).free < 2**20):
+            raise InputError(f"{path}: the disk is full; what was written before is intact: make room, then go on") from error
+        raise
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -49,31 +64,35 @@ def existing_file(path: Path | str, what: str) -> Path:
 
 
 class MetricsLog:
-    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log."""
+    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log.
+
+    Each line goes to the system as it is written. Of a run that was killed the last one may be cut; it is dropped.
+    """
 
     def __init__(self, path: Path | None, keep_before: int) -> None:
-        kept: list[dict[str, Any]] = []
-        if path is not None and keep_before and path.exists():
-            with path.open(newline="") as handle:
-                kept = [row for row in csv.DictReader(handle) if int(row["step"]) <= keep_before]
-        self._handle = path.open("w", newline="") if path is not None else None
-        self._writer: Any = None
-        for row in kept:
-            self.write(row)
+        self._path = path
+        if path is None:
+            return
+        lines = path.read_text().splitlines(keepends=True) if keep_before and path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        write_text(path, "".join([*whole[:1], *(line for line in whole[1:] if int(line.split(",")[0]) <= keep_before)]))
+        self._handle = path.open("a", newline="", encoding="utf-8")
+        self._columns = whole[0].strip().split(",") if whole else None
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a line; the first one decides the columns."""
-        if self._handle is None:
+        """Append a line, "step" first; the first one decides the columns. Raises InputError where the disk is full."""
+        if self._path is None:
             return
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._handle, fieldnames=list(row))
-            self._writer.writeheader()
-        self._writer.writerow(row)
-        self._handle.flush()
+        head = [] if self._columns else [list(row)]
+        self._columns = self._columns or list(row)
+        with clear_when_full(self._path):
+            csv.writer(self._handle, lineterminator="\n").writerows([*head, [row[name] for name in self._columns]])
+            self._handle.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.close()
+        if self._path is not None:
+            with clear_when_full(self._path):
+                self._handle.close()

@@ -2,7 +2,7 @@
 
 The structural losses take *distances*, in Å, of a batch of predicted structures, (batch, pair), beside those of the
 reference, (pair,). `geometry.pair_distances` makes them. NumPy arrays and lists are welcome too. Training takes the same
-losses from `pairs`, which sums over the pairs without storing their distances (`training.Restraints`).
+losses from `pairs`, which sums over the pairs without storing their distances (`restraints.Restraints`).
 """
 
 from collections.abc import Sequence

@@ -19,15 +19,14 @@ from cryostar_nb.density import Density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import MetricsLog, replacing
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import pair_distances
 from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.loading import batches_from
-from cryostar_nb.losses import correlation_loss, kl_divergence, stable_edges
+from cryostar_nb.losses import correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.normal_modes import normal_modes
-from cryostar_nb.pairs import clash_sums, length_change_sums
 from cryostar_nb.projector import make_images
-from cryostar_nb.structure import Structure, bonds, elastic_edges
+from cryostar_nb.restraints import Restraints
+from cryostar_nb.structure import Structure
 from cryostar_nb.vectors import VectorFile
 from cryostar_nb.view import StructureView, structure_view
 
@@ -135,6 +134,8 @@ class TrainConfig:
         return self.elastic_weight * (self.final_elastic_weight / self.elastic_weight) ** (step / max(1, self.steps - 1))
 
 
+DIVERGED = 1e5  # a loss beyond any that a structure near its reference can have: edges wrong by 300 Å
+
 PRESETS = {
     "paper": TrainConfig(),
     # The elastic network is stiff while the latent space takes shape and lets go of the motion at the end: a constant
@@ -156,45 +157,6 @@ class TrainingData:
         return len(self.vectors)
 
 
-class Restraints:
-    """The structural losses of one reference: its bonds, its elastic edges, and the search for clashes."""
-
-    def __init__(self, nodes: Structure, config: TrainConfig, device: torch.device) -> None:
-        reference = torch.from_numpy(nodes.positions).float().to(device)
-        self.config = config
-        self.bonds = torch.from_numpy(bonds(nodes)).to(device)
-        self.edges = torch.from_numpy(elastic_edges(nodes, config.elastic_cutoff)).to(device)
-        self.bond_lengths = pair_distances(reference, self.bonds)
-        self.edge_lengths = pair_distances(reference, self.edges)
-        self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)
-        self.bonded[self.bonds[:, 0]] = True  # to the next node
-
-    def losses(
-        self, positions: Float[Tensor, "batch atom 3"], over_all: Callable[[Tensor], Tensor] = lambda sums: sums
-    ) -> dict[str, Tensor]:
-        """Unweighted structural losses of the method, by name, from sums over the pairs (see `pairs`).
-
-        `over_all` adds up a tensor over the processes that share a batch: adaptive relaxation looks at all of it.
-        """
-        if self.config.method == "nma":
-            return {}
-        count, by_atom = len(positions), positions.permute(1, 2, 0).contiguous()
-        _, squares = length_change_sums(by_atom, self.bonds, self.bond_lengths)
-        losses = {"continuity": squares.mean() / count}
-        if self.config.method == "star":
-            changes, squares = length_change_sums(by_atom, self.edges, self.edge_lengths)
-            first, second = changes, squares
-            if self.config.relaxation_measure == "squared_error":
-                errors = (pair_distances(positions.detach(), self.edges) - self.edge_lengths).double().square()
-                first, second = errors.sum(0), errors.square().sum(0)
-            whole, firsts, seconds = over_all(torch.stack([torch.full_like(first, count), first, second]).detach())
-            keep = stable_edges(seconds / whole - (firsts / whole).square(), self.config.relaxation_percentile)
-            losses["elastic"] = (squares * keep).sum() / keep.sum() / count
-            penalties, clashes = clash_sums(by_atom, self.bonded, self.config.clash_distance)
-            losses["clash"] = (penalties / clashes.clamp(min=1)).mean()
-        return {name: value.to(positions.dtype) for name, value in losses.items()}
-
-
 def build_model(
     config: TrainConfig, model_config: ModelConfig, nodes: Structure, band: Band, view: StructureView | None, *, find_modes: bool = True
 ) -> DeformationVAE:
@@ -206,6 +168,19 @@ def build_model(
             modes = torch.from_numpy(normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors).float()
     size = band.size if view is None else view.size
     return DeformationVAE(size, reference, model_config, modes=modes, standardised=view is not None)
+
+
+def make_restraints(config: TrainConfig, nodes: Structure, device: torch.device | None = None) -> Restraints:
+    """The structural losses of a configuration."""
+    return Restraints(
+        nodes,
+        method=config.method,
+        elastic_cutoff=config.elastic_cutoff,
+        clash_distance=config.clash_distance,
+        percentile=config.relaxation_percentile,
+        measure=config.relaxation_measure,
+        device=device,
+    )
 
 
 def make_view(config: TrainConfig, nodes: Structure, band: Band) -> StructureView | None:
@@ -221,6 +196,20 @@ def encoder_inputs(data: TrainingData, view: StructureView | None, batch_size: i
         images, rows = vectors.to(device).float(), slice(start, start + len(vectors))
         start += len(vectors)
         yield images if view is None else view(images, data.rotations[rows], None if terms is None else terms[rows])
+
+
+def _why_diverged(vectors: Float[Tensor, "particle band"] | VectorFile, batches: list[Tensor], step: int, loss: float) -> str:
+    """The message for a loss that is lost: the steps, and the particles in them that stand out."""
+    rows = torch.cat(batches).unique()
+    seen = vectors.read(rows) if isinstance(vectors, VectorFile) else vectors[rows.to(vectors.device)].cpu()
+    power = seen.float().square().sum(-1)
+    odd = rows[~(power < 9 * power.nanmedian())]  # NaN too
+    steps = f"step {step}" if len(batches) == 1 else f"a step from {step - len(batches) + 1} to {step}"
+    if len(odd):
+        cause = f"particles {', '.join(str(row + 1) for row in odd.tolist()[:20])} in it are not like the others (over three times their contrast, or not numbers); remove them"
+    else:
+        cause = f"none of its {len(rows)} particles stands out (the first is {int(batches[0][0]) + 1}); give a smaller --learning-rate, and --resume"
+    return f"the loss was {loss:.3g} after {steps}, and training stopped; the last checkpoint is kept; {cause}"
 
 
 def train(
@@ -240,7 +229,8 @@ def train(
     and `view` that of the configuration (`make_view`).
 
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
-    checkpoint, and ends where an uninterrupted run would have ended. `fabric` says where it runs (`hardware.start_fabric`);
+    checkpoint, and ends where an uninterrupted run would have ended. A loss that is not a number, or beyond all bounds, raises
+    InputError, which names the step and the particles that stand out; the last checkpoint stays. `fabric` says where it runs (`hardware.start_fabric`);
     none means in this process, on the device of the poses.
     """
     config.check(len(data))
@@ -266,7 +256,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
     model, stepper = fabric.setup(network, optimiser)
-    restraints = Restraints(nodes, config, device)
+    restraints = make_restraints(config, nodes, device)
     density = (density or node_density(nodes, config.sigma)).to(device)
     terms = None if data.ctf is None else ctf_terms(data.ctf)
     if view is not None:
@@ -329,6 +319,7 @@ def train(
         world_size=fabric.world_size,
     )
     model.train()
+    unchecked: list[Tensor] = []  # the particles of the steps whose loss has not been looked at
     began = time.perf_counter()
     with (
         MetricsLog(out / "metrics.csv" if fabric.is_global_zero else None, keep_before=step) as log,
@@ -349,7 +340,13 @@ def train(
 
             step += 1
             progress.update()
-            if step % config.log_every == 0 or step == config.steps:
+            unchecked.append(rows)
+            logged = step % config.log_every == 0 or step == config.steps
+            if logged or step % config.checkpoint_every == 0 or not on_gpu:  # a GPU would have to be waited for
+                if not losses["loss"].item() < DIVERGED:
+                    raise InputError(f"{out}: {_why_diverged(data.vectors, unchecked, step, losses['loss'].item())}")
+                unchecked.clear()
+            if logged:
                 values = {name: (over_all(value) / fabric.world_size).item() for name, value in losses.items()}
                 log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")

@@ -18,7 +18,7 @@ from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
-from cryostar_nb.training import Restraints, TrainConfig, train
+from cryostar_nb.training import TrainConfig, make_restraints, train
 
 BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
@@ -113,6 +113,22 @@ def test_a_run_that_died_resumes_from_its_last_checkpoint_as_if_it_had_not(failu
     assert len(metrics(tmp_path / "stopped")) == 42
     assert_same_weights(run("stopped", CROWDED, resume=True), whole)
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_particle_that_is_not_a_number_stops_the_run_and_is_named(data, nodes, tmp_path):
+    vectors = data.vectors.clone()
+    vectors[12, 5] = torch.nan
+    with pytest.raises(InputError, match=r"the loss was nan after step \d+, .* particles 13 in it are not like the others"):
+        train(CROWDED, dataclasses.replace(data, vectors=vectors), nodes, BAND, tmp_path, model_config=TINY)
+
+
+def test_a_loss_beyond_all_bounds_stops_the_run_and_keeps_its_last_checkpoint(run, tmp_path):
+    steady = dataclasses.replace(CROWDED, steps=30)
+    run(config=steady)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match=r"after step 3\d, .* the last checkpoint is kept; none of its 8 particles stands out"):
+        run(config=dataclasses.replace(CROWDED, steps=60, learning_rate=1e6), resume=True)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(run, tmp_path):
@@ -224,7 +240,7 @@ def test_a_run_of_normal_modes_resumes_without_computing_them_anew(run, at_step,
 
 
 def test_the_reference_costs_nothing(nodes):
-    restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
+    restraints = make_restraints(CONFIG, nodes)
     positions = torch.from_numpy(nodes.positions).float().expand(4, -1, -1)
     values = {name: value.item() for name, value in restraints.losses(positions).items()}
     assert values == pytest.approx({"continuity": 0, "elastic": 0, "clash": 0}, abs=1e-9)
@@ -233,7 +249,7 @@ def test_the_reference_costs_nothing(nodes):
 @pytest.mark.parametrize("percentile", [50.0, 80.0, 100.0])
 def test_the_restraints_are_the_losses_of_the_distances(percentile, nodes, generator):
     config = dataclasses.replace(CONFIG, relaxation_percentile=percentile, clash_distance=6.0)
-    restraints = Restraints(nodes, config, torch.device("cpu"))
+    restraints = make_restraints(config, nodes)
     positions = torch.from_numpy(nodes.positions).float() + torch.randn(8, len(nodes), 3, generator=generator)
     bond_lengths, edge_lengths = pair_distances(positions, restraints.bonds), pair_distances(positions, restraints.edges)
     apart = torch.triu_indices(len(nodes), len(nodes), 2).T  # every pair but the neighbours, which are all bonded
@@ -247,7 +263,7 @@ def test_the_restraints_are_the_losses_of_the_distances(percentile, nodes, gener
 
 
 def test_relaxation_looks_at_the_whole_of_a_shared_batch(nodes, generator):
-    restraints = Restraints(nodes, CONFIG, torch.device("cpu"))
+    restraints = make_restraints(CONFIG, nodes)
     positions = torch.from_numpy(nodes.positions).float() + torch.randn(8, len(nodes), 3, generator=generator)
     halves, shared = positions.split(4), []
     for half in halves:  # first to learn the sums of each process, then to let each have the sum of all
@@ -261,7 +277,7 @@ def test_relaxation_looks_at_the_whole_of_a_shared_batch(nodes, generator):
 def test_the_measure_of_relaxation_decides_what_is_released(measure, dropped, nodes):
     """Bond 0 varies by more about its own length; bond 1 by less, but about a length that is wrong, and its squared error by more."""
     config = dataclasses.replace(CONFIG, relaxation_measure=measure, relaxation_percentile=99.9, elastic_cutoff=4.5)
-    restraints = Restraints(nodes, config, torch.device("cpu"))
+    restraints = make_restraints(config, nodes)
     assert len(restraints.edges) > 2
     positions = torch.from_numpy(nodes.positions).float().repeat(2, 1, 1)
     along = torch.nn.functional.normalize(positions[0, restraints.edges[:, 1]] - positions[0, restraints.edges[:, 0]], dim=-1)
