@@ -3,6 +3,7 @@
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
+# make survive  kill training at random moments, and fill a small disk; about ten minutes
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
 
@@ -12,7 +13,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench paper clean
+.PHONY: venv demo test check book lab bench survive paper clean
 
 venv: $(STAMP)
 
@@ -53,6 +54,9 @@ bench: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
+
+survive: $(STAMP)
+	$(BIN)/python tests/survive.py
 
 clean:
 	rm -rf .venv demo _build
