@@ -43,6 +43,7 @@ check: $(STAMP)
 
 book: $(STAMP)
 	$(BIN)/python book/vendor.py
+	$(BIN)/python book/make_reference.py
 	$(BIN)/jupyter-book build . --toc book/_toc.yml -W --keep-going
 
 lab: $(STAMP)
