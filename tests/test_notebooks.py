@@ -17,7 +17,9 @@ SMOKE = {
     "00_tour": {"n_particles": 300, "steps": 30},
     "01_atoms_to_density": {"box_size": 96, "pixel_size": 1.0},
     "02_projection_and_ctf": {"seed": 2},
+    "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
+    "10_information_floor": {"n_particles": 12, "n_images": 600},
 }
 
 
