@@ -20,6 +20,7 @@ SMOKE = {
     "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
     "10_information_floor": {"n_particles": 12, "n_images": 600},
+    "13_does_the_paper_hold": {"n_nodes": 600},
 }
 
 
