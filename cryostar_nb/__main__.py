@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.hardware import Hardware
+from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
 from cryostar_nb.runs import InputFiles, evaluate_run, read_config, start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
@@ -56,7 +57,7 @@ class Train:
     """
 
     particles: Positional[Path]
-    """RELION STAR file of the particles, with poses and CTF."""
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
     reference: Path
     """Reference structure (PDB or mmCIF), in the frame of the poses."""
     out: Path
@@ -66,18 +67,15 @@ class Train:
     elastic weight that falls from 1 to 0.005. Other flags override."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
-    pixel_size: float | None = None
-    """Pixel size in Å, where the STAR file does not say or is wrong."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
     hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Train, and say what to do next."""
-        inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
+        inputs = InputFiles(self.particles, self.reference, self.invert, self.reading)
         if start_run(inputs, self.config, self.out, resume=self.resume, hardware=self.hardware):
             print(f"trained; now try: cryostar-nb analyse {self.out}")
 

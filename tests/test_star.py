@@ -190,7 +190,9 @@ def test_an_image_outside_the_root_is_refused_unless_allowed(way, star, stacks, 
     outside = write_stack(tmp_path.parent / "stack.mrcs", stacks[:1] + 5)
     name = str(outside) if way == "absolute" else way
     path = star({"rlnImageName": ["1@stack.mrcs", f"1@{name}", "2@stack.mrcs"]})
-    with pytest.raises(InputError, match=r"particle 2 has its image in '.*stack\.mrcs', which leads out of the project root .*--allow-outside"):
+    with pytest.raises(
+        InputError, match=r"particle 2 has its image in '.*stack\.mrcs', which leads out of the project root .*--allow-outside"
+    ):
         read_particles(path)
     np.testing.assert_array_equal(read_particles(path, allow_outside=True).images(slice(1, 2)), stacks[:1] + 5)
     assert len(read_particles(star({"rlnImageName": ["1@stack.mrcs", f"1@{tmp_path}/more/stack.mrcs", "2@more/../stack.mrcs"]}))) == 3
