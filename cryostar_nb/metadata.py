@@ -251,17 +251,17 @@ def make_particles(
 ) -> Particles:
     """All that the metadata says, checked, with its images, which stay on disk. Raises InputError for anything missing or impossible."""
     names = source.image_names()
-    stacks = locate(source, names, Path(root) if root else project_root(source.path, names), allow_outside=allow_outside)
-    box_size = check_stacks(source, names, stacks)
     pixel_size = source.pixel_size(pixel_size)
     poses = source.poses(pixel_size, ctf=ctf)
+    flipped = phase_flipped or source.phase_flipped()
+    stacks = locate(source, names, Path(root) if root else project_root(source.path, names), allow_outside=allow_outside)
+    box_size = check_stacks(source, names, stacks)
     repeated = repeated_rows(names, poses)
     if len(repeated):
         row, earlier = repeated[0]
         raise InputError(
             f"{source.path}: particle {row + 1} is particle {earlier + 1} again (image {names.image_in_file[row] + 1} of {names.files[names.file_of[row]]} with the same pose; {len(repeated)} such); keep each once (cryostar-nb select --unique)"
         )
-    flipped = phase_flipped or source.phase_flipped()
     return Particles(
         source=source.path,
         stacks=stacks,
