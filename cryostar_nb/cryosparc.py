@@ -60,7 +60,7 @@ class CryosparcFile(Metadata):
         super().__init__(existing_file(path, "a cryoSPARC .cs file of particles"))
         self.table = _open_table(self.path)
         self.passthrough = None if passthrough is None else _open_table(existing_file(passthrough, "a cryoSPARC passthrough file"))
-        self._row_of = None if self.passthrough is None else _match(self.path, self.table, Path(str(passthrough)), self.passthrough)
+        self.row_of = None if self.passthrough is None else _match(self.path, self.table, Path(str(passthrough)), self.passthrough)
         self._own = _names(self.table)
         self._columns = self._own + tuple(name for name in _names(self.passthrough) if name not in self._own)
         beside = [] if passthrough else sorted(self.path.parent.glob("*passthrough_particles*.cs"))
@@ -80,8 +80,8 @@ class CryosparcFile(Metadata):
         """A field as it is in the file; nothing else of the file is read."""
         if column in self._own:
             return np.asarray(self.table[column])
-        assert self.passthrough is not None and self._row_of is not None
-        return np.asarray(self.passthrough[column][self._row_of])
+        assert self.passthrough is not None and self.row_of is not None
+        return np.asarray(self.passthrough[column][self.row_of])
 
     def image_names(self) -> ImageNames:
         """From blob/path and blob/idx. A leading > marks what was imported, and is no part of the path."""

@@ -1,13 +1,19 @@
 """Any particle file to the one `Particles`: which reader, by the suffix."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
 from cryostar_nb.cryosparc import CryosparcFile
 from cryostar_nb.errors import InputError
+from cryostar_nb.files import existing_file
 from cryostar_nb.metadata import Metadata, make_particles
 from cryostar_nb.particles import Particles
-from cryostar_nb.pickles import PickledFiles
+from cryostar_nb.pickles import PickledFiles, read_pickle
 from cryostar_nb.star import StarFile
 
 
@@ -79,3 +85,54 @@ def read_particles(
     """
     source = open_metadata(path, passthrough=passthrough, poses_pkl=poses_pkl, ctf_pkl=ctf_pkl)
     return make_particles(source, root=root, pixel_size=pixel_size, ctf=ctf, allow_outside=allow_outside, phase_flipped=phase_flipped)
+
+
+def read_indices(where: Path | str, count: int) -> Int[np.ndarray, " row"]:
+    """Particles, counted from 0, out of `count`: START:STOP, or the content of a file.
+
+    A .npy file holds integers, or a mask, a truth value for each particle; a .txt file an integer on each line; a .pkl file an
+    array, as cryoDRGN writes it; a .csv file a column `index`, or a column `particle`, which is counted from 1. Raises
+    InputError for anything else, and for an index twice.
+    """
+    text = str(where)
+    if match := re.fullmatch(r"(\d{0,12}):(\d{0,12})", text):
+        indices = np.arange(count)[int(match[1] or 0) : int(match[2] or count)]
+        if not len(indices):
+            raise InputError(f"{text}: none of {count} particles is in this range; it is START:STOP, counted from 0, without STOP")
+        return indices
+    path = existing_file(where, "indices of particles, or START:STOP")
+    indices = _indices_in(path)
+    if indices.dtype == bool:
+        if indices.shape != (count,):
+            raise InputError(f"{path}: is a mask of shape {indices.shape} and there are {count} particles; give one value for each")
+        return np.flatnonzero(indices)
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+        raise InputError(f"{path}: holds {indices.dtype} of shape {indices.shape}; give integers, one for each particle that is chosen")
+    bad = np.flatnonzero((indices < 0) | (indices >= count))
+    if len(bad):
+        raise InputError(f"{path}: entry {bad[0] + 1} is {indices[bad[0]]}, and the {count} particles are counted from 0; correct it")
+    places, first = np.unique(indices, return_index=True)
+    if len(places) != len(indices):
+        again = int(np.setdiff1d(np.arange(len(indices)), first)[0])
+        raise InputError(f"{path}: entry {again + 1} is {indices[again]}, which came before; name each particle once")
+    return indices.astype(np.int64)
+
+
+def _indices_in(path: Path) -> np.ndarray:
+    """The array in a file of indices."""
+    if path.suffix == ".pkl":
+        return np.asarray(read_pickle(path, "indices of particles"))
+    try:
+        if path.suffix == ".npy":
+            return np.lib.format.open_memmap(path, mode="r")
+        if path.suffix == ".txt":
+            return np.array([int(line) for line in path.read_text().split()])
+        if path.suffix == ".csv":
+            table = pd.read_csv(path)
+            column = next(name for name in ("index", "particle") if name in table.columns)
+            return table[column].to_numpy() - (column == "particle")
+    except Exception as error:  # of many types: numpy's, pandas', of text that is no number
+        raise InputError(
+            f"{path}: cannot be read as indices ({' '.join(str(error).split())[:200]}); give an integer for each particle"
+        ) from error
+    raise InputError(f"{path}: indices are read from .npy, .txt, .csv or .pkl; give one of these, or START:STOP")

@@ -16,6 +16,7 @@ from cryostar_nb.metadata import ImageNames, Metadata, Poses, make_particles
 from cryostar_nb.particles import Particles
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_STALE = ("rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied")
 _OF_A_GROUP = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")  # which RELION reads from the optics table
 _CTF_COLUMNS = {
     "defocus_u": "rlnDefocusU",
@@ -26,6 +27,10 @@ _CTF_COLUMNS = {
     "amplitude_contrast": "rlnAmplitudeContrast",
     "phase_shift_deg": "rlnPhaseShift",
     "b_factor": "rlnCtfBfactor",
+}
+WRITTEN = {  # columns that `write_star` writes, and those that it makes untrue
+    *("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOpticsGroup", "rlnOpticsGroupName", "rlnCtfDataArePhaseFlipped"),
+    *("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", *_ANGLES, *_CTF_COLUMNS.values(), *_STALE),
 }
 
 
