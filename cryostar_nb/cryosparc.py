@@ -64,9 +64,9 @@ class CryosparcFile(Metadata):
         self._own = _names(self.table)
         self._columns = self._own + tuple(name for name in _names(self.passthrough) if name not in self._own)
         beside = [] if passthrough else sorted(self.path.parent.glob("*passthrough_particles*.cs"))
-        hint = f", such as {beside[0]}" if beside else ""
-        self.pose_remedy = f"give the particles of a 3D refinement or an ab-initio job, or its passthrough file too (--passthrough{hint})"
-        self.ctf_remedy = f"give the job's passthrough file too (--passthrough{hint}), or run CTF estimation"
+        self.field_remedy = f"give the job's passthrough file too (--passthrough {beside[0] if beside else 'FILE'})"
+        self.pose_remedy = f"give the particles of a 3D refinement or an ab-initio job, or {self.field_remedy}"
+        self.ctf_remedy = f"{self.field_remedy}, or run CTF estimation"
 
     def __len__(self) -> int:
         return len(self.table)
@@ -86,7 +86,7 @@ class CryosparcFile(Metadata):
     def image_names(self) -> ImageNames:
         """From blob/path and blob/idx. A leading > marks what was imported, and is no part of the path."""
         for column, kinds in (("blob/path", "SU"), ("blob/idx", "ui")):
-            self.require(column, "reading the images", self.ctf_remedy)
+            self.require(column, "finding the images", self.field_remedy)
             if self.raw(column).dtype.kind not in kinds or self.raw(column).ndim != 1:
                 raise InputError(f"{self.path}: its field {column} is of type {self.raw(column).dtype}; export the particles again")
         index = self.column("blob/idx").astype(np.int64)
