@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from cryostar_nb.ctf import CTFParameters
@@ -153,8 +154,6 @@ def _shifts(
 
 
 def _repeats(source: Metadata, names: ImageNames, rotations: np.ndarray, shifts: np.ndarray, problems: dict[str, None]) -> None:
-    import torch
-
     repeated = repeated_rows(names, Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), None))
     if len(repeated):
         row, earlier = repeated[0] + 1
