@@ -62,7 +62,7 @@ def open_metadata(
     if suffix in (".mrcs", ".mrc"):
         return PickledFiles(path, poses_pkl, ctf_pkl)
     raise InputError(
-        f"{path}: particles are read from .star (RELION), .cs (cryoSPARC) or .mrcs (a stack with cryoDRGN's pickles), not {suffix or 'a name without suffix'}"
+        f"{path}: particles are read from .star (RELION), .cs (cryoSPARC) or .mrcs (a stack with cryoDRGN's pickles), not {suffix or 'a name without suffix'}; give one of these"
     )
 
 

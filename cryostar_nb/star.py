@@ -161,6 +161,7 @@ def _particles_and_optics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None
             raise InputError(f"{path}: the table data_{name} has the column {twice[0]} twice; delete one")
     particles = next((table for table in tables.values() if "rlnImageName" in table.columns), None)
     if particles is None or len(particles) == 0:
+        check_rows(path)  # what is not text looks empty to starfile
         raise InputError(f"{path}: has no table with a column rlnImageName; give the particles STAR of a refinement")
     if particles.iloc[:, -1].isna().any():  # a short row is filled up in silence
         check_rows(path)
