@@ -19,6 +19,7 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.particles import Particles, open_stack
 
 LEVELS = 4  # folders above the metadata file that are searched for its images
+LARGEST = 1e9  # of any number in a column that is used: what is larger was damaged, and would overflow further on
 OPTIONAL = ("phase_shift_deg", "b_factor")  # where a file does not say they are 0, as in RELION
 
 
@@ -113,13 +114,13 @@ class Metadata(ABC):
         return self.raw(column)
 
     def numbers(self, column: str) -> Float[np.ndarray, " particle *value"]:
-        """A column as finite float64 numbers."""
+        """A column as float64 numbers, finite and of a size that metadata has."""
         raw = self.column(column)
         if raw.dtype.kind in "fiub":
             values = np.array(raw, dtype=np.float64)
         else:
             values = np.array(pd.to_numeric(pd.Series(raw.ravel()), errors="coerce"), dtype=np.float64).reshape(raw.shape)
-        bad = np.argwhere(~np.isfinite(values))
+        bad = np.argwhere(~(np.abs(values) < LARGEST))
         if len(bad):
             value = raw[tuple(bad[0])]
             shown = f"{value:g}" if isinstance(value, float | np.floating) else repr(value)
@@ -134,7 +135,7 @@ class Metadata(ABC):
     def pixel_size(self, given: float | None = None) -> float:
         """The one pixel size of all images, in Å; `given` overrides the file's."""
         values = self.pixel_sizes() if given is None else np.array([given], dtype=np.float64)
-        bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
+        bad = np.flatnonzero(~((values >= 0.01) & (values <= 1000)))
         if len(bad):
             raise InputError(
                 f"{self.path}: particle {bad[0] + 1} has a pixel size of {values[bad[0]]:g} Å; correct it or give --pixel-size"

@@ -93,7 +93,9 @@ class StarFile(Metadata):
         if "rlnImagePixelSize" in self.columns:
             return self.numbers("rlnImagePixelSize")
         if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(self.columns):
-            with np.errstate(divide="ignore", invalid="ignore"):  # a magnification of 0 gets its message where one size is chosen
+            with np.errstate(
+                divide="ignore", invalid="ignore", over="ignore"
+            ):  # a magnification of 0 gets its message where one size is chosen
                 return 1e4 * self.numbers("rlnDetectorPixelSize") / self.numbers("rlnMagnification")
         raise InputError(
             f"{self.path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)"

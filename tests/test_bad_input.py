@@ -5,12 +5,14 @@ something in a folder of sound files and returns the call that meets it; `...` i
 """
 
 import pickle
+import random
 import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fuzz_readers
 import mrcfile
 import numpy as np
 import pytest
@@ -707,3 +709,24 @@ def test_every_message_names_its_file_and_what_to_do():
     for case in CASES:
         assert re.match(r"\S+\.(star|cs|mrcs|pkl|npy|txt): ", case.message), case.message
         assert ";" in case.message, case.message
+
+
+@pytest.mark.parametrize("reader", ["star", "cs", "passthrough", "poses", "ctfs", "stack", "indices"])
+def test_files_changed_at_random_are_read_or_refused(reader, tmp_path):
+    """Thirty of them; `make fuzz` takes thousands, and watches time and memory."""
+    seeds, folder = tmp_path / "seeds", tmp_path / "work"
+    seeds.mkdir()
+    folder.mkdir()
+    fuzz_readers.make_seeds(seeds)
+    for name in ("stack.mrcs", "pose.pkl", "ctf.pkl"):
+        (folder / name).write_bytes((seeds / name).read_bytes())
+    files, read = fuzz_readers.targets(seeds, folder)[reader]
+    rng, refused = random.Random(reader), 0
+    for path in (rng.choice(files) for _ in range(30)):
+        changed = folder / f"fuzzed{path.suffix}"
+        changed.write_bytes(fuzz_readers.mutate(path.read_bytes(), rng, files[0].read_bytes()))
+        try:
+            read(changed)
+        except InputError:
+            refused += 1
+    assert refused > 5
