@@ -15,7 +15,7 @@ from cryostar_nb.geometry import relion_angles_from_rotations
 from cryostar_nb.metadata import ImageNames, Metadata, Poses, check_stacks, locate, project_root, repeated_rows
 from cryostar_nb.reading import Reading, open_metadata
 
-USUAL_DEFOCUS = (1_000.0, 60_000.0)  # Å
+USUAL_DEFOCUS = (1_000.0, 100_000.0)  # Å
 BANDS, SECTORS = 5, 20  # of the half-sphere: a hundred cells of one area
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def _images(source: Metadata, names: ImageNames, reading: Reading, problems: dic
         found["missing"] = len(missing)
         if missing:
             problems[
-                f"{source.path}: {len(missing)} of {len(stacks)} image files are missing, the first is {missing[0]}; give the folder that their names start from (--root)"
+                f"{source.path}: {len(missing):,} of {len(stacks):,} image files are missing, the first is {missing[0]}; give the folder that their names start from (--root)"
             ] = None
         else:
             found["box_size"] = check_stacks(source, names, stacks)
@@ -131,7 +131,7 @@ def _defocus(source: Metadata, ctf: CTFParameters, problems: dict[str, None]) ->
     odd = np.flatnonzero((defocus < low) | (defocus > high))
     if len(odd):
         problems[
-            f"{source.path}: {len(odd)} particles have a defocus outside {low:,.0f} to {high:,.0f} Å, the first is particle {odd[0] + 1} with {defocus[odd[0]]:,.0f} Å; check its unit and sign (underfocus is positive), or leave these out"
+            f"{source.path}: {len(odd):,} particles have a defocus outside {low:,.0f} to {high:,.0f} Å, the first is particle {odd[0] + 1} with {defocus[odd[0]]:,.0f} Å; check its unit and sign (underfocus is positive), or leave these out"
         ] = None
     return [float(defocus.min()), float(defocus.max())]
 
@@ -144,7 +144,7 @@ def _shifts(
         far = np.flatnonzero(length > box_size * pixel_size / 4)
         if len(far):
             problems[
-                f"{source.path}: {len(far)} particles are shifted by more than a quarter of the box, the first is particle {far[0] + 1} by {length[far[0]]:.1f} Å; check the unit of the shifts and the pixel size, or extract again with re-centring"
+                f"{source.path}: {len(far):,} particles are shifted by more than a quarter of the box, the first is particle {far[0] + 1} by {length[far[0]]:.1f} Å; check the unit of the shifts and the pixel size, or extract again with re-centring"
             ] = None
     return {
         "mean": [float(value) for value in shifts.mean(axis=0)],
@@ -158,7 +158,7 @@ def _repeats(source: Metadata, names: ImageNames, rotations: np.ndarray, shifts:
     if len(repeated):
         row, earlier = repeated[0] + 1
         problems[
-            f"{source.path}: {len(repeated)} particles come twice, the first is particle {row}, which is particle {earlier} again; keep each once (cryostar-nb select --unique)"
+            f"{source.path}: {len(repeated):,} particles come twice, the first is particle {row}, which is particle {earlier} again; keep each once (cryostar-nb select --unique)"
         ] = None
 
 
@@ -214,7 +214,10 @@ def describe(found: dict[str, Any]) -> str:
         )
     if found["images"]:
         lines.append(
-            ("images", f"{found['images']['files']:,} files, {number(found['images']['missing'])} missing, from {found['images']['root']}")
+            (
+                "images",
+                f"files: {found['images']['files']:,}, of which missing: {number(found['images']['missing'])}; names start from {found['images']['root']}",
+            )
         )
     lines.append(("columns used", ", ".join(found["columns_used"])))
     lines.append(("columns ignored", ", ".join(found["columns_ignored"]) or "none"))

@@ -1,5 +1,6 @@
 """Some of the particles, written so that RELION or cryoSPARC can go on with them, with every column that their file had."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def write_selection(metadata: Metadata, rows: Int[np.ndarray, " row"], out: Path
         raise InputError(f"{out}: is the file that is read; write to another one (--out)")
     names = metadata.image_names()
     root = reading.root or project_root(metadata.path, names)
-    whence = f"image names start from {root.absolute()}, as before"
+    hint = "" if os.path.abspath(project_root(out, names)) == os.path.abspath(root) else " (to read it here, give that as --root)"
+    whence = f"image names start from {os.path.abspath(root)}{hint}"
     if isinstance(metadata, StarFile) and out.suffix == ".star":
         select_from_star(metadata.path, rows, out)
         return f"every column and table as it was; {whence}"

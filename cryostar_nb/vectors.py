@@ -54,12 +54,8 @@ def _band_vectors(particles: Particles, band: Band, invert: bool) -> Iterator[tu
         images = particles.images(rows)
         spread = images[:, outside].std(dim=-1)
         for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
-            finite = bool(torch.isfinite(images[bad]).all())
-            fault = (
-                "every background pixel has the same value"
-                if finite
-                else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
-            )
+            odd = images[bad][~torch.isfinite(images[bad])].flatten().tolist()
+            fault = f"a pixel is {odd[0]}" if odd else "every background pixel has the same value (masked images cannot be used)"
             raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
         encoded = band.encode(images) / (-spread if invert else spread)[:, None]
         if particles.phase_flipped and particles.ctf is not None:

@@ -730,3 +730,10 @@ def test_files_changed_at_random_are_read_or_refused(reader, tmp_path):
         except InputError:
             refused += 1
     assert refused > 5
+
+
+def test_the_page_of_the_book_is_this_table():
+    """Run book/make_bad_input.py when this fails."""
+    page = (Path(__file__).parent.parent / "book" / "bad_input.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert rows == [f"| {case.what} | `{case.message}` |" for case in CASES]

@@ -82,7 +82,7 @@ def test_the_text_says_the_same(star, capsys):
         (
             {"rlnDefocusU": [-1.0] * COUNT, "rlnDefocusV": [-1.0] * COUNT},
             {},
-            "40 particles have a defocus outside 1,000 to 60,000 Å, .* 1 with -1 Å",
+            "40 particles have a defocus outside 1,000 to 100,000 Å, .* 1 with -1 Å",
         ),
         (
             {"rlnImageName": ["1@stack.mrcs"] * 39 + ["1@gone.mrcs"]},

@@ -496,6 +496,6 @@ def test_a_pixel_that_is_not_finite_is_named(value, noisy, rng, monkeypatch):
 def test_an_image_without_contrast_is_named(value, noisy, rng):
     images = rng.standard_normal((3, 8, 8))
     images[2] = value
-    expected = r"particles\.star: particle 3 \(1@.*stack\.mrcs\): every background pixel has the same value; remove the particle"
+    expected = r"particles\.star: particle 3 \(1@.*stack\.mrcs\): every background pixel has the same value \(masked images cannot be used\); remove the particle"
     with pytest.raises(InputError, match=expected):
         load_band_vectors(noisy(images), Band(8, 1.25, 2.5))
