@@ -339,6 +339,12 @@ def test_bad_indices_are_named(content, expected, tmp_path):
         read_indices(tmp_path / "i.npy", COUNT)
 
 
+def test_a_pickle_of_unequal_rows_is_no_indices(tmp_path):
+    (tmp_path / "i.pkl").write_bytes(pickle.dumps([[1, 2], 3]))
+    with pytest.raises(InputError, match=r"i\.pkl: cannot be read as indices \(.*\); give an integer"):
+        read_indices(tmp_path / "i.pkl", COUNT)
+
+
 def test_an_empty_range_is_refused():
     with pytest.raises(InputError, match=r"9:12: none of 7 particles is in this range"):
         read_indices("9:12", COUNT)
