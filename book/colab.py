@@ -14,7 +14,7 @@ import yaml
 from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parent.parent
-CELL = '''# For Colab: fetch the project and what it needs. Elsewhere this does nothing.
+CELL = """# For Colab: fetch the project and what it needs. Elsewhere this does nothing.
 import importlib.util
 import sys
 
@@ -26,7 +26,7 @@ if in_colab and importlib.util.find_spec("cryostar_nb") is None:
     %pip install --quiet --no-deps nglview==4.0
     %pip install --quiet /content/cryostar_nb
     sys.path.insert(0, "/content/cryostar_nb")
-    %cd /content/cryostar_nb/notebooks'''
+    %cd /content/cryostar_nb/notebooks"""
 
 
 def cell_text() -> str:
