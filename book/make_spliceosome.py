@@ -35,7 +35,7 @@ def read_metadata(path: Path, source: Path, room: float) -> Particles:
     """The usual selection of particles as ours, centred on the model, those that stay within `room` Å of the centre along x and y.
 
     Quaternions are of R in x_view = R x_ref. Translations are cryoDRGN's, RELION's origins as a fraction of the box: the
-    particle sits at minus that. The map's centre is not the particle's, and all images are off by one common shift (of 55 Å),
+    particle sits at minus that. The map's centre is not the particle's, and all images are off by one common shift (60 Å in x and y),
     so shifts are, for a 3D point c and a 2D shift d, about (R c)_xy + d: moving the reference by c and the images by d,
     fitted by least squares, centres both.
     """
