@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
 
+from colab import cell_text  # noqa: E402
 from student import exercise_of, read_solutions, student_version, teacher_version  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -73,6 +74,12 @@ def test_it_is_stored_without_outputs_and_with_one_cell_of_parameters(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
     assert len(tagged(cells, "parameters")) == 1
+
+
+def test_it_starts_in_colab_with_the_projects_address(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert [cell.source for cell in tagged(cells, "colab")] == [cell_text()], "run: make colab"
+    assert exercise_of(cells[0]) is None and next(c for c in cells if c.cell_type == "code") in tagged(cells, "colab")
 
 
 def test_its_cells_can_be_read(notebook):
