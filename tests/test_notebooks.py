@@ -20,6 +20,7 @@ SMOKE = {
     "02_projection_and_ctf": {"seed": 2},
     "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
+    "08_baselines_and_interlock": {"n_particles": 200, "steps": 10},
     "09_two_modes": {"n_particles": 200, "steps": 10, "box_size": 48, "pixel_size": 4.0},
     "10_information_floor": {"n_particles": 12, "n_images": 600},
     "11_spliceosome": {"n_particles": 100, "steps": 4},
