@@ -1,7 +1,6 @@
 """The book in a browser, without a network: built from notebooks that ran with small values. Skipped where there is no Chromium."""
 
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -174,44 +173,3 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     page.keyboard.press("ArrowLeft")
     assert root.get_attribute("data-chosen") != second[0]
     assert wrong == []
-
-
-def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path):
-    shutil.copytree(ROOT / "data", tmp_path / "data")
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "01_atoms_to_density.ipynb", tmp_path / "notebooks")
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings")}
-    jupyter = Path(sys.executable).with_name("jupyter")
-    announcements = "@jupyterlab/apputils-extension:announcements"  # a window about news would take the clicks
-    subprocess.run([jupyter, "labextension", "disable", announcements], check=True, env=environment, capture_output=True)
-    options = ["--no-browser", "--allow-root", "--port=8931", "--ServerApp.token=", "--ServerApp.password=", f"--notebook-dir={tmp_path}"]
-    server = subprocess.Popen([jupyter, "lab", *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
-
-        def opens():
-            try:
-                page.goto("http://localhost:8931/lab/tree/notebooks/01_atoms_to_density.ipynb")
-            except Exception:
-                return False
-            return True
-
-        assert wait_until(opens, seconds=60)
-        page.wait_for_selector(".jp-Notebook", timeout=60_000)
-        page.wait_for_selector("[data-status='idle'], .jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
-        file = tmp_path / "notebooks" / "01_atoms_to_density.ipynb"
-
-        def has_run():
-            page.keyboard.press("Control+s")
-            cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
-            return all(cell.execution_count for cell in cells)
-
-        assert wait_until(has_run, seconds=180)
-        outputs = [output for cell in nbformat.read(file, as_version=4).cells for output in cell.get("outputs", [])]
-        assert [output.ename for output in outputs if output.output_type == "error"] == []
-        assert len(outputs) > 5
-    finally:
-        server.terminate()
-        server.wait()
