@@ -52,6 +52,8 @@ class LocalGeometry:
     """Error of the distance between bonded nodes."""
     local_error: float
     """Error of the i -> i+2 and i -> i+3 distances, which turns and helices fix."""
+    third_neighbour_error: float
+    """Error of the i -> i+3 distances alone, which no bond angle fixes."""
     contacts_kept: float
     """Fraction of the reference's contacts (same chain, nearer than 8 Å, three or more apart) still within 1.2 times their length."""
 
@@ -70,8 +72,9 @@ def local_geometry(
         return float((pair_distances(positions, pairs) - pair_distances(target, pairs)).square().mean().sqrt())
 
     kept = pair_distances(positions, contacts) < 1.2 * pair_distances(reference, contacts)
-    local = np.concatenate([sequence_pairs(nodes, 2), sequence_pairs(nodes, 3)])
-    return LocalGeometry(error(bonds(nodes)), error(local), float(kept.double().mean()))
+    third = sequence_pairs(nodes, 3)
+    local = np.concatenate([sequence_pairs(nodes, 2), third])
+    return LocalGeometry(error(bonds(nodes)), error(local), error(third), float(kept.double().mean()))
 
 
 @torch.no_grad()
@@ -156,6 +159,7 @@ def evaluate(
         "contacts_kept": to_reference.contacts_kept,
         "bond_error_to_truth": to_truth.bond_error,
         "local_error_to_truth": to_truth.local_error,
+        "third_neighbour_error_to_truth": to_truth.third_neighbour_error,
         "helix_content": helix_content(predicted, nodes),
         "helix_content_of_truth": helix_content(positions[states[sample]], nodes),
     }

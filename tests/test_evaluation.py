@@ -81,6 +81,7 @@ def test_stretching_a_helix_shows_in_every_local_number(chain):
     assert result.bond_error == pytest.approx(0.1 * bond)
     spans = [np.linalg.norm(chain.positions[k:] - chain.positions[:-k], axis=-1) for k in (2, 3)]
     assert result.local_error == pytest.approx(0.1 * np.sqrt(np.mean(np.concatenate(spans) ** 2)))
+    assert result.third_neighbour_error == pytest.approx(0.1 * np.sqrt(np.mean(spans[1] ** 2)))
     assert result.contacts_kept == 1.0
     assert local_geometry(1.3 * stretched, chain).contacts_kept == 0.0
 

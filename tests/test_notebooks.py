@@ -18,6 +18,7 @@ SMOKE = {
     "01_atoms_to_density": {"box_size": 96, "pixel_size": 1.0},
     "02_projection_and_ctf": {"seed": 2},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
+    "08_baselines_and_interlock": {"n_particles": 200, "steps": 10},
 }
 
 
