@@ -1,5 +1,6 @@
 """How good is it? RMSD to the truth, local geometry, and the shape of the latent space."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import pair_distances, rmsd
+from cryostar_nb.motion import displacement, latent_modes
 from cryostar_nb.structure import Structure, bonds, elastic_edges
 
 CONTACT_DISTANCE = 8.0  # Å
+ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
+STILL = 1.0  # Å; a node that goes less far than this between the true ends is at rest
 _BATCH = 1024
 
 
@@ -131,7 +135,8 @@ def evaluate(
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
     Returns the numbers of `evaluation.json`: mean RMSD over particles, its mean and sd per state, the same for the
-    predictor that does nothing (always the reference), local geometry against the reference and against the truth, and helix content.
+    predictor that does nothing (always the reference), local geometry against the reference and against the truth, helix
+    content, and `motion_along_first_component`.
     """
     states, positions = torch.from_numpy(truth["state"]), torch.from_numpy(truth["positions"]).float()
     if len(states) != len(latents):
@@ -141,7 +146,7 @@ def evaluate(
     errors = rmsd_to_truth(decoder, latents, positions, states)
     mean, sd = per_state(errors, states, len(positions))
     idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
-    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000)).long()
+    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000, max(50, 2_000_000 // len(nodes)))).long()
     with torch.no_grad():
         predicted = decoder(latents[sample])
     to_reference = local_geometry(predicted, nodes)
@@ -162,7 +167,7 @@ def evaluate(
         "third_neighbour_error_to_truth": to_truth.third_neighbour_error,
         "helix_content": helix_content(predicted, nodes),
         "helix_content_of_truth": helix_content(positions[states[sample]], nodes),
-    }
+    } | motion_along_first_component(decoder, latents, nodes, states, positions)
 
 
 @dataclass(frozen=True)
@@ -211,3 +216,29 @@ def traverse(
     frames = decoder(mean_around_percentiles(latents, scores, percentiles))
     from_reference = rmsd(frames, reference)
     return frames.flip(0) if from_reference[0] > from_reference[-1] else frames
+
+
+@torch.no_grad()
+def motion_along_first_component(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    nodes: Structure,
+    states: Int[Tensor, " particle"],
+    positions: Float[Tensor, "state atom 3"],
+) -> dict[str, Any]:
+    """How many modes the first component has, and what moves between its 5th and its 95th percentile, beside the truth.
+
+    The true ends are the states at the same percentiles of the particles' states. `moving` are the nodes that are more than
+    1 Å apart there, `still` the others; `chains` are the chains, each whole (see `motion.Displacement`).
+    """
+    scores, percentiles = principal_components(latents).scores[:, 0], torch.tensor(ENDS)
+    if ((states - states.double().mean()) * scores).sum() < 0:  # the sign of a component is arbitrary
+        scores = -scores
+    found = decoder(mean_around_percentiles(latents, scores, percentiles)).numpy()
+    ends = states.sort().values[(percentiles / 100 * (len(states) - 1)).round().long()]
+    true = positions[ends].numpy()
+    moving = np.linalg.norm(true[1] - true[0], axis=-1) > STILL
+    parts = {"moving": moving, "still": ~moving}
+    motion = {name: dataclasses.asdict(displacement(found, true, part)) for name, part in parts.items() if part.any()}
+    chains = {str(chain): dataclasses.asdict(displacement(found, true, nodes.chains == chain)) for chain in dict.fromkeys(nodes.chains)}
+    return {"latent_modes": latent_modes(scores.numpy()).tolist(), "motion": motion | {"states": ends.tolist(), "chains": chains}}

@@ -150,3 +150,32 @@ def test_a_traversal_follows_the_percentiles_and_starts_at_the_reference(chain, 
     for sign in (1, -1):  # the sign of a component is arbitrary, the traversal is not
         frames = traverse(Line(reference), latents, sign * latents[:, 0], torch.tensor([5.0, 50.0, 95.0]), reference)
         torch.testing.assert_close((frames - reference)[:, 0, 0], torch.tensor([0.5, 5.0, 9.5]), atol=0.01, rtol=0)
+
+
+class MovingChain(nn.Module):
+    """The latent's first number moves the nodes of chain B along x, nine tenths as far as it says, and the second those of chain A."""
+
+    def __init__(self, nodes, sign):
+        super().__init__()
+        self.reference, self.sign = torch.from_numpy(nodes.positions).float(), sign
+        self.moves = torch.from_numpy(nodes.chains == "B")
+
+    def forward(self, latent):
+        along = torch.where(self.moves, 0.9 * self.sign * latent[:, :1], latent[:, 1:])  # (batch, atom)
+        return self.reference + torch.nn.functional.pad(along[..., None], (0, 2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])  # of the first component, which is arbitrary
+def test_the_motion_is_measured_between_the_percentiles_of_the_particles(make_nodes, helix, generator, sign):
+    nodes = make_nodes(np.concatenate([helix(8), helix(8) + 20]), chains=["A"] * 8 + ["B"] * 8)
+    decoder = MovingChain(nodes, sign)
+    states = torch.randperm(1001, generator=generator) % 101
+    latents = torch.stack([sign * states.float() / 10, 0.01 * torch.randn(1001, generator=generator)], dim=1)
+    true = nodes.positions + np.linspace(0, 10, 101)[:, None, None] * (nodes.chains == "B")[:, None] * [1, 0, 0]
+    result = evaluate(decoder, latents, nodes, {"state": states.numpy(), "positions": true})
+    motion = result["motion"]
+    assert len(result["latent_modes"]) == 1
+    assert motion["states"] == [5, 95]
+    assert motion["moving"] == pytest.approx({"nodes": 8, "true": 9.0, "found": 8.1, "error": 0.9}, abs=0.05)
+    assert motion["still"] == pytest.approx({"nodes": 8, "true": 0.0, "found": 0.0, "error": 0.0}, abs=0.01)
+    assert motion["chains"] == {"A": motion["still"], "B": motion["moving"]}
