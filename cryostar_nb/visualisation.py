@@ -72,15 +72,19 @@ def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def plot_rmsd_per_state(curves: Mapping[str, tuple[ArrayLike, ArrayLike | None]], ax: Axes | None = None) -> Figure:
-    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None)."""
+    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None).
+
+    A state that is NaN or None, because no particle is in it, is a gap.
+    """
     ax = _axes(ax)
     for number, (label, (mean, sd)) in enumerate(curves.items()):
-        mean = np.asarray(mean)
+        mean = np.asarray(mean, dtype=float)
         colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
         state = np.arange(1, len(mean) + 1)
         ax.plot(state, mean, color=colour, label=label)
         if sd is not None:
-            ax.fill_between(state, mean - np.asarray(sd), mean + np.asarray(sd), color=colour, alpha=0.25, linewidth=0)
+            sd = np.asarray(sd, dtype=float)
+            ax.fill_between(state, mean - sd, mean + sd, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlabel="state (closed to open)", ylabel="Cα-RMSD to the truth (Å)", ylim=(0, None))
     ax.legend(frameon=False)
     return _figure(ax)
