@@ -62,7 +62,7 @@ def test_a_state_without_particles_is_null_in_json(tmp_path):
     write_json(tmp_path / "evaluation.json", {"rmsd": [mean, sd], "spread": (0.5,)})
     text = (tmp_path / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"rmsd": [[1.0, None, 3.0], [0.0, None, 0.0]], "spread": [0.5]}
-    plot = plot_rmsd_per_state({"star": json.loads(text)["rmsd"]})
+    plot = plot_rmsd_per_state({"star": tuple(json.loads(text)["rmsd"])})
     np.testing.assert_array_equal(plot.axes[0].lines[0].get_ydata(), [1.0, np.nan, 3.0])
 
 
