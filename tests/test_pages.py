@@ -1,7 +1,8 @@
-"""The book in a browser, without a network: built from notebooks that ran with small values. Skipped where there is no Chromium."""
+"""The book in a browser, without a network: built from notebooks that ran with small values; and a notebook in JupyterLab. Skipped where there is no Chromium."""
 
 import io
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from test_notebooks import NOTEBOOKS, ROOT
+from test_notebooks import NOTEBOOKS, ROOT, SMOKE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_playwright, PlaywrightError = playwright_api.sync_playwright, playwright_api.Error
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at"),
     pytest.mark.filterwarnings("default"),
@@ -173,3 +175,57 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     page.keyboard.press("ArrowLeft")
     assert root.get_attribute("data-chosen") != second[0]
     assert wrong == []
+
+
+def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):
+    name = "01_atoms_to_density"
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    (tmp_path / "notebooks").mkdir()
+    file = tmp_path / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += "".join(f"\n{key} = {value!r}" for key, value in SMOKE[name].items())
+    nbformat.write(notebook, file)
+    for variable in (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR",
+    ):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    jupyter = Path(sys.executable).with_name("jupyter")
+    announcements = "@jupyterlab/apputils-extension:announcements"  # a window about news would take the clicks
+    subprocess.run([jupyter, "labextension", "disable", announcements], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
+    server = subprocess.Popen([jupyter, "lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+
+        def opens():
+            try:
+                return page.goto(f"http://localhost:{port}/lab/tree/notebooks/{file.name}").ok
+            except PlaywrightError:  # the server is not up yet
+                return False
+
+        assert wait_until(opens, seconds=60)
+        page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=90_000)  # before, cells would run in no kernel
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells >> nth=0")
+
+        def has_run():
+            page.keyboard.press("Control+s")
+            page.wait_for_timeout(1000)
+            cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+            return all(cell.execution_count for cell in cells)
+
+        assert wait_until(has_run, seconds=180)
+        outputs = [output for cell in nbformat.read(file, as_version=4).cells for output in cell.get("outputs", [])]
+        assert [output.ename for output in outputs if output.output_type == "error"] == []
+        assert len(outputs) > 5
+    finally:
+        server.terminate()
+        server.wait()
