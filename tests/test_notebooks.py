@@ -11,6 +11,7 @@ SMOKE = {
     "00_tour": {"n_particles": 300, "steps": 30},
     "01_atoms_to_density": {"box_size": 96, "pixel_size": 1.0},
     "02_projection_and_ctf": {"seed": 2},
+    "04_fit_one_structure": {"n_images": 40, "steps": 40},
 }
 
 
