@@ -1,20 +1,25 @@
-"""The command line: `cryostar-nb simulate | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
+"""The command line: `cryostar-nb simulate | info | preprocess | select | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.hardware import Hardware
+from cryostar_nb.inspection import describe, inspect_particles
+from cryostar_nb.preprocessing import Preprocessing, preprocess_file
+from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
 from cryostar_nb.runs import InputFiles, evaluate_run, read_config, start_run
+from cryostar_nb.selection import Choice, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import PRESETS, TrainConfig
 
@@ -48,6 +53,63 @@ class Simulate:
 
 
 @dataclass(frozen=True)
+class Info:
+    """Say what a particle file was understood to hold, and what is wrong with it. Its images need not exist. Writes nothing."""
+
+    particles: Positional[Path]
+    """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    json: bool = False
+    """Print one JSON object."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Print it."""
+        found = inspect_particles(self.particles, self.reading)
+        print(json.dumps(found) if self.json else describe(found))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Crop, filter, invert, normalise or mask particle images.
+
+    Writes particles.mrcs and particles.star (RELION 3.1) into the folder OUT, in one pass over the images.
+    """
+
+    particles: Positional[Path]
+    """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    out: Path
+    """Folder to write to; it is made when missing."""
+    indices: str | None = None
+    """Only these: a file of indices counted from 0 (.npy, .txt, .pkl, or .csv with a column `index`, or `particle` counted from 1), a mask in .npy, or START:STOP."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    config: OmitArgPrefixes[Preprocessing] = dataclasses.field(default_factory=Preprocessing)
+
+    def run(self) -> None:
+        """Preprocess, and say what was written."""
+        made = preprocess_file(self.particles, self.out, self.config, self.reading, self.indices)
+        print(
+            f"wrote {made.source} and {made.stacks[0].name}: {len(made):,} particles of {made.box_size} pixels of {made.pixel_size:.5g} Å"
+        )
+
+
+@dataclass(frozen=True)
+class Select:
+    """Write some of the particles to a STAR or .cs file, with every column that they had, to go on in RELION or cryoSPARC."""
+
+    source: Positional[Path]
+    """Run folder of `train`, or particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles."""
+    out: Path
+    """File to write: .star or .cs."""
+    choice: OmitArgPrefixes[Choice] = dataclasses.field(default_factory=Choice)
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Select, and say how many."""
+        chosen, count, remark = select_particles(self.source, self.out, self.choice, self.reading)
+        print(f"wrote {self.out}: {chosen:,} of {count:,} particles; {remark}")
+
+
+@dataclass(frozen=True)
 class Train:
     """Learn the atomic shape behind every particle.
 
@@ -56,7 +118,7 @@ class Train:
     """
 
     particles: Positional[Path]
-    """RELION STAR file of the particles, with poses and CTF."""
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
     reference: Path
     """Reference structure (PDB or mmCIF), in the frame of the poses."""
     out: Path
@@ -66,18 +128,15 @@ class Train:
     elastic weight that falls from 1 to 0.005. Other flags override."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
-    pixel_size: float | None = None
-    """Pixel size in Å, where the STAR file does not say or is wrong."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
     hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Train, and say what to do next."""
-        inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
+        inputs = InputFiles(self.particles, self.reference, self.invert, self.reading)
         if start_run(inputs, self.config, self.out, resume=self.resume, hardware=self.hardware):
             print(f"trained; now try: cryostar-nb analyse {self.out}")
 
@@ -118,13 +177,16 @@ class Analyse:
 
 Command = (
     Annotated[Simulate, subcommand("simulate")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Preprocess, subcommand("preprocess")]
+    | Annotated[Select, subcommand("select")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Analyse, subcommand("analyse")]
 )
 
 
-def parse(arguments: list[str]) -> Simulate | Train | Evaluate | Analyse:
+def parse(arguments: list[str]) -> Any:
     """Read the command line. The defaults of `train` are those of --preset, or of the run that --resume continues."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", choices=sorted(PRESETS), default="paper")
