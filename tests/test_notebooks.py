@@ -19,6 +19,8 @@ SMOKE = {
     "01_atoms_to_density": {"box_size": 96, "pixel_size": 1.0},
     "02_projection_and_ctf": {"seed": 2},
     "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
+    "04_fit_one_structure": {"n_images": 40, "steps": 40},
+    "05_restraints": {"n_images": 64, "n_states": 4, "steps": 20},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
     "08_baselines_and_interlock": {"n_particles": 200, "steps": 10},
     "09_two_modes": {"n_particles": 200, "steps": 10, "box_size": 48, "pixel_size": 4.0},
