@@ -5,6 +5,7 @@
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
+# make colab  the first cell of every notebook, with the address of _config.yml
 # make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
@@ -15,7 +16,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench student survive fuzz paper clean
+.PHONY: venv demo test check book lab bench colab student survive fuzz paper clean
 
 venv: $(STAMP)
 
@@ -60,6 +61,9 @@ fuzz: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
+
+colab: $(STAMP)
+	$(BIN)/python book/colab.py
 
 student: $(STAMP)
 	$(BIN)/python book/student.py

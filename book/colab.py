@@ -19,8 +19,8 @@ import importlib.util
 import sys
 
 REPOSITORY = "{address}"
-in_colab = importlib.util.find_spec("google.colab") is not None
-if in_colab and importlib.util.find_spec("cryostar_nb") is None:
+missing = importlib.util.find_spec("cryostar_nb") is None
+if "google.colab" in sys.modules and missing:
     assert REPOSITORY, "the address of the repository is not set yet"
     !git clone --quiet --depth 1 {{REPOSITORY}} /content/cryostar_nb
     %pip install --quiet --no-deps nglview==4.0

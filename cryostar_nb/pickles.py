@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -107,6 +107,16 @@ def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 class _ArraysOnly(pickle._Unpickler):
     """Python's own unpickler, without anything that could be called. The one in C would make a table as large as a pickle asks for."""
+
+    def load_bytearray8(self: Any) -> None:
+        """Read before making room; the original makes as much as the pickle asks for."""
+        length = int.from_bytes(self.read(8), "little")
+        content = self.read(length)
+        if len(content) != length:
+            raise pickle.UnpicklingError("it ends in the middle of an array")
+        self.append(content)
+
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "_codecs" and name == "encode":

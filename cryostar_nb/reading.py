@@ -120,9 +120,9 @@ def read_indices(where: Path | str, count: int) -> Int[np.ndarray, " row"]:
 
 def _indices_in(path: Path) -> np.ndarray:
     """The array in a file of indices."""
-    if path.suffix == ".pkl":
-        return np.asarray(read_pickle(path, "indices of particles"))
     try:
+        if path.suffix == ".pkl":
+            return np.asarray(read_pickle(path, "indices of particles"))
         if path.suffix == ".npy":
             return np.lib.format.open_memmap(path, mode="r")
         if path.suffix == ".txt":
@@ -131,6 +131,8 @@ def _indices_in(path: Path) -> np.ndarray:
             table = pd.read_csv(path)
             column = next(name for name in ("index", "particle") if name in table.columns)
             return table[column].to_numpy() - (column == "particle")
+    except InputError:
+        raise
     except Exception as error:  # of many types: numpy's, pandas', of text that is no number
         raise InputError(
             f"{path}: cannot be read as indices ({' '.join(str(error).split())[:200]}); give an integer for each particle"

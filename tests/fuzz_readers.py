@@ -176,13 +176,14 @@ def work(reader: str, seeds: Path, seconds: float, seed: int, keep: Path) -> Non
             try:
                 with warnings.catch_warnings(action="error"):
                     read(path)
-            except InputError:
-                counts["refused"] += 1
-            except Exception:
-                counts["failed"] += 1
-                kept = keep / f"{reader}-{counts['files']}{path.suffix}"
-                shutil.copy(path, kept)
-                kept.with_suffix(".txt").write_text(traceback.format_exc())
+            except Exception as error:
+                # a reader that refuses a file because memory ran out would have taken more of it elsewhere
+                sound = isinstance(error, InputError) and not isinstance(error.__cause__, MemoryError)
+                counts["refused" if sound else "failed"] += 1
+                if not sound:
+                    kept = keep / f"{reader}-{counts['files']}{path.suffix}"
+                    shutil.copy(path, kept)
+                    kept.with_suffix(".txt").write_text(traceback.format_exc())
             faulthandler.cancel_dump_traceback_later()
             counts["slowest"] = max(counts["slowest"], round(time.monotonic() - started, 2))
             counts["files"] += 1

@@ -270,9 +270,10 @@ def test_nothing_can_be_called_by_name(module, tmp_path):
 
 def test_a_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path):
     for name, program in {
-        "array": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I100000000000\ntS'b'\ntR.",
-        "memo": b"\x80\x04K\x01r\xff\xff\xff\x7f.",
-        "bytes": b"\x80\x04\x8e" + (10**12).to_bytes(8, "little") + b"x.",
+        "array": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I300000000\ntS'b'\ntR.",
+        "memo": b"\x80\x04K\x01r\xff\xff\xff\x00.",
+        "bytearray": b"\x80\x05\x96" + (3 * 10**8).to_bytes(8, "little") + b"x.",
+        "bytes": b"\x80\x04\x8e" + (3 * 10**8).to_bytes(8, "little") + b"x.",
     }.items():
         (tmp_path / "large.pkl").write_bytes(program)
         tracemalloc.start()
@@ -337,6 +338,12 @@ def test_bad_indices_are_named(content, expected, tmp_path):
     np.save(tmp_path / "i.npy", content)
     with pytest.raises(InputError, match=rf"i\.npy: .*{expected}"):
         read_indices(tmp_path / "i.npy", COUNT)
+
+
+def test_a_pickle_of_unequal_rows_is_no_indices(tmp_path):
+    (tmp_path / "i.pkl").write_bytes(pickle.dumps([[1, 2], 3]))
+    with pytest.raises(InputError, match=r"i\.pkl: cannot be read as indices \(.*\); give an integer"):
+        read_indices(tmp_path / "i.pkl", COUNT)
 
 
 def test_an_empty_range_is_refused():

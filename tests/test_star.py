@@ -1,5 +1,6 @@
 """Particles in and out of RELION STAR files, and the vectors that training reads."""
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -216,6 +217,41 @@ def test_a_stack_without_the_mark_of_the_format_is_read(star, stacks, tmp_path):
     np.testing.assert_array_equal(read_star(star()).images(slice(None)), stacks[[1, 2, 0]])
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<i2", "<f2", "<u2", "<i1"])
+def test_other_number_types_and_an_extended_header_are_read(dtype, star, stacks, tmp_path):
+    images = (10 * stacks[:2]).round().clip(0).astype(dtype)
+    with mrcfile.new(tmp_path / "stack.mrcs", overwrite=True) as handle:
+        handle.set_data(images)
+        handle.set_image_stack()
+        handle.set_extended_header(np.zeros(130, dtype="V1"))
+    particles = read_star(star())
+    np.testing.assert_array_equal(particles.images(slice(None)), [images[1], stacks[2], images[0]])
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_the_flag_of_flipped_phases_is_read_and_written(flag, star, tmp_path):
+    particles = read_star(star(optics={"rlnCtfDataArePhaseFlipped": [flag]}))
+    assert particles.phase_flipped is bool(flag)
+    write_star(tmp_path / "again.star", particles)
+    assert read_star(tmp_path / "again.star").phase_flipped is bool(flag)
+
+
+def test_flipped_phases_of_some_particles_are_refused(star):
+    with pytest.raises(InputError, match=r"particle 1 has rlnCtfDataArePhaseFlipped = 0 and particle 3 has 1; choose those of one kind"):
+        read_star(star({"rlnCtfDataArePhaseFlipped": [0, 0, 1]}))
+
+
+def test_a_corrected_file_is_read_anew_after_it_failed(star):
+    """starfile reads lines through a cache, and leaves them there when it fails."""
+    path = star()
+    sound = path.read_text()
+    path.write_text(sound.replace("_rlnAngleTilt", "_rlnAngleRot").replace(" 80.0 ", " 80.0 1 2 "))
+    with pytest.raises(InputError):
+        read_star(path)
+    path.write_text(sound)
+    assert len(read_star(path)) == 3
+
+
 def test_a_stack_that_is_written_anew_is_read_anew(star, stacks, tmp_path, write_stack):
     path = star()
     read_star(path).images(slice(None))
@@ -258,6 +294,7 @@ def test_particles_come_back_from_their_star_file(voltages, folder, tmp_path, rn
     path = tmp_path / folder / "written.star"
     write_star(path, particles)
     read = read_particles(path, allow_outside=folder != "")
+    assert path.read_text().count("\nopticsGroup") == len(set(voltages))
 
     assert read.pixel_size == pytest.approx(particles.pixel_size)
     assert read.image_in_stack.tolist() == particles.image_in_stack.tolist()
