@@ -4,6 +4,7 @@
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
+# make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
 
@@ -13,7 +14,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench survive paper clean
+.PHONY: venv demo test check book lab bench student survive paper clean
 
 venv: $(STAMP)
 
@@ -42,6 +43,7 @@ check: $(STAMP)
 
 book: $(STAMP)
 	$(BIN)/python book/vendor.py
+	$(BIN)/python book/make_reference.py
 	$(BIN)/jupyter-book build . --toc book/_toc.yml -W --keep-going
 
 lab: $(STAMP)
@@ -54,6 +56,9 @@ bench: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
+
+student: $(STAMP)
+	$(BIN)/python book/student.py
 
 survive: $(STAMP)
 	$(BIN)/python tests/survive.py

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cryostar_nb.evaluation import PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
+from cryostar_nb.explorer import latent_explorer
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.projector import make_images
@@ -90,6 +91,7 @@ def report_page(
     marks = {f"{percentile:g} %": (x, y) for percentile, (x, y) in zip((LOW, HIGH), ends.tolist(), strict=True)}
     figures = [
         ("Motion along the first principal component", _viewer(run, frames), f"From the {LOW:g}th to the {HIGH:g}th percentile, {rmsd(frames[0], frames[-1]):.1f} Å RMSD apart. Grey: the reference. Drag to turn."),
+        ("Explore", latent_explorer(run), "Point at the map, click to hold a particle, or use the arrow keys: the structure found for the nearest particle, its projection, and its image. Dots: the particles that can be reached."),
         ("Latent space", _picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
         ("Particles and what the model makes of them", _picture(plot_images(*compare_particles(run, latents), columns=6), "particle images above the projections of their structures"), f"Above: particles, low-passed to {run.config.low_pass:g} Å. Below: the projection of the structure found for each, with its pose and CTF."),
         ("Training", _picture(plot_training(run.metrics()), "losses against step"), f"{run.step:,} steps of {run.config.batch_size} particles."),
@@ -157,7 +159,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; mar
 h1 {{ font-size: 1.6rem; margin: 0 0 1rem; }} h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
 table {{ border-collapse: collapse; }} th, td {{ text-align: left; padding: .2rem 1.2rem .2rem 0; font-weight: normal; }} th {{ color: #555; }}
 img {{ max-width: 100%; }} .caption {{ color: #555; max-width: 46rem; margin: .4rem 0; }}
-section > div {{ border: 1px solid #ddd; border-radius: 6px; }}
+section > div[id] {{ border: 1px solid #ddd; border-radius: 6px; }} section > .latent-explorer {{ border: 0; }}
 </style>
 <script>{script}</script><script>var $3Dmolpromise = Promise.resolve();</script>
 </head><body><h1>{title}</h1>{table}{figures}</body></html>

@@ -166,3 +166,26 @@ def helix_data(helix_nodes, rng):
     vectors = make_images(positions, electrons, torch.tensor(2.0), Band(24, 3.0, 9.0), rotations=rotations)
     noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
     return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """Run a notebook with small values, with every answer after its check, once in a session; returns the file with the outputs."""
+    import nbformat
+    import papermill
+    from student import read_solutions, with_both
+    from test_notebooks import SMOKE
+
+    folder, done = tmp_path_factory.mktemp("executed"), {}
+
+    def execute(path):
+        if path.stem not in done:
+            prepared, target = folder / f"prepared_{path.name}", folder / path.name
+            nbformat.write(with_both(nbformat.read(path, as_version=4), read_solutions(path)), prepared)
+            papermill.execute_notebook(
+                str(prepared), str(target), SMOKE[path.stem], kernel_name="python3", cwd=str(path.parent), progress_bar=False
+            )
+            done[path.stem] = target
+        return done[path.stem]
+
+    return execute

@@ -1,0 +1,95 @@
+"""Notebooks for a course: `make student` writes `student/` and `teacher/`.
+
+    python book/student.py [--out FOLDER]
+
+In a stored notebook a cell tagged `exercise-N` waits for an answer and the next cell tagged `check` judges it; the answers are
+the code blocks of `book/solutions/NN.md`, under `## Exercise N`. The student's version is the notebook without a pointer to
+the solutions. The teacher's has each answer in its cell, and what the solutions page says about it below.
+"""
+
+import argparse
+import copy
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+ROOT = Path(__file__).parent.parent
+
+
+def read_solutions(notebook: Path) -> dict[str, tuple[str, str]]:
+    """Tag of an exercise to its answer, as code, and the words after it. Raises ValueError for a section without a code block."""
+    page = ROOT / "book" / "solutions" / f"{notebook.stem[:2]}.md"
+    solutions = {}
+    for number, section in re.findall(r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S):
+        parts = re.fullmatch(r"(.*?)^```python\n(.*?)^```\n?(.*)", section, re.M | re.S)
+        if parts is None:
+            raise ValueError(f"{page}: exercise {number} has no block of Python; its answer goes into one")
+        before, code, after = parts.groups()
+        solutions[f"exercise-{number}"] = (code.rstrip("\n"), f"{before.strip()}\n\n{after.strip()}".strip())
+    return solutions
+
+
+def exercise_of(cell: NotebookNode) -> str | None:
+    """The tag `exercise-N` of a cell that waits for an answer."""
+    return next((tag for tag in cell.metadata.get("tags", []) if tag.startswith("exercise-")), None)
+
+
+def student_version(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without the sentence that points to the solutions."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r" ?Solutions: page [^\n]*?\)\.", "", cell.source)
+    return notebook
+
+
+def teacher_version(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> NotebookNode:
+    """The notebook with every answer in its cell and the words about it after its check."""
+    notebook, cells, words = student_version(notebook), [], ""
+    for cell in notebook.cells:
+        exercise = exercise_of(cell)
+        if exercise:
+            cell.source, words = solutions[exercise]
+        cells.append(cell)
+        if "check" in cell.metadata.get("tags", []) and words:
+            cells.append(new_markdown_cell(f"*Solution.* {words}", id=f"solution-{len(cells)}"))
+            words = ""
+    notebook.cells = cells
+    return notebook
+
+
+def with_both(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> NotebookNode:
+    """The notebook with, after each check of the unsolved cell, the answer and the check once more, tagged `answer` and `check-answer`."""
+    notebook, cells, exercise = copy.deepcopy(notebook), [], None
+    for cell in notebook.cells:
+        cells.append(cell)
+        exercise = exercise_of(cell) or exercise
+        if exercise and "check" in cell.metadata.get("tags", []):
+            answer = new_code_cell(solutions[exercise][0], id=f"answer-{exercise}", metadata={"tags": ["answer"]})
+            again = new_code_cell(cell.source, id=f"check-{exercise}", metadata={"tags": ["check-answer"]})
+            cells += [answer, again]
+            exercise = None
+    notebook.cells = cells
+    return notebook
+
+
+def main() -> None:
+    """Write both versions of every notebook."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder in which `student` and `teacher` are made")
+    out = parser.parse_args().out
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        versions = {"student": student_version(notebook), "teacher": teacher_version(notebook, read_solutions(path))}
+        for name, version in versions.items():
+            target = out / name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(version, target)
+            print(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The latent explorer holds what the run holds: structures, pictures, and particles that stand for all."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cryostar_nb.explorer import latent_explorer, representatives
+from cryostar_nb.runs import InputFiles, start_run
+from cryostar_nb.simulation import SimulationConfig, simulate
+from cryostar_nb.structure_files import write_structure
+from cryostar_nb.training import TrainConfig
+
+
+@pytest.fixture
+def run(tmp_path, helix_nodes):
+    folder = tmp_path
+    write_structure(folder / "closed.pdb", helix_nodes)
+    write_structure(folder / "open.pdb", helix_nodes.with_positions(1.1 * helix_nodes.positions))
+    config = SimulationConfig(n_particles=60, box_size=48, pixel_size=2.0, resolution=6.0, states=5)
+    simulate(config, closed=folder / "closed.pdb", open_=folder / "open.pdb", out=folder)
+    inputs = InputFiles(folder / "particles.star", reference=folder / "closed.pdb")
+    return start_run(inputs, TrainConfig(steps=5, batch_size=8, low_pass=8.0), folder / "run")
+
+
+def test_representatives_lie_where_the_particles_are(rng):
+    two = np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(20, 1, (100, 2))])
+    chosen = representatives(two, 40)
+    assert (np.diff(chosen) > 0).all() and 20 < len(chosen) <= 40
+    assert (chosen < 300).sum() > 5 and (chosen >= 300).sum() > 5
+    nearest = np.linalg.norm(two[:, None] - two[chosen][None], axis=-1).min(axis=1)
+    assert np.median(nearest) < 0.6  # of clouds whose points are 1 from their centre
+
+
+def test_few_particles_are_all_shown(rng):
+    assert representatives(rng.normal(size=(7, 2)), 100).tolist() == list(range(7))
+
+
+def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run):
+    html = latent_explorer(run, points=10)
+    assert not re.search(r"https?://|src=|href=", html)
+    data = json.loads(re.search(r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html).group(1))
+    labels = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
+    assert 1 < len(labels) <= 10
+    packed = np.frombuffer(base64.b64decode(data["structures"]), dtype=np.int16).reshape(len(labels), len(run.nodes), 3)
+    with torch.no_grad():
+        decoded = run.model.decoder(run.latents()[labels])
+    assert np.abs(packed * data["step"] - decoded.numpy()).max() < 0.01  # Å
+    pictures = np.frombuffer(base64.b64decode(data["particles"]), dtype=np.uint8).reshape(len(labels), data["side"], data["side"])
+    assert (pictures.std(axis=(1, 2)) > 10).all()
+    assert np.sum(data["density"]) == 60
