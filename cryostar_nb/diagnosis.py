@@ -1,12 +1,12 @@
 """A diagnosis of particle files: the doctor's verdict with all that it rests on, in words, as JSON, and as corrected files."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cryostar_nb.docking import Placement
 from cryostar_nb.doctor import (
@@ -213,12 +213,12 @@ def correlations_by_ring(found: Diagnosis) -> list[dict[str, float]]:
     """Correlation of what the files say, and of the verdict, in rings of frequencies of equal width."""
     edges = np.linspace(0, 1 / found.sample.resolution, RINGS + 1)
     rings = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        ring = found.sample.between(float(low), float(high))
+    for low, high in itertools.pairwise(edges.tolist()):
+        ring = found.sample.between(low, high)
         if len(ring.frequencies):
             best = found.default if found.winner is None else found.winner
             both = (score(ring, found.reference, one.hypothesis).mean for one in (found.default, best))
-            rings.append(dict(zip(("finest", "as_given", "verdict"), (1 / float(high), *both), strict=True)))
+            rings.append(dict(zip(("finest", "as_given", "verdict"), (1 / high, *both), strict=True)))
     return rings
 
 
@@ -234,11 +234,17 @@ def details(found: Diagnosis) -> list[str]:
     h = found.hypothesis
     lines = [f"{ADVICE[name].meaning} {ADVICE[name].remedy}" for name in found.faults or ("ok",)]
     if h.scale != 1:
-        lines.append(f"The pixel size is {found.particles.pixel_size * h.scale:.4g} Å ({100 * (h.scale - 1):+.1f} %), not {found.particles.pixel_size:.4g} Å.")
+        lines.append(
+            f"The pixel size is {found.particles.pixel_size * h.scale:.4g} Å ({100 * (h.scale - 1):+.1f} %), not {found.particles.pixel_size:.4g} Å."
+        )
     if h.origin.unit:
         lines.append(f"The origins are in {'pixels' if h.origin.unit == 'px' else 'Å'}.")
     if {"model offset", "model orientation"} & set(found.faults):
         lines.append(f"The reference moves by {h.offset:.1f} Å and turns by {h.angle:.1f} degrees.")
     if h.placement.mirrored and found.atoms is not None:
-        lines.append("The model's chirality is right: the poses are of the other hand." if found.turn_poses else "The model is a mirror image of a protein.")
+        lines.append(
+            "The model's chirality is right: the poses are of the other hand."
+            if found.turn_poses
+            else "The model is a mirror image of a protein."
+        )
     return lines

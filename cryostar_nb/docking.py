@@ -1,6 +1,6 @@
-"""Rigid docking: which rotation and translation put a model into a map, or in front of particle images?
+"""Rigid docking: the rotation and translation that put a model into a map, or in front of particle images.
 
-Both questions are one. A *target* holds, on a lattice of spatial frequencies k, what was seen, `data`, and how well, `weight`:
+Both are one question. A *target* holds, on a lattice of spatial frequencies k, what was seen, `data`, and how well, `weight`:
 for a map its whitened transform, for images what they say together, taken back through their CTFs and poses. The correlation
 of the model's transform F, turned by A and moved by t, with what was seen is
 
@@ -19,9 +19,9 @@ from jaxtyping import Complex, Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryostar_nb.fourier import centred_fft
 from cryostar_nb.geometry import rotations_from_vectors
 from cryostar_nb.maps import DensityMap, Spectrum, crop_spectrum
-from cryostar_nb.fourier import centred_fft
 
 MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0]))  # z turned round
 ROTATIONS = 4608  # of the search: about 15 degrees apart
@@ -90,7 +90,8 @@ def map_target(density: DensityMap, resolution: float) -> Target:
     values = crop_spectrum(density.values, min(density.box_size, 2 * most + 2))
     transform = centred_fft(values - values.median(), 3)
     indices, middle = lattice(most), len(values) // 2
-    seen = transform[tuple((indices + middle).flip(-1).unbind(-1))]
+    x, y, z = (indices + middle).unbind(-1)
+    seen = transform[z, y, x]
     shell = indices.float().norm(dim=-1).round().long()
     power = torch.zeros(most + 1).index_add(0, shell, seen.abs().square()) / torch.bincount(shell, minlength=most + 1).clamp(min=1)
     weight = 1 / power.clamp(min=1e-6 * float(power.max()) + 1e-30)[shell]
@@ -116,7 +117,8 @@ def image_target(
     grid = total.reshape(3, size, size, size)
     both = grid + grid.flip(1, 2, 3) * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]  # images are real: F(-k) = conj F(k)
     indices = lattice(most)
-    real, imaginary, weights = both[(slice(None), *(indices + most + 1).flip(-1).unbind(-1))]
+    x, y, z = (indices + most + 1).unbind(-1)
+    real, imaginary, weights = both[:, z, y, x]
     half = torch.where(indices[:, 0] > 0, 1.0, 0.5)
     return Target(indices, torch.complex(real, imaginary) * half, weights * half, norm, edge)
 

@@ -1,4 +1,4 @@
-"""Which sign, hand, scale and placement make these particles fit this reference?
+"""The sign, hand, scale and placement that make particles fit a reference.
 
 Every hypothesis of `hypotheses.py`, alone and with others, is scored by the mean correlation of a few hundred particles with
 the projections it predicts. First everything is tried in a coarse band, and the reference is docked against the images, by
@@ -21,7 +21,19 @@ from torch import Tensor
 
 from cryostar_nb.docking import Placement, Target, dock
 from cryostar_nb.fourier import Band
-from cryostar_nb.hypotheses import CTFS, LEAST_SCALE, MIRRORS, Hypothesis, Sample, consistency_target, correlations, origins, placed, predict, scan
+from cryostar_nb.hypotheses import (
+    CTFS,
+    LEAST_SCALE,
+    MIRRORS,
+    Hypothesis,
+    Sample,
+    consistency_target,
+    correlations,
+    origins,
+    placed,
+    predict,
+    scan,
+)
 from cryostar_nb.maps import Spectrum
 from cryostar_nb.particles import Particles
 
@@ -55,6 +67,10 @@ class Scored:
     def mean(self) -> float:
         """Mean correlation."""
         return float(self.values.mean())
+
+    def opposite(self) -> "Scored":
+        """The same with the other contrast."""
+        return Scored(dataclasses.replace(self.hypothesis, contrast=-self.hypothesis.contrast), -self.values, -self.prediction)
 
     def likeness(self, other: "Scored") -> float:
         """Mean correlation of the predictions."""
@@ -146,6 +162,7 @@ def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
     for place, (faults, hypothesis) in enumerate(variants.items()):
         if place < 16 or len(faults) < 2:
             best.append((score if hypothesis.scale == 1 else best_scale)(sample, reference, hypothesis))
+    best.append(best[0].opposite())
     found: dict[tuple[str, ...], Scored] = {}
     for one in sorted(best, key=lambda one: -one.mean):
         found.setdefault(one.faults, one)

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
+from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.docking import STAY, Placement, Target, image_target, rotation_angle
 from cryostar_nb.fourier import Band
 from cryostar_nb.maps import Spectrum
@@ -209,7 +209,9 @@ def predict(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Comp
     return h.contrast * seen * ramps(sample, [h.origin], h.scale if h.shifts_follow else 1.0)[0]
 
 
-def correlations(first: Complex[Tensor, "particle coefficient"], second: Complex[Tensor, "particle coefficient"]) -> Float[Tensor, " particle"]:
+def correlations(
+    first: Complex[Tensor, "particle coefficient"], second: Complex[Tensor, "particle coefficient"]
+) -> Float[Tensor, " particle"]:
     """Correlation of each pair of vectors."""
     norms = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
     return (first.conj() * second).real.sum(-1) / norms.clamp(min=1e-30)
@@ -231,8 +233,8 @@ def scan(
                 for ctf, blur in blurs:
                     norms = torch.linalg.vector_norm(seen * blur * sample.weight, dim=-1) * size
                     for origin, score in zip(how, (products.real * blur).sum(-1).div(norms).mean(-1).tolist(), strict=True):
-                        changes = {"contrast": 1 if score > 0 else -1, "ctf": ctf, "transpose": transpose, "origin": origin}
-                        yield abs(score), dataclasses.replace(base, scale=scale, **changes)
+                        way = dataclasses.replace(base, scale=scale, ctf=ctf, transpose=transpose, origin=origin)
+                        yield abs(score), dataclasses.replace(way, contrast=1 if score > 0 else -1)
 
 
 def consistency_target(sample: Sample, hypothesis: Hypothesis) -> tuple[Target, float]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryostar_nb.agreement import first_crossing
 from cryostar_nb.docking import Docked, Placement, Target, correlation, dock, map_target, rotation_angle
 from cryostar_nb.doctor import choose_band, docking_target
 from cryostar_nb.errors import InputError
@@ -96,7 +97,16 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "map"
         curves.append(curve)
     shift = float((found(model.centre) - model.centre).norm())
     return DockedModel(
-        before, straight.correlation, mirrored.correlation, placement, mirrored.placement, shift, rotation_angle(found.matrix), resolution, frequencies, *curves
+        before,
+        straight.correlation,
+        mirrored.correlation,
+        placement,
+        mirrored.placement,
+        shift,
+        rotation_angle(found.matrix),
+        resolution,
+        frequencies,
+        *curves,
     )
 
 
@@ -140,6 +150,25 @@ def dock_files(
         docked = dock_against_images(atoms, read_star(target, root=root, pixel_size=pixel_size))
     move_structure(model, out, docked.placement)
     return docked
+
+
+def as_report(docked: DockedModel) -> str:
+    """What docking did, in lines for a terminal."""
+    lines = [f"{'':28}{'before':>10}{'after':>10}"]
+    lines.append(f"{f'correlation, to {docked.resolution:.3g} Å':28}{docked.before:10.3f}{docked.after:10.3f}")
+    if docked.frequencies is not None and docked.fsc_before is not None and docked.fsc_after is not None:
+        detail = 1 / docked.frequencies
+        for wanted in (60, 40, 30, 20, 15, 10, 8, 6, 5, 4, 3):
+            if float(detail[-1]) <= wanted <= float(detail[0]):
+                shell = int((detail - wanted).abs().argmin())
+                lines.append(f"{f'FSC at {wanted} Å':28}{float(docked.fsc_before[shell]):10.3f}{float(docked.fsc_after[shell]):10.3f}")
+        ends = [first_crossing(docked.frequencies, curve) for curve in (docked.fsc_before, docked.fsc_after)]
+        lines.append(f"{'FSC falls to 0.5 at':28}" + "".join(f"{'never 0.5' if end is None else f'{end:.2f} Å':>10}" for end in ends))
+    lines.append(f"moved by {docked.shift:.2f} Å and {docked.angle:.2f} degrees")
+    lines.append(
+        f"mirror image: correlation {docked.mirrored:.3f}" + ("; IT FITS CLEARLY BETTER: the hand is wrong" if docked.other_hand else "")
+    )
+    return "\n".join(lines)
 
 
 def move_structure(source: Path | str, out: Path | str, placement: Placement) -> None:

@@ -53,7 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW (not given in the paper)."""
     low_pass: float = 4.0
-    """Resolution to which images are compared, in Å (Appendix A finds it from the data; not given for the synthetic set)."""
+    """Resolution to which images are compared, in Å (not given for the synthetic set); auto, with --map, finds it as Appendix A does."""
     density: Literal["nodes", "atoms"] = "nodes"
     """What the images are made of. nodes: a Gaussian for each residue, at Cα or P. atoms: one for each heavy atom, carried by its residue."""
     encoder_input: Literal["image", "structure"] = "image"
