@@ -4,6 +4,7 @@
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
+# make sweep    every fault and every pair of faults, for the doctor to name; about twenty minutes
 # make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
@@ -14,7 +15,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench student survive paper clean
+.PHONY: venv demo test check book lab bench student survive sweep paper clean
 
 venv: $(STAMP)
 
@@ -62,6 +63,9 @@ student: $(STAMP)
 
 survive: $(STAMP)
 	$(BIN)/python tests/survive.py
+
+sweep: $(STAMP)
+	$(BIN)/python tests/doctor_sweep.py
 
 clean:
 	rm -rf .venv demo _build

@@ -111,8 +111,10 @@ class Dock:
     """Map (MRC), or RELION STAR file of particles with good poses."""
     out: Path
     """File to write the docked model to, .cif or .pdb; every atom of the model is in it."""
-    frame: Frame = "map"
-    """Frame of the coordinates. map: the map file's own, by its ORIGIN and NSTART, where viewers show it. poses: the centre voxel is the origin, as `train` needs it. Against particles it is always that of the poses."""
+    frame: Frame = "auto"
+    """Frame of the model, before and after. map: the map file's own, by its ORIGIN and NSTART, where viewers show it. poses: the map's
+    centre voxel is the origin, as `train` needs it, and always so against particles. auto: map, unless ORIGIN and NSTART are both 0
+    and the model stands nearer to the centre of the frame of the poses."""
     pixel_size: float | None = None
     """Voxel size of the map, or pixel size of the particles, in Å, where the file does not say or is wrong."""
     root: Path | None = None
@@ -151,6 +153,8 @@ class Train:
     """Set when protein is dark on a bright ground."""
     map: Path | None = None
     """Consensus map (MRC) for `--low-pass auto`: the low-pass becomes the resolution where its FSC with the reference falls to 0.5."""
+    map_pixel_size: float | None = None
+    """Voxel size of the map in Å, where its header does not say or is wrong."""
     low_pass_is_auto: Suppress[bool] = False
     hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
@@ -160,7 +164,7 @@ class Train:
         inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
         config = self.config
         if self.low_pass_is_auto:
-            config = dataclasses.replace(config, low_pass=low_pass_from_map(self.reference, self.map, config))
+            config = dataclasses.replace(config, low_pass=low_pass_from_map(self.reference, self.map, config, self.map_pixel_size))
             print(f"low-pass {config.low_pass} Å: there the FSC of {self.reference} with {self.map} falls to 0.5")
         if start_run(inputs, config, self.out, resume=self.resume, hardware=self.hardware):
             print(f"trained; now try: cryostar-nb analyse {self.out}")

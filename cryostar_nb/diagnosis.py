@@ -115,7 +115,8 @@ def diagnose(
     others = [one for one in scored if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE]
     twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
     notes = _notes(particles, others, winner)
-    settled = settle_scale(sample, reference, winner)
+    settled, remark = settle_scale(sample, reference, winner, shape_is_known=density is not None)
+    notes += [remark] if remark else []
     scored = scored if settled is winner else [*scored, settled]
     hypothesis = settled.hypothesis
     if atoms is not None and density is not None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
+from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def image_target(
     points: Float[Tensor, "point 3"], data: Complex[Tensor, " point"], weight: Float[Tensor, " point"], *, norm: float, edge: float
 ) -> Target:
     """Scatter what images say at frequencies `points`, in 1/Å, onto the lattice, by the adjoint of linear interpolation."""
-    most = int(points.norm(dim=-1).max() * edge) + 1
+    most = int(points.norm(dim=-1).max() * edge) + 2
     size = 2 * most + 3
     place = points * edge + most + 1
     low = place.floor()
@@ -144,13 +145,13 @@ def correlation(target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], p
 
 @torch.no_grad()
 def search(
-    target: Target, model: Spectrum, *, mirrored: bool = False, either_sign: bool = False, count: int = ROTATIONS, best: int = 8
+    target: Target, model: Spectrum, *, mirrored: bool = False, either_sign: bool = False, best: int = 8
 ) -> list[tuple[float, Tensor, Tensor]]:
     """The best (correlation, matrix, place of the model's centre) on a grid, best first, no two within 20 degrees of each other.
 
     `mirrored` docks the model's mirror image; `either_sign` looks for large negative correlations too.
     """
-    rotations = even_rotations(count)
+    rotations = even_rotations(ROTATIONS)
     matrices = rotations @ MIRROR if mirrored else rotations
     most = int(target.indices.abs().max())
     size = 2 * (most + 1)
@@ -184,20 +185,22 @@ def search(
 def refine(
     target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], place: Float[Tensor, "3"], *, sign: int = 1, steps: int = 40
 ) -> tuple[float, Tensor, Tensor]:
-    """Climb to the nearest maximum of `sign` times the correlation; L-BFGS on a rotation vector, in Å at the model's rim, and a shift."""
-    start, steps_taken = matrix, torch.zeros(6, requires_grad=True)
+    """Climb to the nearest maximum of `sign` times the correlation: L-BFGS on a rotation vector, in Å at the model's rim, and a shift."""
     reach = max(model.radius, 1.0)
-    optimiser = torch.optim.LBFGS([steps_taken], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-7)
 
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = -sign * correlation(target, model, rotations_from_vectors(steps_taken[:3] / reach) @ start, place + steps_taken[3:])
+    def moved(step: Tensor) -> tuple[Tensor, Tensor]:
+        return rotations_from_vectors(step[:3] / reach) @ matrix, place + step[3:]
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        step = torch.from_numpy(values).float().requires_grad_()
+        value = -sign * correlation(target, model, *moved(step))
         value.backward()
-        return value
+        assert step.grad is not None
+        return float(value.detach()), step.grad.double().numpy()
 
-    optimiser.step(loss)
+    found = minimize(loss, np.zeros(6), jac=True, method="L-BFGS-B", options={"maxiter": steps, "ftol": 1e-9, "gtol": 1e-7})
     with torch.no_grad():
-        matrix, place = rotations_from_vectors(steps_taken[:3] / reach) @ start, place + steps_taken[3:]
+        matrix, place = moved(torch.from_numpy(found.x).float())
         return float(correlation(target, model, matrix, place)), matrix, place
 
 
@@ -214,8 +217,7 @@ def dock(target: Target, model: Spectrum, *, mirrored: bool = False, either_sign
     coarse = max(2 * model.radius / FEATURES, 2 * target.edge / 64)
     found = search(target.within(coarse), model, mirrored=mirrored, either_sign=either_sign)
     medium = target.within(coarse / 1.6)
-    tried = [refine(medium, model, matrix, place, sign=1 if score > 0 else -1) for score, matrix, place in found]
-    _, matrix, place = max(tried, key=lambda one: abs(one[0]))
-    score = tried[[one[1] is matrix for one in tried].index(True)][0]
+    tried = [refine(medium, model, matrix, place, sign=1 if score > 0 else -1, steps=15) for score, matrix, place in found]
+    score, matrix, place = max(tried, key=lambda one: abs(one[0]))
     score, matrix, place = refine(target, model, matrix, place, sign=1 if score > 0 else -1)
     return Docked(score, Placement(matrix, place - matrix @ model.centre))

@@ -43,8 +43,10 @@ SCALES = (0.925, 0.95, 0.975, 1.025, 1.05, 1.075)
 RULERS = ("on", "negated", "flipped")  # transfer functions that a wrong pixel size would spoil
 MOST_COEFFICIENTS = 2000  # of the whole band
 FINEST = 4.0  # Å
-SIGNAL = 5.0  # z-score that says that there is a signal
-CLEAR = 2.5  # z-score of a difference that counts
+TRUSTED = 8.0  # Å, where parts of a molecule are seen, whatever its shape
+SIGNAL, SIGNAL_PLACED = 5.0, 7.0  # z-score that says that there is a signal; docking tries millions of places, and noise fits one
+CLEAR, CLEAR_PLACED = 2.5, 4.0  # z-score of a difference that counts
+BY_CHANCE = 2.0  # z-score of the best of the simple hypotheses in pure noise, about
 WORTH = 0.01  # part of the correlation that a fault must cost
 WORTH_PLACING = 0.03  # part of it that docking must gain
 ALIKE = 0.985  # correlation of predictions that are as good as the same
@@ -62,6 +64,16 @@ class Scored:
     def faults(self) -> tuple[str, ...]:
         """What is wrong with the files if this is right."""
         return self.hypothesis.faults()
+
+    @property
+    def placed(self) -> bool:
+        """Whether docking found where the reference is."""
+        return any(name.startswith("model") for name in self.faults)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its correlation is more than noise can have."""
+        return self.z() >= (SIGNAL_PLACED if self.placed else SIGNAL)
 
     @property
     def mean(self) -> float:
@@ -179,49 +191,63 @@ def decide(scored: list[Scored]) -> tuple[Scored | None, list[Scored]]:
 
     None, when even the best of all does not correlate with the images.
     """
-    able = [one for one in scored if not at_its_limit(one)]
-    top = max(able, key=lambda one: one.mean)
-    if top.z() < SIGNAL:
+    able = [one for one in scored if not at_its_limit(one) and one.has_signal]
+    if not able:
         return None, []
+    top = max(able, key=lambda one: one.mean)
     winner = top
     for one in sorted(able, key=lambda one: (len(one.faults), -one.mean)):
-        placing = any(name.startswith("model") for name in set(top.faults) - set(one.faults))
-        if 1 - one.mean / top.mean < (WORTH_PLACING if placing else WORTH) or top.z(one) < CLEAR:
+        worth, clear = (WORTH_PLACING, CLEAR_PLACED) if top.placed and not one.placed else (WORTH, CLEAR)
+        if 1 - one.mean / top.mean < worth or top.z(one) < clear:
             winner = one
             break
-    rivals = [one for one in able if one is not winner and len(one.faults) <= max(1, len(winner.faults))]
+    # What was found by docking, and is no better than noise, is nobody's rival.
+    others = [one for one in scored if one is not winner and not at_its_limit(one) and (one.has_signal or not one.placed)]
+    rivals = [one for one in others if len(one.faults) <= max(1, len(winner.faults))]
     return winner, [one for one in rivals if one.likeness(winner) < ALIKE and winner.z(one) < CLEAR]
 
 
-def settle_scale(sample: Sample, reference: Spectrum, winner: Scored) -> Scored:
-    """The winner, or the same with another pixel size if its CTF does not say which is right, and fine detail does.
+def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool) -> tuple[Scored, str | None]:
+    """The winner, or the same with another pixel size if its CTF does not say which is right, and fine detail does; and a remark.
 
     Where the CTF is no ruler, because there is none or because it was fitted with the wrong pixel size, only the size of the
     molecule is, and a molecule in another shape is larger or smaller. Its parts are not: the pixel size comes from the finest
-    ring of frequencies that has a signal, after coarser ones have led there.
+    ring of frequencies that has a signal, after coarser ones have led there. With a model, whose shape may be another than the
+    particles', that ring must reach to 8 Å; where it does not, there is a remark. With their own map, `shape_is_known`.
     """
     if "pixel size" in winner.faults:
-        return winner
-    hypothesis, scale, lower, clear = dataclasses.replace(winner.hypothesis, ctf_follows=False, shifts_follow=False), 1.0, 0.0, False
+        return winner, None
+    hypothesis = dataclasses.replace(winner.hypothesis, ctf_follows=False, shifts_follow=False)
+    scale, lower, finest, z = 1.0, 0.0, math.inf, 0.0
     for factor in (4, 2.5, 1.6, 1.25, 1):
-        ring, lower = sample.between(lower, 1 / (factor * sample.resolution)), 1 / (factor * sample.resolution)
+        resolution = factor * sample.resolution
+        ring, lower = sample.between(lower, 1 / resolution), 1 / resolution
         if not len(ring.frequencies):
             continue
         found = _highest(lambda x, ring=ring: score(ring, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, 0.04)  # type: ignore[misc]
         changed = score(ring, reference, dataclasses.replace(hypothesis, scale=found))
         if changed.z() < 1.6 * SIGNAL:
             break
-        scale, clear = found, changed.z(score(ring, reference, winner.hypothesis)) > 1.5 * CLEAR
-    if not clear or abs(scale - 1) < LEAST_SCALE:
-        return winner
-    return score(sample, reference, dataclasses.replace(hypothesis, scale=scale))
+        scale, finest, z = found, resolution, changed.z(score(ring, reference, winner.hypothesis))
+    whole = score(sample, reference, dataclasses.replace(hypothesis, scale=scale))
+    gains = 1 - winner.mean / whole.mean > WORTH and whole.z(winner) > 1.5 * CLEAR and z > 1
+    if abs(scale - 1) < LEAST_SCALE or not (gains or z > 1.5 * CLEAR):
+        return winner, None
+    if shape_is_known or finest <= TRUSTED:
+        return whole, None
+    percent = 100 * (1 / scale - 1)
+    return winner, (
+        f"At {finest:.0f} Å the particles look {abs(percent):.1f} % {'larger' if percent > 0 else 'smaller'} than the model: they have another shape, or their pixel size and CTF are wrong together."
+    )
 
 
 def particles_needed(scored: list[Scored], winner: Scored | None, count: int) -> int:
     """How many particles would show the signal, and tell the winner from all that predict something else; z grows as their root."""
-    top = max(scored, key=lambda one: one.mean)
-    needed = [SIGNAL / max(top.z(), 0.1)]
-    if winner is not None:
+    simple = max(one.z() for one in scored if not one.placed)
+    if winner is None:
+        needed = [SIGNAL / max(simple - BY_CHANCE, 0.5)]
+    else:
+        needed = [SIGNAL / winner.z()]
         others = [one for one in scored if one is not winner and len(one.faults) <= max(1, len(winner.faults)) and not at_its_limit(one)]
         needed += [CLEAR / max(abs(winner.z(one)), 0.1) for one in others if one.likeness(winner) < ALIKE]
     return max(1, math.ceil(count * max(needed) ** 2))

@@ -69,7 +69,9 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     if pixel_size is not None:
         voxels[:] = pixel_size
     if not (np.isfinite(voxels).all() and (voxels > 0).all()):
-        raise InputError(f"{path}: its header has a voxel size of {voxels[0]:g} Å; give the true one (--map-pixel-size, in Å)")
+        raise InputError(
+            f"{path}: its header has a voxel size of {voxels[0]:g} Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)"
+        )
     if not np.allclose(voxels, voxels[0], rtol=1e-3):
         raise InputError(f"{path}: its voxels are {voxels[0]:g} x {voxels[1]:g} x {voxels[2]:g} Å; resample it to cubic voxels")
     order = [2 - columns.index(axis) for axis in (3, 2, 1)]  # where z, y and x stand among the axes of the array

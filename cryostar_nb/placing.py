@@ -28,7 +28,7 @@ ATOM_SIGMA, NODE_SIGMA = 0.8, 2.0  # Å, as in training
 MOST_ATOMS = 40_000  # beyond, a model is docked by its nodes
 LARGEST_GRID = 128  # voxels along an edge, of the FSC
 CLEARLY = 1.1  # times the correlation: the other hand fits clearly better
-Frame = Literal["map", "poses"]
+Frame = Literal["auto", "map", "poses"]
 
 
 def gaussians(atoms: Structure) -> tuple[Float[Tensor, "gaussian 3"], Float[Tensor, " gaussian"], float]:
@@ -45,8 +45,8 @@ def structure_spectrum(atoms: Structure, resolution: float) -> Spectrum:
 
 
 def docking_resolution(density: DensityMap) -> float:
-    """Down to which a map is docked into: 8 Å, or 40 cycles across it, or 2.5 voxels."""
-    return max(8.0, density.box_size * density.voxel_size / 40, 2.5 * density.voxel_size)
+    """Down to which a map is docked into: 8 Å, or 40 cycles across it, or 2.05 voxels."""
+    return max(8.0, density.box_size * density.voxel_size / 40, 2.05 * density.voxel_size)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class DockedModel:
     shift: float  # Å, of the model's centre
     angle: float  # degrees
     resolution: float  # Å, of the correlations
+    frame: Frame
+    map_centre: tuple[float, float, float] | None = None  # Å, of the map's centre voxel in that frame
     frequencies: Float[Tensor, " shell"] | None = None  # 1/Å
     fsc_before: Float[Tensor, " shell"] | None = None
     fsc_after: Float[Tensor, " shell"] | None = None
@@ -77,10 +79,22 @@ def _dock(target: Target, model: Spectrum, *, either_sign: bool) -> tuple[float,
     return float(correlation(target, model, torch.eye(3), model.centre)), both[0], both[1]
 
 
-def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "map") -> DockedModel:
+def choose_frame(positions: Float[Tensor, "atom 3"], density: DensityMap) -> Frame:
+    """The frame of a map that a model is given in.
+
+    Where ORIGIN or NSTART say something, they are followed. RELION and cryoSPARC leave both at 0; then the model stands in the
+    frame whose box has its centre nearer to it.
+    """
+    middle = positions.mean(0).double()
+    to_file, to_poses = float((middle - torch.from_numpy(density.centre)).norm()), float(middle.norm())
+    return "map" if np.any(density.corner) or to_file < to_poses else "poses"
+
+
+def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "auto") -> DockedModel:
     """Dock a model into a map. In the frame `map` its coordinates are those of the file, by ORIGIN and NSTART; in `poses` the map's centre is 0."""
-    centre = torch.from_numpy(density.centre if frame == "map" else np.zeros(3))
     positions, electrons, sigma = gaussians(atoms)
+    frame = choose_frame(positions, density) if frame == "auto" else frame
+    centre = torch.from_numpy(density.centre if frame == "map" else np.zeros(3))
     resolution = docking_resolution(density)
     target, model = map_target(density, resolution), model_spectrum((positions - centre).float(), electrons, sigma, resolution)
     before, straight, mirrored = _dock(target, model, either_sign=False)
@@ -105,6 +119,8 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "map"
         shift,
         rotation_angle(found.matrix),
         resolution,
+        frame,
+        tuple(centre.tolist()),
         frequencies,
         *curves,
     )
@@ -130,6 +146,7 @@ def dock_against_images(atoms: Structure, particles: Particles, count: int = 100
         shift,
         rotation_angle(found.matrix),
         resolution,
+        "poses",
     )
 
 
@@ -139,7 +156,7 @@ def dock_files(
     out: Path | str,
     *,
     pixel_size: float | None = None,
-    frame: Frame = "map",
+    frame: Frame = "auto",
     root: Path | str | None = None,
 ) -> DockedModel:
     """Dock a model into a map (.mrc, .map) or against particles (.star), and write it, moved as a whole."""
@@ -164,6 +181,10 @@ def as_report(docked: DockedModel) -> str:
                 lines.append(f"{f'FSC at {wanted} Å':28}{float(docked.fsc_before[shell]):10.3f}{float(docked.fsc_after[shell]):10.3f}")
         ends = [first_crossing(docked.frequencies, curve) for curve in (docked.fsc_before, docked.fsc_after)]
         lines.append(f"{'FSC falls to 0.5 at':28}" + "".join(f"{'never 0.5' if end is None else f'{end:.2f} Å':>10}" for end in ends))
+    if docked.map_centre is not None:
+        said = "of the map file, by its ORIGIN and NSTART" if docked.frame == "map" else "of the poses"
+        place = ", ".join(f"{value:g}" for value in docked.map_centre)
+        lines.append(f"frame: {said}; the map's centre voxel lies at ({place}) Å")
     lines.append(f"moved by {docked.shift:.2f} Å and {docked.angle:.2f} degrees")
     lines.append(
         f"mirror image: correlation {docked.mirrored:.3f}" + ("; IT FITS CLEARLY BETTER: the hand is wrong" if docked.other_hand else "")

@@ -157,14 +157,14 @@ def start_run(
     return open_run(out)
 
 
-def low_pass_from_map(reference: Path | str, density: Path | str | None, config: TrainConfig) -> float:
+def low_pass_from_map(reference: Path | str, density: Path | str | None, config: TrainConfig, map_pixel_size: float | None = None) -> float:
     """Resolution, in Å to two decimals, at which the FSC of a reference's density with a consensus map falls to 0.5 (appendix A)."""
     if density is None:
         raise InputError("--low-pass auto needs a consensus map; give --map")
     atoms, nodes = read_atoms_and_nodes(reference)
     made = make_density(config, atoms, nodes)
     centres = made.centres(torch.from_numpy(nodes.positions).float())
-    return round(agreement_with_map(centres, made.amplitudes, float(made.sigma), read_map(density)).cutoff, 2)
+    return round(agreement_with_map(centres, made.amplitudes, float(made.sigma), read_map(density, pixel_size=map_pixel_size)).cutoff, 2)
 
 
 def check_same_network(before: Run, config: TrainConfig, nodes: Structure, band: Band) -> None:
