@@ -94,7 +94,7 @@ class Doctor:
             resolution=self.resolution,
         )
         written = {} if self.out is None else write_corrected(found, self.out, self.reference)
-        result = as_json(found, written)
+        result = as_json(found, written, self.reference)
         if self.out is not None:
             result["written"] = written | {"page": str(self.out / "doctor.html")}
             write_text(self.out / "doctor.html", doctor_page(found, result))

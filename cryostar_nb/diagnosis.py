@@ -37,7 +37,7 @@ RINGS = 5  # of the table of correlations by resolution
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found; `winner` and `hypothesis` are None where nothing correlates with the images."""
+    """What was found; `winner` is None where nothing correlates with the images."""
 
     particles: Particles  # all of them
     atoms: Structure | None
@@ -48,7 +48,7 @@ class Diagnosis:
     winner: Scored | None  # for this reference
     rivals: list[Scored]
     twins: list[str]  # sets of faults that predict the same images as the winner
-    hypothesis: Hypothesis | None  # the winner's, with the place of the model where images were compared with a map
+    hypothesis: Hypothesis  # the winner's, with the place of the model where images were compared with a map; else the default
     notes: list[str]
 
     @property
@@ -64,7 +64,7 @@ class Diagnosis:
     @property
     def faults(self) -> tuple[str, ...]:
         """What is wrong; nothing where there is no verdict."""
-        return self.hypothesis.faults() if self.decided and self.hypothesis is not None else ()
+        return self.hypothesis.faults() if self.decided else ()
 
     @property
     def verdict(self) -> str:
@@ -80,6 +80,17 @@ class Diagnosis:
     def turn_poses(self) -> bool:
         """Whether the other hand is the poses' fault, and not that of a model that is a mirror image."""
         return "hand" in self.faults and not (self.atoms is not None and is_mirror_image(self.atoms))
+
+    @property
+    def needs_star(self) -> bool:
+        """Whether the particles' file must be another."""
+        return self.decided and needs_star(self.hypothesis, turn_poses=self.turn_poses)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model, if there is one, must stand elsewhere."""
+        moved = is_moved(corrected_placement(self.hypothesis, turn_poses=self.turn_poses))
+        return self.decided and self.atoms is not None and moved
 
 
 def name_of(faults: tuple[str, ...]) -> str:
@@ -111,7 +122,7 @@ def diagnose(
     scored = candidates(sample, reference)
     winner, rivals = decide(scored)
     if winner is None:
-        return Diagnosis(particles, atoms, band, sample, reference, scored, None, [], [], None, _notes(particles, scored, None))
+        return Diagnosis(particles, atoms, band, sample, reference, scored, None, [], [], Hypothesis(), _notes(particles, scored, None))
     others = [one for one in scored if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE]
     twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
     notes = _notes(particles, others, winner)
@@ -173,23 +184,20 @@ def diagnose_files(
 def write_corrected(found: Diagnosis, out: Path, reference: Path | None) -> dict[str, str]:
     """Write what flags cannot say, into a folder: `particles.star`, and the model moved to where it belongs. Returns their paths."""
     written: dict[str, str] = {}
-    if not found.decided or found.hypothesis is None:
-        return written
-    hypothesis, turn = found.hypothesis, found.turn_poses
-    if needs_star(hypothesis, turn_poses=turn):
+    if found.needs_star:
         written["particles"] = str(out / "particles.star")
         out.mkdir(parents=True, exist_ok=True)
-        write_star(out / "particles.star", corrected_particles(found.particles, hypothesis, turn_poses=turn))
-    placement = corrected_placement(hypothesis, turn_poses=turn)
-    if reference is not None and is_moved(placement):
+        write_star(out / "particles.star", corrected_particles(found.particles, found.hypothesis, turn_poses=found.turn_poses))
+    if reference is not None and found.needs_model:
         written["reference"] = str(out / "reference.cif")
-        move_structure(reference, out / "reference.cif", placement)
+        move_structure(reference, out / "reference.cif", corrected_placement(found.hypothesis, turn_poses=found.turn_poses))
     return written
 
 
-def as_json(found: Diagnosis, written: dict[str, str]) -> dict[str, Any]:
-    """The diagnosis as plain values."""
-    default, winner = found.default, found.winner
+def as_json(found: Diagnosis, written: dict[str, str] | None = None, reference: Path | None = None) -> dict[str, Any]:
+    """The diagnosis as plain values; `written` are the corrected files, if any."""
+    written = written or {}
+    default, needed = found.default, {"particles": found.needs_star, "reference": found.needs_model}
     star = Path(written["particles"]) if "particles" in written else None
     return {
         "verdict": found.verdict,
@@ -198,8 +206,11 @@ def as_json(found: Diagnosis, written: dict[str, str]) -> dict[str, Any]:
             {"name": name_of(one.faults), "correlation": one.mean, "z": 0.0 if one is default else one.z(default)}
             for one in sorted(found.scored, key=lambda one: -one.mean)
         ],
-        "between": sorted(name_of(one.faults) for one in [winner, *found.rivals]) if found.rivals and winner is not None else [],
-        "train_flags": train_flags(found.particles, found.hypothesis, star) if found.decided and found.hypothesis is not None else [],
+        "between": sorted(name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None) if found.rivals else [],
+        "train_flags": train_flags(found.particles, found.hypothesis, star) if found.decided else [],
+        "particles": written.get("particles", str(found.particles.source)),
+        "reference": written.get("reference", None if reference is None else str(reference)),
+        "needs_files": any(needed[name] and name not in written for name in needed),
         "n_particles": len(found.sample.images),
         "particles_needed": found.needed,
         "resolution": found.sample.resolution,
@@ -231,7 +242,6 @@ def details(found: Diagnosis) -> list[str]:
             names = ", ".join(name_of(one.faults) for one in (found.winner, *found.rivals))
             lines.insert(1, f"It is one of these: {names}.")
         return [*lines, f"About {found.needed:,} particles would decide it, and {len(found.sample.images):,} were used."]
-    assert found.hypothesis is not None
     h = found.hypothesis
     lines = [f"{ADVICE[name].meaning} {ADVICE[name].remedy}" for name in found.faults or ("ok",)]
     if h.scale != 1:

@@ -43,6 +43,7 @@ SCALES = (0.925, 0.95, 0.975, 1.025, 1.05, 1.075)
 RULERS = ("on", "negated", "flipped")  # transfer functions that a wrong pixel size would spoil
 MOST_COEFFICIENTS = 2000  # of the whole band
 FINEST = 4.0  # Å
+MOST_SETS = 16  # of faults that are scored in the whole band, beside single ones
 TRUSTED = 8.0  # Å, where parts of a molecule are seen, whatever its shape
 SIGNAL, SIGNAL_PLACED = 5.0, 7.0  # z-score that says that there is a signal; docking tries millions of places, and noise fits one
 CLEAR, CLEAR_PLACED = 2.5, 4.0  # z-score of a difference that counts
@@ -172,9 +173,9 @@ def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
         variants.setdefault(hypothesis.faults(), hypothesis)
     best: list[Scored] = []
     for place, (faults, hypothesis) in enumerate(variants.items()):
-        if place < 16 or len(faults) < 2:
+        if place < MOST_SETS or len(set(faults) - {"contrast sign"}) < 2:
             best.append((score if hypothesis.scale == 1 else best_scale)(sample, reference, hypothesis))
-    best.append(best[0].opposite())
+    best += [one.opposite() for one in best if len(set(one.faults) - {"contrast sign"}) < 2]
     found: dict[tuple[str, ...], Scored] = {}
     for one in sorted(best, key=lambda one: -one.mean):
         found.setdefault(one.faults, one)

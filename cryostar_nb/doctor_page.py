@@ -33,15 +33,13 @@ def as_text(found: Diagnosis, result: dict[str, Any], most: int = 20) -> str:
     lines += [f"{'hypothesis':{width}}{'correlation':>12}{'z':>8}", *(f"{a:{width}}{b:>12}{c:>8}" for a, b, c in rows), ""]
     lines += [f"verdict: {result['verdict']}", *(f"  {line}" for line in [*result["details"], *result["notes"]])]
     if result["verdict"] != "undecided":
-        lines.append(f"{result['particles_needed']:,} particles like these would have been enough.")
-        lines.append(f"train with: {' '.join(train_command(found, result))}")
+        lines.append(f"particles needed for this, with such a signal: {result['particles_needed']:,}")
+        if result["needs_files"]:
+            lines.append("to train, run this again with --out FOLDER: it writes the corrected files")
+        else:
+            files = [result["particles"], "--reference", result["reference"] or "MODEL"]
+            lines.append(f"train with: {' '.join(['cryostar-nb', 'train', *files, *result['train_flags']])}")
     return "\n".join(lines)
-
-
-def train_command(found: Diagnosis, result: dict[str, Any]) -> list[str]:
-    """How to train, as far as this can be known."""
-    particles = result["written"].get("particles", str(found.particles.source))
-    return ["cryostar-nb", "train", particles, "--reference", result["written"].get("reference", "MODEL"), *result["train_flags"]]
 
 
 def doctor_page(found: Diagnosis, result: dict[str, Any]) -> str:

@@ -161,7 +161,7 @@ def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkey
 def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model):
     found = diagnose(write(snr=0), atoms=model)
     assert found.verdict == "undecided" and found.needed > 2 * COUNT
-    assert str(f"{found.needed:,}") in as_text(found, as_json(found, {}))
+    assert str(f"{found.needed:,}") in as_text(found, as_json(found))
 
 
 def test_few_particles_of_a_weak_signal_leave_it_open_and_enough_of_them_do_not(write, model, no_docking):
