@@ -122,7 +122,7 @@ def _highest(function: Callable[[float], float], middle: float, reach: float) ->
 
 def best_scale(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Scored:
     """The hypothesis with the pixel size that fits best, near its own but outside of what is no fault; sought in finer and finer bands."""
-    part, scale = sample.first(150), hypothesis.scale
+    part, scale = sample.thinned(150), hypothesis.scale
     for cycles, reach in ((COARSE, 0.02), (2 * COARSE, 0.008), (4 * COARSE, 0.003)):
         band = part.between(0, cycles / sample.edge)
         scale = _highest(lambda x, band=band: score(band, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, reach)  # type: ignore[misc]
@@ -166,7 +166,7 @@ def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
     coarse = sample.between(0, COARSE / sample.edge)
     mirrors = [Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)) for signs in MIRRORS.values()]
     bases = [Hypothesis(), *(placed(mirror, reference.centre) for mirror in mirrors), *docked(sample, reference)]
-    tried = [*scan(coarse, reference, bases, (1.0,)), *scan(coarse.first(250), reference, bases, SCALES, RULERS)]
+    tried = [*scan(coarse, reference, bases, (1.0,)), *scan(coarse.thinned(250), reference, bases, SCALES, RULERS)]
     tried.sort(key=lambda one: -one[0])
     variants: dict[tuple[str, ...], Hypothesis] = {(): Hypothesis()}
     for _, hypothesis in tried:

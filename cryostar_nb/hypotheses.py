@@ -138,8 +138,8 @@ class Sample:
         kept = (radius > low) & (radius <= high * (1 + 1e-9))
         return Sample(self.particles, self.frequencies[kept], self.images[:, kept], self.weight[kept])
 
-    def first(self, count: int) -> "Sample":
-        """So many of the particles, evenly spread, or all."""
+    def thinned(self, count: int) -> "Sample":
+        """So many of the particles, evenly spread over them, or all."""
         rows = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).round().astype(np.int64)
         return Sample(self.particles.select(rows), self.frequencies, self.images[torch.from_numpy(rows)], self.weight)
 

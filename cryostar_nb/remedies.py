@@ -1,6 +1,7 @@
 """What each verdict of the doctor means and what to do about it: in words, as flags of `train`, and as corrected files."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,9 +113,7 @@ def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_po
     if turn_poses:
         rotations = mirror @ rotations @ mirror
     shifts = h.origin.read(particles.shifts, particles.pixel_size) * (1.0 if h.shifts_follow else h.scale)
-    ctf = particles.ctf
-    if ctf is not None:
-        ctf = _corrected_ctf(ctf, h)
+    ctf = None if particles.ctf is None else _corrected_ctf(particles.ctf, h)
     return dataclasses.replace(particles, rotations=rotations, shifts=shifts, pixel_size=particles.pixel_size * h.scale, ctf=ctf)
 
 
@@ -154,13 +153,8 @@ def train_flags(particles: Particles, hypothesis: Hypothesis, star: Path | None)
     else:
         folders = {stack.resolve().parent for stack in particles.stacks}
         if folders != {star.resolve().parent}:
-            flags += ["--root", str(_common(folders))]
+            flags += ["--root", os.path.commonpath(folders)]
     return flags
-
-
-def _common(folders: set[Path]) -> Path:
-    first = next(iter(folders))
-    return next(folder for folder in (first, *first.parents) if all(folder in (other, *other.parents) for other in folders))
 
 
 def needs_star(hypothesis: Hypothesis, *, turn_poses: bool) -> bool:
