@@ -57,7 +57,7 @@ FAULTS = (
 )
 CTFS = {"on": "", "off": "CTF off", "negated": "CTF sign", "flipped": "phase flipped"}
 LEAST_SCALE = 0.015  # a pixel size nearer than this is no fault
-LEAST_OFFSET, LEAST_ANGLE = 3.0, 4.0  # Å and degrees; what is nearer is no fault
+LEAST_OFFSET, LEAST_ANGLE = 3.0, 5.0  # Å and degrees; what is nearer is no fault
 MIRRORS = {"z": (1, 1, -1), "x": (-1, 1, 1), "y": (1, -1, 1), "inversion": (-1, -1, -1)}
 
 

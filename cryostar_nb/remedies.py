@@ -77,7 +77,7 @@ ADVICE = {
         "With --out, the docked model is written; or run `cryostar-nb dock`.",
     ),
     "model orientation": Advice(
-        "The reference is turned against the frame of the poses.",
+        "The reference is turned against the frame of the poses. A few degrees can also mean that the particles have another shape.",
         "With --out, the docked model is written; or run `cryostar-nb dock`.",
     ),
     "undecided": Advice(
