@@ -3,8 +3,10 @@
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
+# make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
 # make sweep    every fault and every pair of faults, for the doctor to name; about twenty minutes
+# make colab  the first cell of every notebook, with the address of _config.yml
 # make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
@@ -15,7 +17,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench student survive sweep paper clean
+.PHONY: venv demo test check book lab bench colab student survive fuzz sweep paper clean
 
 venv: $(STAMP)
 
@@ -55,8 +57,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/projector.py $(if $(PEER),--peer $(PEER))
 	$(BIN)/python benchmarks/step.py $(if $(PEER),--peer $(PEER))
 
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz_readers.py $(if $(SECONDS),--seconds $(SECONDS))
+
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
+
+colab: $(STAMP)
+	$(BIN)/python book/colab.py
 
 student: $(STAMP)
 	$(BIN)/python book/student.py
@@ -68,4 +76,4 @@ sweep: $(STAMP)
 	$(BIN)/python tests/doctor_sweep.py
 
 clean:
-	rm -rf .venv demo _build
+	rm -rf .venv demo fuzz _build

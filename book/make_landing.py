@@ -72,7 +72,10 @@ def main() -> None:
     frames = []
     for number in [*range(FRAMES), *range(FRAMES - 2, 0, -1)]:
         figure = Figure(figsize=(9, 3), dpi=100, facecolor="white")
-        axes = [figure.add_axes(place) for place in ((0.0, 0.0, 0.33, 1), (0.37, 0.17, 0.3, 0.73), (0.69, 0.1, 0.15, 0.8), (0.845, 0.1, 0.15, 0.8))]
+        axes = [
+            figure.add_axes(place)
+            for place in ((0.0, 0.0, 0.33, 1), (0.37, 0.17, 0.3, 0.73), (0.69, 0.1, 0.15, 0.8), (0.845, 0.1, 0.15, 0.8))
+        ]
         draw_chain(axes[0], (structures[number].numpy() - centre) @ TURN.T)
         axes[0].set_axis_off()
         axes[1].hexbin(pca.scores[:, 0], pca.scores[:, 1], gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)

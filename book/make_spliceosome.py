@@ -8,8 +8,8 @@ take nine times as long, and with pixels of 4.2475 Å nothing of them would be s
 
 Chains of 5NRL were told apart by their lengths, from the largest residue number of each chain, and by their neighbours in space.
 * U2 snRNP, which carries SF3b: Hsh155 O, Rse1 P, Cus1 Q, Hsh49 R, Rds3 S, Ysf3 Z (SF3b); Prp9 T, Prp11 U, Prp21 V (SF3a); Lea1 W,
-  Msl1 Y; the Sm ring s to y beside them; U2 snRNA 2. It touches the rest in 41 residues; SF3b alone would tear itself from SF3a.
-* Helicase: Brr2 B, the largest but Prp8, and the Sm ring of U4 (k to n, p to r) that lies on it.
+  Msl1 Y; the Sm ring s to y beside them; U2 snRNA 2; the piece of RNA, I, that lies on Hsh155. SF3b alone would tear itself from SF3a.
+* Helicase: Brr2 B, the largest but Prp8.
 """
 
 import math
@@ -27,7 +27,7 @@ from cryostar_nb.simulation import SimulationConfig
 from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_nodes
 
-MOTION = {"OPQRSZTUVWYstuvwxy2": 15.0, "Bklmnpqr": 18.0}  # degrees
+MOTION = {"OPQRSZTUVWYstuvwxy2I": 12.0, "B": 10.0}  # degrees
 BOX_SIZE, PIXEL_SIZE, SIGMA = 128, 4.2475, 2.0  # pixels, Å, Å
 
 
@@ -35,7 +35,7 @@ def read_metadata(path: Path, source: Path, room: float) -> Particles:
     """The usual selection of particles as ours, centred on the model, those that stay within `room` Å of the centre along x and y.
 
     Quaternions are of R in x_view = R x_ref. Translations are cryoDRGN's, RELION's origins as a fraction of the box: the
-    particle sits at minus that. The map's centre is not the particle's, and all images are off by one common shift (of 55 Å),
+    particle sits at minus that. The map's centre is not the particle's, and all images are off by one common shift (60 Å in x and y),
     so shifts are, for a 3D point c and a 2D shift d, about (R c)_xy + d: moving the reference by c and the images by d,
     fitted by least squares, centres both.
     """

@@ -1,9 +1,10 @@
-"""The paper's experiments on adenylate kinase, run and kept as data: `make paper`.
+"""The paper's experiments, run and kept as data: `make paper`. Adenylate kinase first, then three harder systems.
 
     python book/paper_runs.py --work FOLDER [--only PATTERN] [--list]
 
 Every run is a simulation (made once), a training and an evaluation, and ends as `book/results/NAME.json`. A run whose result exists is
-not made again; one that was interrupted goes on from its checkpoint. All of them take hours on two cores.
+not made again; one that was interrupted goes on from its checkpoint. All of them take hours on two cores. The runs of `adk_dims` and of
+`spliceosome` need files that are not part of the project, in the folder that CRYOSTAR_EXTERNAL_DATA names; they are skipped without it.
 """
 
 import argparse
@@ -15,15 +16,45 @@ import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from provenance import commit, processor
 
+from cryostar_nb.evaluation import ENDS as PERCENTILES
+from cryostar_nb.evaluation import mean_around_percentiles, principal_components
 from cryostar_nb.files import write_json
+from cryostar_nb.structure_files import read_trajectory, write_structure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "book" / "results"
 ENDS = {"closed": ROOT / "data" / "1ake.pdb", "open": ROOT / "data" / "4ake.pdb"}
+EXTERNAL = Path(os.environ.get("CRYOSTAR_EXTERNAL_DATA", "external data"))
+
+
+@dataclass(frozen=True)
+class System:
+    """What is imaged: how often, and how all trainings on it differ from the setting."""
+
+    particles: int
+    options: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()  # files of CRYOSTAR_EXTERNAL_DATA that it takes
+
+
+SYSTEMS = {
+    "adk": System(50_000),
+    # A path that a simulation took, all atoms in thermal motion: its first frame, which is the reference, is 0.6 Å from 1AKE.
+    "adk_dims": System(20_000, external=("adk/adk_dims.dcd", "adk/adk.psf")),
+    # One of its nine chains moves, which has a sixth of the edges: releasing a fifth of all would let go of all of its own.
+    "7pbl": System(20_000, ("--relaxation-percentile 99",)),
+    # Its particles are made of its nodes; p = 95 is what the paper takes for experimental data.
+    "spliceosome": System(
+        20_000,
+        ("--density nodes", "--relaxation-percentile 95"),
+        ("spliceosome/5nrl_rebuilt.cif.gz", "spliceosome/empiar10180_meta.npz"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +69,25 @@ class PaperRun:
     morph: str = "linear"
     changes: tuple[str, ...] = ()  # further options of `train`, for ablations
     steps: int = 12_000
+    system: str = "adk"
 
     @property
     def name(self) -> str:
         """The name of its result, and of its run folder."""
         changed = "".join(f"_{change.lstrip('-').replace(' ', '=')}" for change in self.changes)
         steps = "" if self.steps == 12_000 else f"_steps{self.steps}"
-        return f"adk_{self.morph}_snr{self.snr:g}_{self.reference}_{self.method}_{self.setting}_seed{self.seed}{steps}{changed}"
+        reference = f"_{self.reference}" if self.system == "adk" else ""
+        return f"{self.data}{reference}_{self.method}_{self.setting}_seed{self.seed}{steps}{changed}"
 
     @property
     def data(self) -> str:
         """The folder of its particles."""
-        return f"adk_{self.morph}_snr{self.snr:g}"
+        return f"adk_{self.morph}_snr{self.snr:g}" if self.system == "adk" else f"{self.system}_snr{self.snr:g}"
+
+    @property
+    def lacking(self) -> list[str]:
+        """The external files that it takes and that are not there."""
+        return [name for name in SYSTEMS[self.system].external if not (EXTERNAL / name).exists()]
 
 
 SNR_LADDER = (1.0, 0.1, 0.05, 0.01, 0.001, 0.0001)
@@ -65,6 +103,7 @@ ABLATIONS = (
     "--learning-rate 0.0003",
     "--learning-rate-schedule constant",
 )
+COMPARED = (("star", "ours"), ("star", "paper"), ("cont", "paper"), ("nma", "paper"))
 RUNS = (
     # Figure 3, both directions; three seeds where the paper has its figure.
     *(PaperRun("star", setting, seed=seed) for seed in range(3) for setting in ("ours", "paper")),
@@ -81,45 +120,79 @@ RUNS = (
     *(PaperRun("star", setting, morph="rigid") for setting in ("ours", "paper")),
     # One change at a time, for half as long.
     *(PaperRun("star", "ours", changes=changes, steps=6_000) for changes in ((), *((change,) for change in ABLATIONS))),
+    # A path that a simulation took, a complex and the spliceosome, both in two populations.
+    *(PaperRun(method, setting, system="adk_dims") for method, setting in COMPARED),
+    *(PaperRun(method, setting, system="7pbl", steps=4_000) for method, setting in COMPARED),
+    *(PaperRun("star", "ours", system="7pbl", steps=4_000, changes=(f"--relaxation-percentile {p}",)) for p in (80, 95)),
+    *(PaperRun(method, setting, system="spliceosome", steps=3_000) for method, setting in COMPARED),
 )
 
 
+def call(*arguments: object) -> None:
+    """Call Python, and stop where it fails."""
+    print("$ python", *arguments, flush=True)
+    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+
+
 def cryostar(*arguments: object) -> None:
-    """Call the command line, and stop where it fails."""
-    command = [sys.executable, "-m", "cryostar_nb", *map(str, arguments)]
-    print("$ cryostar-nb", *command[3:], flush=True)
-    subprocess.run(command, check=True)
+    """Call the command line."""
+    call("-m", "cryostar_nb", *arguments)
 
 
-def simulate(run: PaperRun, work: Path, particles: int) -> Path:
-    """The particles of a run, made when they are missing."""
-    folder = work / "particles" / run.data
-    if not (folder / "particles.star").exists():  # it is written last
-        ends = ["--closed", ENDS["closed"], "--open", ENDS["open"]]
-        cryostar("simulate", *ends, "--out", folder, "--snr", run.snr, "--morph", run.morph, "--n-particles", particles)
-    return folder
+def simulate(run: PaperRun, work: Path) -> tuple[Path, Path]:
+    """The folder of the particles of a run, made when they are missing, and its reference."""
+    folder, particles = work / "particles" / run.data, SYSTEMS[run.system].particles
+    files = [EXTERNAL / name for name in SYSTEMS[run.system].external]
+    references = {"adk": ENDS[run.reference], "7pbl": ROOT / "data" / "7pbl.pdb.gz", "adk_dims": folder / "first.pdb"}
+    reference = references.get(run.system, folder / "motion.pdb")
+    common = ["--out", folder, "--snr", run.snr, "--n-particles", particles]
+    if (folder / "particles.star").exists():  # it is written last
+        return folder, reference
+    if run.system == "adk":
+        cryostar("simulate", "--closed", ENDS["closed"], "--open", ENDS["open"], "--morph", run.morph, *common)
+    elif run.system == "adk_dims":
+        write_structure(reference, read_trajectory(*files)[0])
+        cryostar("simulate", "--closed", reference, "--trajectory", files[0], "--topology", files[1], *common)
+    elif run.system == "7pbl":
+        call(ROOT / "book" / "make_complex.py", *common)
+    else:
+        call(ROOT / "book" / "make_spliceosome.py", "--model", files[0], "--meta", files[1], *common)
+    return folder, reference
 
 
-def train_and_evaluate(run: PaperRun, work: Path, particles: int) -> None:
+def train_and_evaluate(run: PaperRun, work: Path) -> None:
     """Make a run, or what is missing of it, and write its result."""
-    folder, out = simulate(run, work, particles), work / "runs" / run.name
+    (folder, reference), out = simulate(run, work), work / "runs" / run.name
     if (out / "checkpoint.pt").exists():
         options: list[object] = ["--resume", "--out", out]
     else:
-        options = [folder / "particles.star", "--reference", ENDS[run.reference], "--out", out, "--preset", run.setting]
+        options = [folder / "particles.star", "--reference", reference, "--out", out, "--preset", run.setting]
         options += ["--method", run.method, "--steps", run.steps, "--seed", run.seed]
-        options += [word for change in run.changes for word in change.split()]
+        options += [word for change in (*SYSTEMS[run.system].options, *run.changes) for word in change.split()]
     cryostar("train", *options, "--cache", folder / "cache")
     cryostar("evaluate", out, "--truth", folder / "truth.npz")
     evaluation = json.loads((out / "evaluation.json").read_text())
-    about = {"system": "adk", "method": run.method, "setting": run.setting, "reference": run.reference, "morph": run.morph, "snr": run.snr}
+    about = {"system": run.system, "method": run.method, "setting": run.setting, "reference": run.reference, "morph": run.morph}
     about |= {
+        "snr": run.snr,
         "seed": run.seed,
-        "changes": list(run.changes),
-        "n_particles": particles,
+        "changes": [*SYSTEMS[run.system].options, *run.changes],
+        "n_particles": SYSTEMS[run.system].particles,
         "seconds": evaluation["seconds_per_step"] * evaluation["steps"],
     }
+    if run.system != "adk":
+        evaluation["latent_density"] = latent_density(torch.from_numpy(np.load(out / "latents.npy")))
     write_json(RESULTS / f"{run.name}.json", about | evaluation | provenance(run))
+
+
+def latent_density(latents: torch.Tensor) -> dict[str, Any]:
+    """Number of particles over the first two principal components, and where the 5th and 95th percentile of the first lie."""
+    scores = principal_components(latents).scores[:, :2]
+    counts, *edges = np.histogram2d(*scores.T.numpy(), bins=(40, 24))
+    ends = mean_around_percentiles(scores, scores[:, 0], torch.tensor(PERCENTILES))
+    return {"counts": counts.astype(int).tolist(), "from": [float(e[0]) for e in edges], "to": [float(e[-1]) for e in edges]} | {
+        "ends": ends.tolist()
+    }
 
 
 def provenance(run: PaperRun) -> dict[str, str]:
@@ -134,14 +207,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "paper", help="folder for particles and runs (15 GB)")
     parser.add_argument("--only", default="*", help="make only the runs whose names match this pattern, as `*_nma_*`")
     parser.add_argument("--list", action="store_true", help="list the runs and whether their results exist")
-    parser.add_argument("--particles", type=int, default=50_000)
     options = parser.parse_args()
     for run in RUNS:
         done = (RESULTS / f"{run.name}.json").exists()
         if options.list:
             print("done   " if done else "missing", run.name)
         elif fnmatch(run.name, options.only) and not done:
-            train_and_evaluate(run, options.work, options.particles)
+            if run.lacking:
+                print(f"skipped {run.name}: there is no {', '.join(run.lacking)} in {EXTERNAL} (CRYOSTAR_EXTERNAL_DATA)", flush=True)
+            else:
+                train_and_evaluate(run, options.work)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `cryostar-nb simulate | doctor | dock | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
+"""The command line: `cryostar-nb simulate | info | preprocess | select | doctor | dock | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
@@ -18,9 +18,13 @@ from cryostar_nb.doctor_page import as_text, doctor_page
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import write_text
 from cryostar_nb.hardware import Hardware
+from cryostar_nb.inspection import describe, inspect_particles
 from cryostar_nb.placing import Frame, as_report, dock_files
+from cryostar_nb.preprocessing import Preprocessing, preprocess_file
+from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
 from cryostar_nb.runs import InputFiles, evaluate_run, low_pass_from_map, read_config, start_run
+from cryostar_nb.selection import Choice, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import PRESETS, TrainConfig
 
@@ -54,6 +58,63 @@ class Simulate:
 
 
 @dataclass(frozen=True)
+class Info:
+    """Say what a particle file was understood to hold, and what is wrong with it. Its images need not exist. Writes nothing."""
+
+    particles: Positional[Path]
+    """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    json: bool = False
+    """Print one JSON object."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Print it."""
+        found = inspect_particles(self.particles, self.reading)
+        print(json.dumps(found) if self.json else describe(found))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Crop, filter, invert, normalise or mask particle images.
+
+    Writes particles.mrcs and particles.star (RELION 3.1) into the folder OUT, in one pass over the images.
+    """
+
+    particles: Positional[Path]
+    """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    out: Path
+    """Folder to write to; it is made when missing."""
+    indices: str | None = None
+    """Only these: a file of indices counted from 0 (.npy, .txt, .pkl, or .csv with a column `index`, or `particle` counted from 1), a mask in .npy, or START:STOP."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    config: OmitArgPrefixes[Preprocessing] = dataclasses.field(default_factory=Preprocessing)
+
+    def run(self) -> None:
+        """Preprocess, and say what was written."""
+        made = preprocess_file(self.particles, self.out, self.config, self.reading, self.indices)
+        print(
+            f"wrote {made.source} and {made.stacks[0].name}: {len(made):,} particles of {made.box_size} pixels of {made.pixel_size:.5g} Å"
+        )
+
+
+@dataclass(frozen=True)
+class Select:
+    """Write some of the particles to a STAR or .cs file, with every column that they had, to go on in RELION or cryoSPARC."""
+
+    source: Positional[Path]
+    """Run folder of `train`, or particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles."""
+    out: Path
+    """File to write: .star or .cs."""
+    choice: OmitArgPrefixes[Choice] = dataclasses.field(default_factory=Choice)
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Select, and say how many."""
+        chosen, count, remark = select_particles(self.source, self.out, self.choice, self.reading)
+        print(f"wrote {self.out}: {chosen:,} of {count:,} particles; {remark}")
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Find out what is wrong with particle files: signs, CTF, poses, origins, pixel size, hand, or the place of the model.
 
@@ -61,7 +122,7 @@ class Doctor:
     """
 
     particles: Positional[Path]
-    """RELION STAR file of the particles, with poses and CTF."""
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
     reference: Path | None = None
     """Model (PDB or mmCIF), in the frame of the poses as far as you know."""
     map: Path | None = None
@@ -74,12 +135,9 @@ class Doctor:
     """How many particles to look at, evenly spread over the file."""
     resolution: float | None = None
     """Finest detail to compare, in Å (default: 4 Å, or 2.05 pixels, or what 2,000 coefficients hold)."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
-    pixel_size: float | None = None
-    """Pixel size in Å, where the STAR file does not say or is wrong."""
     map_pixel_size: float | None = None
     """Voxel size of the map in Å, where its header does not say or is wrong."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
 
     def run(self) -> None:
         """Examine, and print the table and the verdict."""
@@ -87,8 +145,7 @@ class Doctor:
             self.particles,
             reference=self.reference,
             density=self.map,
-            root=self.root,
-            pixel_size=self.pixel_size,
+            reading=self.reading,
             map_pixel_size=self.map_pixel_size,
             count=self.n_particles,
             resolution=self.resolution,
@@ -108,21 +165,18 @@ class Dock:
     model: Positional[Path]
     """Model to dock (PDB or mmCIF)."""
     target: Positional[Path]
-    """Map (MRC), or RELION STAR file of particles with good poses."""
+    """Map (.mrc, .map), or particles with good poses: .star, .cs, or a stack (.mrcs) with pickles. --pixel-size is that of either."""
     out: Path
     """File to write the docked model to, .cif or .pdb; every atom of the model is in it."""
     frame: Frame = "auto"
     """Frame of the model, before and after. map: the map file's own, by its ORIGIN and NSTART, where viewers show it. poses: the map's
     centre voxel is the origin, as `train` needs it, and always so against particles. auto: map, unless ORIGIN and NSTART are both 0
     and the model stands nearer to the centre of the frame of the poses."""
-    pixel_size: float | None = None
-    """Voxel size of the map, or pixel size of the particles, in Å, where the file does not say or is wrong."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
 
     def run(self) -> None:
         """Dock, and say what it gained."""
-        docked = dock_files(self.model, self.target, self.out, pixel_size=self.pixel_size, frame=self.frame, root=self.root)
+        docked = dock_files(self.model, self.target, self.out, frame=self.frame, reading=self.reading)
         print(f"{as_report(docked)}\nwrote {self.out}")
 
 
@@ -135,7 +189,7 @@ class Train:
     """
 
     particles: Positional[Path]
-    """RELION STAR file of the particles, with poses and CTF."""
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
     reference: Path
     """Reference structure (PDB or mmCIF), in the frame of the poses."""
     out: Path
@@ -145,10 +199,6 @@ class Train:
     elastic weight that falls from 1 to 0.005. Other flags override."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to (default: the STAR file's own)."""
-    pixel_size: float | None = None
-    """Pixel size in Å, where the STAR file does not say or is wrong."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
     map: Path | None = None
@@ -156,12 +206,13 @@ class Train:
     map_pixel_size: float | None = None
     """Voxel size of the map in Å, where its header does not say or is wrong."""
     low_pass_is_auto: Suppress[bool] = False
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
     hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Train, and say what to do next."""
-        inputs = InputFiles(self.particles, self.reference, self.root, self.pixel_size, self.invert)
+        inputs = InputFiles(self.particles, self.reference, self.invert, self.reading)
         config = self.config
         if self.low_pass_is_auto:
             config = dataclasses.replace(config, low_pass=low_pass_from_map(self.reference, self.map, config, self.map_pixel_size))
@@ -206,6 +257,9 @@ class Analyse:
 
 Command = (
     Annotated[Simulate, subcommand("simulate")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Preprocess, subcommand("preprocess")]
+    | Annotated[Select, subcommand("select")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Dock, subcommand("dock")]
     | Annotated[Train, subcommand("train")]
@@ -214,7 +268,7 @@ Command = (
 )
 
 
-def parse(arguments: list[str]) -> Simulate | Doctor | Dock | Train | Evaluate | Analyse:
+def parse(arguments: list[str]) -> Any:
     """Read the command line. The defaults of `train` are those of --preset, or of the run that --resume continues."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", choices=sorted(PRESETS), default="paper")

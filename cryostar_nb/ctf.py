@@ -72,6 +72,12 @@ def contrast_transfer_function(
     return minus_gamma.sin_() * torch.exp(envelope * k2)
 
 
+def ctf_signs(frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters) -> Float[Tensor, "*batch_and_grid"]:
+    """+1 or -1, the sign of the CTF: what flips the phases of an image, and flips them back. Where the CTF is 0 it is +1."""
+    values = contrast_transfer_function(frequencies, parameters)
+    return torch.ones_like(values).copysign(values)
+
+
 def ctf_terms(parameters: CTFParameters) -> Float[Tensor, "*batch 6"]:
     """What the CTF is made of: -gamma and the envelope's exponent are sums of a number of the particle times a function of k.
 

@@ -27,8 +27,9 @@ from cryostar_nb.hypotheses import FAULTS, Hypothesis, Sample, placed, take_samp
 from cryostar_nb.maps import DensityMap, Spectrum, map_spectrum, read_map
 from cryostar_nb.particles import Particles
 from cryostar_nb.placing import dock_into_map, move_structure, structure_spectrum
+from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.remedies import ADVICE, corrected_particles, corrected_placement, is_mirror_image, is_moved, needs_star, train_flags
-from cryostar_nb.star import read_star, write_star
+from cryostar_nb.star import write_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_structure
 
@@ -84,7 +85,7 @@ class Diagnosis:
     @property
     def needs_star(self) -> bool:
         """Whether the particles' file must be another."""
-        return self.decided and needs_star(self.hypothesis, turn_poses=self.turn_poses)
+        return self.decided and needs_star(self.particles, self.hypothesis, turn_poses=self.turn_poses)
 
     @property
     def needs_model(self) -> bool:
@@ -169,16 +170,17 @@ def diagnose_files(
     *,
     reference: Path | str | None = None,
     density: Path | str | None = None,
-    root: Path | str | None = None,
-    pixel_size: float | None = None,
+    reading: Reading | None = None,
     map_pixel_size: float | None = None,
     count: int = 500,
     resolution: float | None = None,
 ) -> Diagnosis:
-    """Diagnose files; `pixel_size` and `map_pixel_size`, in Å, override what they say."""
+    """Diagnose files; `reading` says how to read the particles, and `map_pixel_size`, in Å, overrides the header of the map."""
     atoms = None if reference is None else read_structure(reference)
     values = None if density is None else read_map(density, pixel_size=map_pixel_size)
-    return diagnose(read_star(particles, root=root, pixel_size=pixel_size), atoms=atoms, density=values, count=count, resolution=resolution)
+    return diagnose(
+        read_particles(particles, **vars(reading or Reading())), atoms=atoms, density=values, count=count, resolution=resolution
+    )
 
 
 def write_corrected(found: Diagnosis, out: Path, reference: Path | None) -> dict[str, str]:

@@ -81,6 +81,36 @@ def propose_hinge(
     return Hinge(axis / np.linalg.norm(axis), pivot)
 
 
+def clear_hinge(
+    positions: Float[np.ndarray, "atom 3"], domain: Bool[np.ndarray, " atom"], angle_deg: float, *, clash_distance: float = 4.0
+) -> Hinge:
+    """The hinge nearest to the proposed one about which the domain can turn by this angle without running into the rest.
+
+    A turn about the middle of the contacts opens one half of them and closes the other. Here the pivot may lie up to 40 Å
+    beside the middle, as the hinge of a door lies at its edge, and the axis in any of 24 directions perpendicular to the arm.
+    Of these lines, nearest pivot first, the first is taken on whose path, in five steps, atoms of the domain come least within
+    `clash_distance` Å of the rest, by the sum of the squared depths beyond that at angle 0. Pass nodes rather than all atoms.
+    """
+    middle = propose_hinge(positions, domain)
+    arm = positions[domain].mean(axis=0) - middle.pivot
+    arm, rest, inside = arm / np.linalg.norm(arm), cKDTree(positions[~domain]), positions[domain]
+    near = inside[rest.query(inside)[0] < 40.0]
+    hinges = [
+        Hinge(axis, middle.pivot + offset * np.cross(axis, arm))
+        for offset in np.arange(0.0, 41.0, 5.0)
+        for axis in Rotation.from_rotvec(np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None] * arm).apply(middle.axis)
+    ]
+
+    def depth(hinge: Hinge) -> float:
+        angles = np.linspace(0, angle_deg, 6)
+        path = hinge_path(near, np.ones(len(near), dtype=bool), axis=hinge.axis, pivot=hinge.pivot, angles_deg=angles)
+        distances = rest.query(path, distance_upper_bound=clash_distance)[0]  # (state, atom), inf where there is none
+        depths = np.square(np.clip(clash_distance - distances, 0, None)).sum(axis=-1)
+        return float(np.clip(depths - depths[0], 0, None).sum())
+
+    return hinges[int(np.argmin([depth(hinge) for hinge in hinges]))]
+
+
 def linkers(atoms: Structure, domain: Bool[np.ndarray, " atom"], residues: int) -> Float[np.ndarray, " atom"]:
     """The part of a domain's rotation that every atom takes: 1 inside, 0 outside, a ramp over `residues` across each border.
 

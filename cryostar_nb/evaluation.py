@@ -1,18 +1,23 @@
 """How good is it? RMSD to the truth, local geometry, and the shape of the latent space."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import pair_distances, rmsd
+from cryostar_nb.motion import displacement, latent_modes
 from cryostar_nb.structure import Structure, bonds, elastic_edges
 
 CONTACT_DISTANCE = 8.0  # Å
+ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
+STILL = 1.0  # Å; a node that goes less far than this between the true ends is at rest
 _BATCH = 1024
 
 
@@ -51,6 +56,8 @@ class LocalGeometry:
     """Error of the distance between bonded nodes."""
     local_error: float
     """Error of the i -> i+2 and i -> i+3 distances, which turns and helices fix."""
+    third_neighbour_error: float
+    """Error of the i -> i+3 distances alone, which no bond angle fixes."""
     contacts_kept: float
     """Fraction of the reference's contacts (same chain, nearer than 8 Å, three or more apart) still within 1.2 times their length."""
 
@@ -69,8 +76,57 @@ def local_geometry(
         return float((pair_distances(positions, pairs) - pair_distances(target, pairs)).square().mean().sqrt())
 
     kept = pair_distances(positions, contacts) < 1.2 * pair_distances(reference, contacts)
-    local = np.concatenate([sequence_pairs(nodes, 2), sequence_pairs(nodes, 3)])
-    return LocalGeometry(error(bonds(nodes)), error(local), float(kept.double().mean()))
+    third = sequence_pairs(nodes, 3)
+    local = np.concatenate([sequence_pairs(nodes, 2), third])
+    return LocalGeometry(error(bonds(nodes)), error(local), error(third), float(kept.double().mean()))
+
+
+@torch.no_grad()
+def in_helix(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> Bool[Tensor, "*batch atom"]:
+    """Residues in an α-helix, told from Cα alone by the criteria of P-SEA (Labesse et al., Comput. Appl. Biosci. 1997).
+
+    Residue i is helical when d(i-1, i+2) is 5.3 ± 0.5 Å and d(i-1, i+3) is 6.4 ± 0.6 Å, or when the angle at i is 89 ± 12° and the
+    dihedral of i-1 to i+2 is 50 ± 20°. Five helical residues in a row are a helix, and the residue at either end of it joins when
+    its distance or its angle fits. Nothing fits across a gap in the chain, and nothing but Cα is helical.
+    """
+
+    def fits(measure: Callable[..., Tensor], span: int, value: float, tolerance: float) -> Bool[Tensor, "*batch atom"]:
+        """For each residue i, whether the measure of the nodes i-1 to i-1 + span is near the value."""
+        start = sequence_pairs(nodes, span)[:, 0]
+        start = start[nodes.atom_names[start] == "CA"]
+        fitting = torch.zeros(positions.shape[:-1], dtype=torch.bool, device=positions.device)
+        fitting[..., start + 1] = (measure(*(positions[..., start + step, :] for step in range(span + 1))) - value).abs() <= tolerance
+        return fitting
+
+    def windows(flags: Bool[Tensor, "*batch number"], width: int, beyond: int) -> Bool[Tensor, "*batch window width"]:
+        return torch.nn.functional.pad(flags, (beyond, beyond)).unfold(-1, width, 1)
+
+    third, fourth = fits(_distance, 3, 5.3, 0.5), fits(_distance, 4, 6.4, 0.6)
+    angle, dihedral = fits(_angle, 2, 89, 12), fits(_dihedral, 3, 50, 20)
+    five_in_a_row = windows((third & fourth) | (angle & dihedral), 5, beyond=4).all(-1)
+    helix = windows(five_in_a_row, 5, beyond=0).any(-1)
+    return helix | (windows(helix, 3, beyond=1).any(-1) & (third | angle))
+
+
+def _distance(first: Tensor, *others: Tensor) -> Tensor:
+    return (others[-1] - first).norm(dim=-1)
+
+
+def _angle(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+    return torch.cosine_similarity(first - middle, last - middle, dim=-1).acos().rad2deg()
+
+
+def _dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Angle between the planes of a, b, c and of b, c, d; positive for a right-handed screw."""
+    left, right = torch.linalg.cross(b - a, c - b), torch.linalg.cross(c - b, d - c)
+    along = torch.nn.functional.normalize(c - b, dim=-1)
+    return torch.atan2((torch.linalg.cross(left, right) * along).sum(-1), (left * right).sum(-1)).rad2deg()
+
+
+def helix_content(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> float:
+    """Fraction of the amino acids that are in a helix (`in_helix`), mean over the structures; NaN without amino acids."""
+    parts = positions.reshape(-1, len(nodes), 3).split(64)  # in parts, for the memory's sake
+    return float(torch.cat([in_helix(part, nodes)[:, nodes.atom_names == "CA"].double().mean(-1) for part in parts]).mean())
 
 
 def evaluate(
@@ -79,7 +135,8 @@ def evaluate(
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
     Returns the numbers of `evaluation.json`: mean RMSD over particles, its mean and sd per state, the same for the
-    predictor that does nothing (always the reference), and local geometry against the reference and against the truth.
+    predictor that does nothing (always the reference), local geometry against the reference and against the truth, helix
+    content, and `motion_along_first_component`.
     """
     states, positions = torch.from_numpy(truth["state"]), torch.from_numpy(truth["positions"]).float()
     if len(states) != len(latents):
@@ -89,7 +146,7 @@ def evaluate(
     errors = rmsd_to_truth(decoder, latents, positions, states)
     mean, sd = per_state(errors, states, len(positions))
     idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
-    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000)).long()
+    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000, max(50, 2_000_000 // len(nodes)))).long()
     with torch.no_grad():
         predicted = decoder(latents[sample])
     to_reference = local_geometry(predicted, nodes)
@@ -107,7 +164,10 @@ def evaluate(
         "contacts_kept": to_reference.contacts_kept,
         "bond_error_to_truth": to_truth.bond_error,
         "local_error_to_truth": to_truth.local_error,
-    }
+        "third_neighbour_error_to_truth": to_truth.third_neighbour_error,
+        "helix_content": helix_content(predicted, nodes),
+        "helix_content_of_truth": helix_content(positions[states[sample]], nodes),
+    } | motion_along_first_component(decoder, latents, nodes, states, positions)
 
 
 @dataclass(frozen=True)
@@ -156,3 +216,29 @@ def traverse(
     frames = decoder(mean_around_percentiles(latents, scores, percentiles))
     from_reference = rmsd(frames, reference)
     return frames.flip(0) if from_reference[0] > from_reference[-1] else frames
+
+
+@torch.no_grad()
+def motion_along_first_component(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    nodes: Structure,
+    states: Int[Tensor, " particle"],
+    positions: Float[Tensor, "state atom 3"],
+) -> dict[str, Any]:
+    """How many modes the first component has, and what moves between its 5th and its 95th percentile, beside the truth.
+
+    The true ends are the states at the same percentiles of the particles' states. `moving` are the nodes that are more than
+    1 Å apart there, `still` the others; `chains` are the chains, each whole (see `motion.Displacement`).
+    """
+    scores, percentiles = principal_components(latents).scores[:, 0], torch.tensor(ENDS)
+    if ((states - states.double().mean()) * scores).sum() < 0:  # the sign of a component is arbitrary
+        scores = -scores
+    found = decoder(mean_around_percentiles(latents, scores, percentiles)).numpy()
+    ends = states.sort().values[(percentiles / 100 * (len(states) - 1)).round().long()]
+    true = positions[ends].numpy()
+    moving = np.linalg.norm(true[1] - true[0], axis=-1) > STILL
+    parts = {"moving": moving, "still": ~moving}
+    motion = {name: dataclasses.asdict(displacement(found, true, part)) for name, part in parts.items() if part.any()}
+    chains = {str(chain): dataclasses.asdict(displacement(found, true, nodes.chains == chain)) for chain in dict.fromkeys(nodes.chains)}
+    return {"latent_modes": latent_modes(scores.numpy()).tolist(), "motion": motion | {"states": ends.tolist(), "chains": chains}}

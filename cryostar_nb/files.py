@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,12 +55,18 @@ def write_json(path: Path | str, value: dict[str, Any]) -> None:
 
 
 def existing_file(path: Path | str, what: str) -> Path:
-    """Return `path` as a Path, or raise InputError when there is no such file."""
+    """Return `path` as a Path, or raise InputError when there is no such file, or none that can be read."""
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file; give the path of {what}")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL character
+        raise InputError(f"{path}: there is no such file; give the path of {what}") from error
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{path}: cannot be reached ({error.strerror}); give the path of {what}") from error
+    if stat.S_ISDIR(mode):
         raise InputError(f"{path}: this is a folder; give the path of {what}")
+    if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
+        raise InputError(f"{path}: is not a file that can be read; give the path of {what}")
     return path
 
 

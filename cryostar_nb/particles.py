@@ -1,17 +1,21 @@
 """A stack of particle images with their poses and CTFs, read lazily."""
 
 import dataclasses
+import io
+import math
 import mmap
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from mrcfile.mrcinterpreter import MrcInterpreter
+from mrcfile.utils import data_dtype_from_header
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +24,8 @@ from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file
 from cryostar_nb.fourier import coordinate_axis
+
+HEADER_BYTES, EXTENSION = 1024, 92  # of an MRC file: its header, and where that says how long the extended header is
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Particles:
     rotations: Float[Tensor, "particle 3 3"]
     shifts: Float[Tensor, "particle 2"]  # Å, where the particle sits relative to the box centre
     ctf: CTFParameters | None  # None: images without a CTF
+    phase_flipped: bool = False  # the images were multiplied by the sign of their CTF
+    columns_used: tuple[str, ...] = ()  # of the metadata file
+    columns_ignored: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.stack_of)
@@ -62,14 +71,24 @@ class Particles:
             _forget_pages(pixels)
         return torch.from_numpy(images)
 
+    def stack_names(self, root: Path) -> list[str]:
+        """The image files relative to this folder, or absolute where they lie outside it."""
+        base, paths = os.path.abspath(root), [os.path.abspath(stack) for stack in self.stacks]
+        return [os.path.relpath(path, base) if os.path.commonpath([base, path]) == base else path for path in paths]
+
     def label(self, particle: int) -> str:
         """A particle as its file names it, for messages: row, image and stack."""
         return f"{self.source}: particle {particle + 1} ({self.image_in_stack[particle] + 1}@{self.stacks[self.stack_of[particle]]})"
 
 
 def open_stack(path: Path) -> NDArray[np.generic]:
-    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
-    existing_file(path, "an MRC stack (the image names of a STAR file are relative to it, or to the folder given as root)")
+    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square.
+
+    The sizes that its header states are compared with the file before anything is allocated.
+    """
+    existing_file(
+        path, "an MRC stack (image names are relative to the metadata file or a folder above it, or to the folder given as --root)"
+    )
     status = path.stat()
     return _map_stack(path, status.st_mtime_ns, status.st_size)
 
@@ -77,21 +96,34 @@ def open_stack(path: Path) -> NDArray[np.generic]:
 @lru_cache(maxsize=64)
 def _map_stack(path: Path, _modified: int, size: int) -> NDArray[np.generic]:
     """Map a stack; one that is written anew is another entry of the cache."""
+    with path.open("rb") as handle:
+        start = handle.read(HEADER_BYTES)
+    if len(start) < HEADER_BYTES:
+        raise InputError(f"{path}: is not a complete MRC file (it has {size} bytes, its header alone takes 1,024); copy or export it again")
+    # mrcfile reads the header, its byte order included, but not what the header says of the sizes of the rest.
+    without_extension = start[:EXTENSION] + bytes(4) + start[EXTENSION + 4 :]
     with warnings.catch_warnings():  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
         warnings.simplefilter("ignore")
-        try:
-            with mrcfile.mmap(path, mode="r", permissive=True) as handle:
-                data, header = handle.data, handle.header
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: is not a complete MRC file ({' '.join(str(error).split())}); copy or export it again") from error
-    if data is None:
-        asked = " x ".join(str(int(header[name])) for name in ("nz", "ny", "nx")) if header is not None else "no"
+        header = MrcInterpreter(io.BytesIO(without_extension), permissive=True, header_only=True).header
+    try:
+        dtype = data_dtype_from_header(header)
+    except ValueError:
+        dtype = None
+    if dtype is None or dtype.kind == "c":
         raise InputError(
-            f"{path}: is not a complete MRC file (its header asks for {asked} pixels, the file has {size} bytes); copy or export it again"
+            f"{path}: its header has mode {header.mode}, which is not one of a real image (0, 1, 2, 6 and 12 are); export it again, as 32-bit floats"
         )
-    if data.ndim not in (2, 3) or data.shape[-1] != data.shape[-2]:
-        raise InputError(f"{path}: holds an array of shape {data.shape}; particle images are square")
-    return data if data.ndim == 3 else data[None]
+    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+    extension = int(np.frombuffer(start, header.nsymbt.dtype, count=1, offset=EXTENSION)[0])
+    needed = HEADER_BYTES + extension + math.prod(shape) * dtype.itemsize
+    if min(shape) < 1 or extension < 0 or needed > size:
+        asked = " x ".join(map(str, shape))
+        raise InputError(
+            f"{path}: is not a complete MRC file (its header asks for {asked} pixels and {needed:,} bytes, the file has {size:,}); copy or export it again"
+        )
+    if shape[1] != shape[2]:
+        raise InputError(f"{path}: holds an array of shape {shape}; particle images are square")
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES + extension, shape=shape)
 
 
 def _forget_pages(stack: NDArray[np.generic]) -> None:

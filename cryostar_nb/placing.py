@@ -20,7 +20,7 @@ from cryostar_nb.fourier import shell_correlation
 from cryostar_nb.hypotheses import take_sample
 from cryostar_nb.maps import DensityMap, Spectrum, crop_spectrum, model_density, model_spectrum, read_map
 from cryostar_nb.particles import Particles
-from cryostar_nb.star import read_star
+from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.structure import Structure, coarse_grain
 from cryostar_nb.structure_files import read_structure
 
@@ -155,16 +155,19 @@ def dock_files(
     target: Path | str,
     out: Path | str,
     *,
-    pixel_size: float | None = None,
     frame: Frame = "auto",
-    root: Path | str | None = None,
+    reading: Reading | None = None,
 ) -> DockedModel:
-    """Dock a model into a map (.mrc, .map) or against particles (.star), and write it, moved as a whole."""
+    """Dock a model into a map (.mrc, .map) or against particles (any format), and write it, moved as a whole.
+
+    The pixel size of `reading` is the voxel size of a map, where its header does not say or is wrong.
+    """
+    reading = reading or Reading()
     atoms = read_structure(model)
-    if Path(target).suffix.lower() in (".mrc", ".map", ".ccp4"):
-        docked = dock_into_map(atoms, read_map(target, pixel_size=pixel_size), frame=frame)
+    if Path(target).suffix.lower() in (".mrc", ".map", ".ccp4") and reading.poses_pkl is None:
+        docked = dock_into_map(atoms, read_map(target, pixel_size=reading.pixel_size), frame=frame)
     else:
-        docked = dock_against_images(atoms, read_star(target, root=root, pixel_size=pixel_size))
+        docked = dock_against_images(atoms, read_particles(target, **vars(reading)))
     move_structure(model, out, docked.placement)
     return docked
 

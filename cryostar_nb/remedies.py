@@ -42,7 +42,7 @@ ADVICE = {
     ),
     "phase flipped": Advice(
         "The phases of the images were flipped already, so that their CTF is positive, and the file does not say so; or it says so and they were not.",
-        "Give --phase-flipped, or take it away where it was given.",
+        "Give --phase-flipped. If the file says so and they were not, the corrected STAR file of --out takes it back.",
     ),
     "transpose": Advice(
         "The rotation matrices are the other way round: from the microscope's frame to the reference's, or angles in another convention.",
@@ -104,7 +104,7 @@ def is_mirror_image(atoms: Structure) -> bool:
 
 
 def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> Particles:
-    """The particles as they should be read, so that the default hypothesis is right for them; contrast and flipped phases stay.
+    """The particles as they should be read, so that the default hypothesis is right for them; the contrast stays.
 
     `turn_poses` turns them over where the reference is of the other hand: R becomes M R M, M = diag(1, 1, -1).
     """
@@ -114,7 +114,14 @@ def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_po
         rotations = mirror @ rotations @ mirror
     shifts = h.origin.read(particles.shifts, particles.pixel_size) * (1.0 if h.shifts_follow else h.scale)
     ctf = None if particles.ctf is None else _corrected_ctf(particles.ctf, h)
-    return dataclasses.replace(particles, rotations=rotations, shifts=shifts, pixel_size=particles.pixel_size * h.scale, ctf=ctf)
+    return dataclasses.replace(
+        particles,
+        rotations=rotations,
+        shifts=shifts,
+        pixel_size=particles.pixel_size * h.scale,
+        ctf=ctf,
+        phase_flipped=particles.phase_flipped ^ (h.ctf == "flipped"),
+    )
 
 
 def _corrected_ctf(ctf: CTFParameters, h: Hypothesis) -> CTFParameters:
@@ -147,8 +154,9 @@ def is_moved(placement: Placement) -> bool:
 def train_flags(particles: Particles, hypothesis: Hypothesis, star: Path | None) -> list[str]:
     """What to pass to `train`, with the corrected STAR file if there is one."""
     faults, flags = hypothesis.faults(), []
-    flags += ["--invert"] * ("contrast sign" in faults) + ["--phase-flipped"] * ("phase flipped" in faults)
+    flags += ["--invert"] * ("contrast sign" in faults)
     if star is None:
+        flags += ["--phase-flipped"] * ("phase flipped" in faults and not particles.phase_flipped)
         flags += ["--pixel-size", f"{particles.pixel_size * hypothesis.scale:.5g}"] * ("pixel size" in faults)
     else:
         folders = {stack.resolve().parent for stack in particles.stacks}
@@ -157,8 +165,8 @@ def train_flags(particles: Particles, hypothesis: Hypothesis, star: Path | None)
     return flags
 
 
-def needs_star(hypothesis: Hypothesis, *, turn_poses: bool) -> bool:
+def needs_star(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> bool:
     """Whether flags do not help: the STAR file must be another."""
-    others = {"contrast sign", "phase flipped", "model offset", "model orientation"}
+    others = {"contrast sign", "model offset", "model orientation"} | (set() if particles.phase_flipped else {"phase flipped"})
     others |= ({"pixel size"} if hypothesis.ctf_follows else set()) | (set() if turn_poses else {"hand"})
     return bool(set(hypothesis.faults()) - others)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.evaluation import PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
+from cryostar_nb.evaluation import ENDS, PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
 from cryostar_nb.explorer import latent_explorer
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
@@ -28,7 +28,7 @@ from cryostar_nb.visualisation import (
 )
 
 FRAMES = 21
-LOW, HIGH = 5.0, 95.0  # percentiles of the first component that the paper's Figure 4 compares
+LOW, HIGH = ENDS
 
 
 def analyse_run(folder: Path | str) -> Path:

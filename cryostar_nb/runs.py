@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from cryostar_nb.loading import resident
 from cryostar_nb.maps import read_map
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
-from cryostar_nb.star import read_star
+from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_atoms_and_nodes, read_nodes, read_structure, write_structure
 from cryostar_nb.training import TrainConfig, TrainingData, build_model, encoder_inputs, make_view, train
 from cryostar_nb.vectors import VectorFile, open_vectors
 from cryostar_nb.view import StructureView
+
+PATHS = ("particles", "reference", "root", "passthrough", "poses_pkl", "ctf_pkl")  # among the settings in config.json
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,17 @@ class InputFiles:
     """What a run reads: particles and reference, and how to read them."""
 
     particles: Path
-    """RELION STAR file of the particles, with poses and CTF."""
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack with cryoDRGN's pickles."""
     reference: Path
     """Reference structure, PDB or mmCIF, in the frame of the poses."""
-    root: Path | None = None
-    """Folder that image names in the STAR file are relative to; none means the STAR file's own folder."""
-    pixel_size: float | None = None
-    """Edge of a pixel in Å, where the STAR file does not say or is wrong."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
+    reading: Reading = field(default_factory=Reading)
+    """How to read the particles."""
 
     def read_particles(self) -> Particles:
         """The particles, their pixels still on disk."""
-        return read_star(self.particles, root=self.root, pixel_size=self.pixel_size)
+        return read_particles(self.particles, **vars(self.reading))
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,21 @@ def describe_run(out: Path, inputs: InputFiles, config: TrainConfig, nodes: Stru
     """Write `reference.cif` and `config.json`."""
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)
-    files: dict[str, Any] = dataclasses.asdict(inputs)
-    for name in ("particles", "reference", "root"):
-        files[name] = None if files[name] is None else str(Path(files[name]).resolve())
+    files = {name: _plain(value) for name, value in vars(inputs).items()} | {
+        "reading": {name: _plain(value) for name, value in vars(inputs.reading).items()}
+    }
     grid = {"box_size": band.box_size, "pixel_size": band.pixel_size}
     settings = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())}
     write_json(out / "config.json", {"inputs": files, "grid": grid} | settings)
+
+
+def _plain(value: Any) -> Any:
+    """A path as an absolute name, anything else as it is."""
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: Path(value) if name in PATHS and value else value for name, value in settings.items()}
 
 
 def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:
@@ -214,9 +223,8 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         raise InputError(f"{folder}: is not a run folder (it has no config.json); give the --out of `cryostar-nb train`")
     try:
         values = json.loads(path.read_text())
-        files: dict[str, Any] = {
-            name: Path(value) if name in ("particles", "reference", "root") and value else value for name, value in values["inputs"].items()
-        }
+        files = _with_paths(values["inputs"])
+        files["reading"] = Reading(**_with_paths(files["reading"]))
         model: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["model"].items()}
         return {
             "inputs": InputFiles(**files),

@@ -21,9 +21,10 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.files import replacing
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, random_rotations, superpose
+from cryostar_nb.metadata import Poses
 from cryostar_nb.particles import Particles, batches
 from cryostar_nb.projector import make_images
-from cryostar_nb.star import Poses, read_poses, write_star
+from cryostar_nb.star import read_poses, write_star
 from cryostar_nb.structure import Structure, node_atoms
 from cryostar_nb.structure_files import read_structure, read_trajectory
 

@@ -1,22 +1,23 @@
 """RELION STAR files: particles in, particles out (RELION 3.0 with one table; 3.1 and later with optics groups)."""
 
-from dataclasses import dataclass
+import linecache
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import starfile
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped
 
-from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import existing_file, write_text
+from cryostar_nb.files import existing_file, replacing, write_text
 from cryostar_nb.geometry import relion_angles_from_rotations, rotations_from_relion_angles
-from cryostar_nb.particles import Particles, open_stack
+from cryostar_nb.metadata import ImageNames, Metadata, Poses, make_particles
+from cryostar_nb.particles import Particles
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_STALE = ("rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied")
+_OF_A_GROUP = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")  # which RELION reads from the optics table
 _CTF_COLUMNS = {
     "defocus_u": "rlnDefocusU",
     "defocus_v": "rlnDefocusV",
@@ -27,138 +28,224 @@ _CTF_COLUMNS = {
     "phase_shift_deg": "rlnPhaseShift",
     "b_factor": "rlnCtfBfactor",
 }
-_ABSENT_MEANS_ZERO = ("rlnPhaseShift", "rlnCtfBfactor")  # as in RELION
+WRITTEN = {  # columns that `write_star` writes, and those that it makes untrue
+    *("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOpticsGroup", "rlnOpticsGroupName", "rlnCtfDataArePhaseFlipped"),
+    *("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", *_ANGLES, *_CTF_COLUMNS.values(), *_STALE),
+}
 
 
-@dataclass(frozen=True)
-class Poses:
-    """What a STAR file says of each particle but its image: how it lies, where, and through which lens."""
+class StarFile(Metadata):
+    """A STAR file: `table` has a row for each particle, with the columns of its optics group joined."""
 
-    rotations: Float[Tensor, "particle 3 3"]
-    shifts: Float[Tensor, "particle 2"]  # Å, where the particle sits relative to the box centre
-    ctf: CTFParameters | None
+    format = "RELION STAR"
+    ctf_columns = _CTF_COLUMNS
+    pose_remedy = "give the particles STAR of a refinement"
+    rescale_remedy = "rescale them to one (relion_image_handler --rescale_angpix)"
+    not_modelled = (
+        "rlnBeamTiltX",
+        "rlnBeamTiltY",
+        "rlnOddZernike",
+        "rlnEvenZernike",
+        "rlnMagMat00",
+        "rlnMagMat01",
+        "rlnMagMat10",
+        "rlnMagMat11",
+    )
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(existing_file(path, "a RELION particle STAR file"))
+        self.particle_table, optics = _particles_and_optics(self.path)
+        self.table = self.particle_table if optics is None else _join(self.path, self.particle_table, optics)
 
     def __len__(self) -> int:
-        return len(self.rotations)
+        return len(self.table)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns, those of the optics table last."""
+        return tuple(self.table.columns)
+
+    def raw(self, column: str) -> Shaped[np.ndarray, " particle"]:
+        """A column as starfile reads it."""
+        return np.asarray(self.table[column].to_numpy())
+
+    def image_names(self) -> ImageNames:
+        """Stacks in the order in which they first come."""
+        if "rlnImageDimensionality" in self.columns and (self.numbers("rlnImageDimensionality") != 2).any():
+            row = int(np.argmax(self.numbers("rlnImageDimensionality") != 2))
+            raise InputError(
+                f"{self.path}: particle {row + 1} has rlnImageDimensionality = {self.raw('rlnImageDimensionality')[row]}; give single images, not subtomograms"
+            )
+        stacks: dict[str, int] = {}
+        stack_of, image_in_stack = np.empty(len(self), dtype=np.int64), np.empty(len(self), dtype=np.int64)
+        for row, name in enumerate(map(str, self.column("rlnImageName").tolist())):
+            number, at, stack = name.rpartition("@")
+            if at and not (number.isdecimal() and len(number) < 12 and int(number) >= 1):
+                raise InputError(
+                    f"{self.path}: particle {row + 1} has rlnImageName = {name!r}; it is written 000001@stack.mrcs, counted from 1"
+                )
+            stack_of[row] = stacks.setdefault(stack, len(stacks))
+            image_in_stack[row] = int(number) - 1 if at else 0
+        return ImageNames(tuple(stacks), stack_of, image_in_stack)
+
+    def pixel_sizes(self) -> Float[np.ndarray, " particle"]:
+        """From the image's own pixel size, or from the detector's and the magnification."""
+        if "rlnImagePixelSize" in self.columns:
+            return self.numbers("rlnImagePixelSize")
+        if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(self.columns):
+            with np.errstate(
+                divide="ignore", invalid="ignore", over="ignore"
+            ):  # a magnification of 0 gets its message where one size is chosen
+                return 1e4 * self.numbers("rlnDetectorPixelSize") / self.numbers("rlnMagnification")
+        raise InputError(
+            f"{self.path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)"
+        )
+
+    def box_sizes(self) -> Float[np.ndarray, " particle"] | None:
+        """From the optics table."""
+        return self.numbers("rlnImageSize") if "rlnImageSize" in self.columns else None
+
+    def rotations(self) -> Float[np.ndarray, "particle 3 3"]:
+        """From the three Euler angles."""
+        for column in _ANGLES:
+            self.require(column, "the pose", self.pose_remedy)
+        return rotations_from_relion_angles(*(self.numbers(column) for column in _ANGLES))
+
+    def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
+        """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0."""
+        shifts = np.zeros((len(self), 2))
+        for axis, letter in enumerate("XY"):
+            if f"rlnOrigin{letter}Angst" in self.columns:
+                shifts[:, axis] = -self.numbers(f"rlnOrigin{letter}Angst")
+            elif f"rlnOrigin{letter}" in self.columns:
+                shifts[:, axis] = -self.numbers(f"rlnOrigin{letter}") * (pixel_size or self.pixel_sizes())
+        return shifts
+
+    def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
+        """As the particle table has them."""
+        return self.column("rlnOpticsGroup") if "rlnOpticsGroup" in self.columns else super().optics_groups()
+
+    def phase_flipped(self) -> bool:
+        """From the flag that RELION keeps. Raises InputError where it is mixed, and for images multiplied by their whole CTF."""
+        if "rlnCtfDataAreCtfPremultiplied" in self.columns and self.numbers("rlnCtfDataAreCtfPremultiplied").any():
+            row = int(np.argmax(self.numbers("rlnCtfDataAreCtfPremultiplied") != 0))
+            raise InputError(
+                f"{self.path}: particle {row + 1} has rlnCtfDataAreCtfPremultiplied = 1; extract the particles again without that"
+            )
+        if "rlnCtfDataArePhaseFlipped" not in self.columns:
+            return False
+        flags = self.numbers("rlnCtfDataArePhaseFlipped") != 0
+        if (flags != flags[0]).any():
+            row = int(np.argmax(flags != flags[0]))
+            raise InputError(
+                f"{self.path}: particle 1 has rlnCtfDataArePhaseFlipped = {flags[0]:d} and particle {row + 1} has {flags[row]:d}; choose those of one kind (cryostar-nb select --optics-group)"
+            )
+        return bool(flags[0])
+
+
+def _particles_and_optics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The particle table, and the optics table where there is one."""
+    linecache.clearcache()  # starfile reads through it, and leaves a file there that it could not read
+    try:
+        with warnings.catch_warnings():  # pandas warns of columns that hold text and numbers; `numbers` names the row
+            warnings.simplefilter("ignore")
+            blocks = starfile.read(path, always_dict=True)
+    except Exception as error:  # starfile lets the errors of pandas and of its parser through, of many types
+        check_rows(path)
+        raise InputError(f"{path}: cannot be read as a STAR file ({' '.join(str(error).split())[:200]}); write it again") from error
+    for name, block in blocks.items():
+        if isinstance(block, dict) and "rlnImageName" in block:
+            raise InputError(f"{path}: the table data_{name} has no line loop_ before its columns; add it, or write the file again")
+    tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+    for name, table in tables.items():
+        twice = table.columns[table.columns.duplicated()]
+        if len(twice):
+            raise InputError(f"{path}: the table data_{name} has the column {twice[0]} twice; delete one")
+    particles = next((table for table in tables.values() if "rlnImageName" in table.columns), None)
+    if particles is None or len(particles) == 0:
+        check_rows(path)  # what is not text looks empty to starfile
+        raise InputError(f"{path}: has no table with a column rlnImageName; give the particles STAR of a refinement")
+    if particles.iloc[:, -1].isna().any():  # a short row is filled up in silence
+        check_rows(path)
+    optics = next((table for table in tables.values() if table is not particles and "rlnOpticsGroup" in table.columns), None)
+    return particles.reset_index(drop=True), optics
+
+
+def _join(path: Path, particles: pd.DataFrame, optics: pd.DataFrame) -> pd.DataFrame:
+    """Every particle with the columns of its optics group."""
+    if "rlnOpticsGroup" not in particles.columns:
+        raise InputError(
+            f"{path}: the particle table has no column rlnOpticsGroup although there is an optics table; add it, or delete the optics table"
+        )
+    groups = optics["rlnOpticsGroup"].tolist()
+    twice = optics["rlnOpticsGroup"].duplicated()
+    if twice.any():
+        raise InputError(f"{path}: the optics table lists group {groups[int(twice.argmax())]} twice; delete one")
+    rows = particles["rlnOpticsGroup"].map({group: row for row, group in enumerate(groups)})
+    if rows.isna().any():
+        row = int(rows.isna().argmax())
+        raise InputError(
+            f"{path}: particle {row + 1} is of optics group {particles['rlnOpticsGroup'].iloc[row]}, which the optics table lacks (it has {groups}); add its row"
+        )
+    shared = optics[[column for column in optics.columns if column not in particles.columns]]
+    return pd.concat([particles, shared.iloc[rows.to_numpy(dtype=np.int64)].reset_index(drop=True)], axis=1)
+
+
+def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """All lines of a STAR file as they are, the column names of its particle table, and the places of that table's rows."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            lines = list(handle)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text ({error.reason} at byte {error.start}); save it as UTF-8, or give a STAR file") from error
+    columns: list[str] = []
+    rows: list[int] = []
+    in_header = in_particles = False
+    for place, line in enumerate(map(str.strip, lines)):
+        if line.startswith("data_"):
+            if in_particles:
+                break
+            in_header = False
+        elif line.startswith("loop_") and not in_particles:
+            in_header, columns = True, []
+        elif in_header and line.startswith("_"):
+            columns.append(line.split()[0][1:])
+        elif line and not line.startswith("#"):
+            in_particles, in_header = in_particles or (in_header and "rlnImageName" in columns), False
+            if in_particles:
+                rows.append(place)
+    return lines, columns, rows
+
+
+def check_rows(path: Path) -> None:
+    """Raise InputError for the first row of the particle table with more or fewer values than there are columns."""
+    lines, columns, rows = particle_lines(path)
+    for number, place in enumerate(rows, start=1):
+        values = lines[place].split()
+        if '"' in lines[place] or "'" in lines[place]:
+            continue  # a value may have blanks
+        if len(values) != len(columns):
+            raise InputError(
+                f"{path}: particle {number} (line {place + 1}) has {len(values)} values for {len(columns)} columns; the file is cut or was edited: write it again"
+            )
+        if any("#" in value for value in values):
+            raise InputError(f"{path}: particle {number} (line {place + 1}) has a '#', which begins a comment; rename what has it")
+
+
+def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> None:
+    """Copy a STAR file with these of its particles alone, in this order. Every other line stays as it is, byte for byte."""
+    lines, _, places = particle_lines(path)
+    first, of_particles = places[0], set(places)
+    chosen = [lines[places[row]] for row in rows.tolist()]
+    chosen = [line if line.endswith(("\n", "\r")) else line + "\n" for line in chosen]  # the last of the file may lack its end
+    kept = [line for place, line in enumerate(lines) if place not in of_particles]
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        handle.writelines([*kept[:first], *chosen, *kept[first:]])
 
 
 def read_tables(path: Path | str) -> pd.DataFrame:
     """The particle table of a STAR file, with the columns of its optics group joined to every row."""
-    path = existing_file(path, "a RELION particle STAR file")
-    try:
-        blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile lets the errors of pandas and of its parser through, of many types
-        raise InputError(f"{path}: cannot be read as a STAR file ({' '.join(str(error).split())})") from error
-    tables = {name: table for name, table in blocks.items() if isinstance(table, pd.DataFrame)}
-    particles = next((table for table in tables.values() if "rlnImageName" in table.columns), None)
-    if particles is None or len(particles) == 0:
-        raise InputError(f"{path}: has no table with a column rlnImageName; give the particles STAR of a refinement")
-    optics = next((t for t in tables.values() if t is not particles and "rlnOpticsGroup" in t.columns), None)
-    if optics is None:
-        return particles.reset_index(drop=True)
-    if "rlnOpticsGroup" not in particles.columns:
-        raise InputError(f"{path}: the particle table has no column rlnOpticsGroup although there is an optics table")
-    row_of_group = {group: row for row, group in enumerate(optics["rlnOpticsGroup"])}
-    rows = particles["rlnOpticsGroup"].map(row_of_group)
-    if rows.isna().any():
-        row = int(rows.isna().argmax())
-        raise InputError(
-            f"{path}: particle {row + 1} is of optics group {particles['rlnOpticsGroup'].iloc[row]}, which the optics table lacks (it has {sorted(row_of_group)})"
-        )
-    shared = optics[[column for column in optics.columns if column not in particles.columns]]
-    return pd.concat([particles.reset_index(drop=True), shared.iloc[rows.to_numpy()].reset_index(drop=True)], axis=1)
-
-
-def _numbers(table: pd.DataFrame, column: str, path: Path) -> Float[np.ndarray, " particle"]:
-    """A column as finite float64 numbers."""
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, copy=True)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        value = table[column].iloc[bad[0]]
-        shown = repr(value) if isinstance(value, str) else value
-        raise InputError(f"{path}: particle {bad[0] + 1} has {column} = {shown}; give a finite number")
-    return values
-
-
-def _pixel_size(table: pd.DataFrame, path: Path, given: float | None) -> float:
-    if given is not None:
-        values = np.array([given])
-    elif "rlnImagePixelSize" in table.columns:
-        values = _numbers(table, "rlnImagePixelSize", path)
-    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
-        with np.errstate(divide="ignore", invalid="ignore"):  # a magnification of 0 gets its message below
-            values = 1e4 * _numbers(table, "rlnDetectorPixelSize", path) / _numbers(table, "rlnMagnification", path)
-    else:
-        raise InputError(
-            f"{path}: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)"
-        )
-    bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
-    if len(bad):
-        raise InputError(f"{path}: particle {bad[0] + 1} has a pixel size of {values[bad[0]]:g} Å; correct it or give --pixel-size")
-    other = np.flatnonzero(~np.isclose(values, values[0], rtol=1e-4, atol=0))
-    if len(other):
-        raise InputError(
-            f"{path}: particle 1 has a pixel size of {values[0]:g} Å and particle {other[0] + 1} of {values[other[0]]:g} Å; rescale them to one (relion_image_handler --rescale_angpix)"
-        )
-    return float(values[0])
-
-
-def _shifts(table: pd.DataFrame, path: Path, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
-    """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0.
-
-    `pixel_size` None is read from the table where origins are in pixels.
-    """
-    shifts = np.zeros((len(table), 2))
-    for axis, letter in enumerate("XY"):
-        if f"rlnOrigin{letter}Angst" in table.columns:
-            shifts[:, axis] = -_numbers(table, f"rlnOrigin{letter}Angst", path)
-        elif f"rlnOrigin{letter}" in table.columns:
-            shifts[:, axis] = -_numbers(table, f"rlnOrigin{letter}", path) * (pixel_size or _pixel_size(table, path, None))
-    return shifts
-
-
-def _ctf(table: pd.DataFrame, path: Path) -> CTFParameters:
-    columns = {}
-    for field, column in _CTF_COLUMNS.items():
-        if column in table.columns:
-            columns[field] = torch.from_numpy(_numbers(table, column, path))
-        elif column in _ABSENT_MEANS_ZERO:
-            columns[field] = torch.zeros(len(table), dtype=torch.float64)
-        else:
-            raise InputError(f"{path}: has no column {column}, which the CTF needs; run CTF estimation, or give a file that has it")
-    bad = np.flatnonzero(columns["voltage_kv"].numpy() <= 0)
-    if len(bad):
-        raise InputError(
-            f"{path}: particle {bad[0] + 1} has rlnVoltage = {columns['voltage_kv'][bad[0]]:g}; give the voltage in kV, for example 300"
-        )
-    bad = np.flatnonzero(columns["amplitude_contrast"].abs().numpy() > 1)
-    if len(bad):
-        raise InputError(
-            f"{path}: particle {bad[0] + 1} has rlnAmplitudeContrast = {columns['amplitude_contrast'][bad[0]]:g}; give a fraction, for example 0.1"
-        )
-    return CTFParameters(**columns)
-
-
-def _image_names(table: pd.DataFrame, path: Path, root: Path) -> tuple[tuple[Path, ...], np.ndarray, np.ndarray]:
-    """Distinct stacks, the stack of each particle, and its 0-based place there."""
-    stacks: dict[str, int] = {}
-    stack_of, image_in_stack = np.empty(len(table), dtype=np.int64), np.empty(len(table), dtype=np.int64)
-    for row, name in enumerate(table["rlnImageName"].astype(str)):
-        number, at, stack = name.rpartition("@")
-        if at and not (number.isdigit() and int(number) >= 1):
-            raise InputError(f"{path}: particle {row + 1} has rlnImageName = {name!r}; it is written 000001@stack.mrcs, counted from 1")
-        stack_of[row] = stacks.setdefault(stack, len(stacks))
-        image_in_stack[row] = int(number) - 1 if at else 0
-    return tuple(root / stack for stack in stacks), stack_of, image_in_stack
-
-
-def _poses(table: pd.DataFrame, path: Path, pixel_size: float | None, ctf: bool) -> Poses:
-    missing = [column for column in _ANGLES if column not in table.columns]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]}, which the pose needs; give the particles STAR of a refinement")
-    rotations = rotations_from_relion_angles(*(_numbers(table, column, path) for column in _ANGLES))
-    shifts = _shifts(table, path, pixel_size)
-    return Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), _ctf(table, path) if ctf else None)
+    return StarFile(path).table
 
 
 def read_poses(path: Path | str) -> Poses:
@@ -166,67 +253,46 @@ def read_poses(path: Path | str) -> Poses:
 
     Origins in pixels (RELION 3.0) become Å by the file's own pixel size. Raises InputError as `read_star` does.
     """
-    return _poses(read_tables(path), Path(path), None, ctf=True)
+    return StarFile(path).poses()
 
 
 def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: float | None = None, ctf: bool = True) -> Particles:
     """Read the particles of a RELION STAR file; the images stay on disk.
 
-    `root` is the folder that image names are relative to (default: the folder of the STAR file). `pixel_size`, in Å,
-    overrides the file's. `ctf=False` is for images that the microscope's CTF has not touched. Raises InputError for
-    anything missing or impossible, naming the row and the value.
+    `root` is the folder that image names are relative to (default: the nearest, from the folder of the STAR file upward, that
+    has the first image). `pixel_size`, in Å, overrides the file's. `ctf=False` is for images that the microscope's CTF has not
+    touched. Raises InputError for anything missing or impossible, naming the row and the value.
     """
-    path = Path(path)
-    table = read_tables(path)
-    stacks, stack_of, image_in_stack = _image_names(table, path, Path(root) if root else path.parent)
-    boxes, last_of = {}, np.zeros(len(stacks), dtype=np.int64)
-    np.maximum.at(last_of, stack_of, image_in_stack)
-    for index, stack in enumerate(stacks):
-        data = open_stack(stack)
-        boxes[stack], last = data.shape[-1], int(last_of[index])
-        if last >= len(data):
-            row = int(np.flatnonzero((stack_of == index) & (image_in_stack == last))[0])
-            raise InputError(
-                f"{path}: particle {row + 1} is image {last + 1} of {stack}, which holds only {len(data)}; the stack is cut or the wrong one"
-            )
-    if len(set(boxes.values())) > 1:
-        first, other = stacks[0], next(stack for stack in stacks if boxes[stack] != boxes[stacks[0]])
-        raise InputError(f"{path}: {first} has boxes of {boxes[first]} pixels and {other} of {boxes[other]}; extract all with one box")
-    pixel_size = _pixel_size(table, path, pixel_size)
-    poses = _poses(table, path, pixel_size, ctf)
-    return Particles(
-        source=path,
-        stacks=stacks,
-        stack_of=stack_of,
-        image_in_stack=image_in_stack,
-        box_size=boxes[stacks[0]],
-        pixel_size=pixel_size,
-        rotations=poses.rotations,
-        shifts=poses.shifts,
-        ctf=poses.ctf,
-    )
+    return make_particles(StarFile(path), root=root, pixel_size=pixel_size, ctf=ctf)
 
 
-def write_star(path: Path | str, particles: Particles) -> None:
-    """Write particles as a RELION 3.1 STAR file with one optics group; image names are relative to its folder."""
+def write_star(path: Path | str, particles: Particles, *, root: Path | None = None, more: pd.DataFrame | None = None) -> None:
+    """Write particles as a RELION 3.1 STAR file; image names are relative to `root` (default: its folder), or absolute outside it.
+
+    There is an optics group for every combination of voltage, spherical aberration and amplitude contrast. `more` are further
+    columns, a row for each particle. Raises InputError for particles without a CTF.
+    """
     path = Path(path)
     if particles.ctf is None:
         raise InputError(f"{path}: particles without a CTF cannot be written; RELION asks for one")
-    optics = {"rlnOpticsGroupName": "opticsGroup1", "rlnOpticsGroup": 1, "rlnImagePixelSize": particles.pixel_size}
-    optics |= {"rlnImageSize": particles.box_size, "rlnImageDimensionality": 2}
-    names = [stack.name if stack.parent == path.parent else str(stack.resolve()) for stack in particles.stacks]
+    microscopes = np.stack([getattr(particles.ctf, field).numpy() for field in _OF_A_GROUP], axis=-1)
+    groups, group_of = np.unique(microscopes, axis=0, return_inverse=True)
+    numbers = np.arange(1, len(groups) + 1)
+    optics: dict[str, object] = {"rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers], "rlnOpticsGroup": numbers}
+    optics |= {"rlnImagePixelSize": particles.pixel_size, "rlnImageSize": particles.box_size, "rlnImageDimensionality": 2}
+    optics |= {StarFile.ctf_columns[field]: groups[:, column] for column, field in enumerate(_OF_A_GROUP)}
+    if particles.phase_flipped:
+        optics["rlnCtfDataArePhaseFlipped"] = 1
+    names = particles.stack_names(root or path.parent)
     table: dict[str, object] = {
         "rlnImageName": [f"{i + 1:06d}@{names[s]}" for s, i in zip(particles.stack_of, particles.image_in_stack, strict=True)]
     }
     table |= dict(zip(_ANGLES, relion_angles_from_rotations(particles.rotations.numpy()).T, strict=True))
     table |= {f"rlnOrigin{letter}Angst": -particles.shifts[:, axis].numpy() for axis, letter in enumerate("XY")}
-    for field, column in _CTF_COLUMNS.items():
-        values = getattr(particles.ctf, field).numpy()
-        if column in ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast") and (values == values[0]).all():
-            optics[column] = float(values[0])
-        else:
-            table[column] = values
-    frame = pd.DataFrame(table | {"rlnOpticsGroup": np.ones(len(particles), dtype=np.int64)})
-    text = starfile.to_string({"optics": pd.DataFrame([optics]), "particles": frame}, float_format="%.9g")
+    table |= {column: getattr(particles.ctf, field).numpy() for field, column in StarFile.ctf_columns.items() if field not in _OF_A_GROUP}
+    frame = pd.DataFrame(table | {"rlnOpticsGroup": group_of.ravel() + 1})
+    if more is not None:
+        frame = pd.concat([frame, more.reset_index(drop=True)], axis=1)
+    text = starfile.to_string({"optics": pd.DataFrame(optics), "particles": frame}, float_format="%.9g")
     # starfile puts the time in a comment: other bytes for the same particles
     write_text(path, "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")))

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
+from cryostar_nb.ctf import ctf_signs, ctf_terms
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import replacing, write_json
 from cryostar_nb.fourier import Band
@@ -36,8 +37,9 @@ def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False)
     """Read every image once and return what training needs of it: its band vector, normalised and centred, as float32.
 
     The background's standard deviation becomes 1, so that white noise has unit variance in every element; the mean is not
-    part of a band; the particle is moved to the centre of its box; `invert` turns dark protein bright. Raises InputError
-    for a pixel that is not finite and for an image without contrast.
+    part of a band; the particle is moved to the centre of its box; `invert` turns dark protein bright. Phases that were flipped
+    are flipped back, so that every image is one times its CTF. Raises InputError for a pixel that is not finite and for an image
+    without contrast.
     """
     vectors = torch.empty(len(particles), band.size)
     for rows, batch in _band_vectors(particles, band, invert):
@@ -52,14 +54,12 @@ def _band_vectors(particles: Particles, band: Band, invert: bool) -> Iterator[tu
         images = particles.images(rows)
         spread = images[:, outside].std(dim=-1)
         for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
-            finite = bool(torch.isfinite(images[bad]).all())
-            fault = (
-                "every background pixel has the same value"
-                if finite
-                else f"a pixel is {images[bad][~torch.isfinite(images[bad])][0].item()}"
-            )
+            odd = images[bad][~torch.isfinite(images[bad])].flatten().tolist()
+            fault = f"a pixel is {odd[0]}" if odd else "every background pixel has the same value (masked images cannot be used)"
             raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
         encoded = band.encode(images) / (-spread if invert else spread)[:, None]
+        if particles.phase_flipped and particles.ctf is not None:
+            encoded *= band.per_coefficient(ctf_signs(band.frequencies, particles.ctf[rows])).to(encoded)
         yield rows, shift_band(encoded, -particles.shifts[rows].float(), band)
 
 
@@ -156,7 +156,8 @@ def open_vectors(
 def cache_key(particles: Particles, band: Band, invert: bool) -> dict[str, Any]:
     """Everything that the vectors depend on: files by size and time, which images of them and how shifted, band and sign."""
     chosen = hashlib.sha256()
-    for column in (particles.stack_of, particles.image_in_stack, particles.shifts.numpy()):
+    flips = ctf_terms(particles.ctf).numpy() if particles.phase_flipped and particles.ctf is not None else np.empty(0)
+    for column in (particles.stack_of, particles.image_in_stack, particles.shifts.numpy(), flips):
         chosen.update(np.ascontiguousarray(column).data)
     files = {}
     for path in (particles.source, *particles.stacks):

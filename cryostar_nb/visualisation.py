@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -239,6 +239,36 @@ def view_structure(
     view.zoomTo()
     if len(frames) > 1:
         view.animate({"loop": "backAndForth", "interval": interval_ms})
+    return view
+
+
+def view_side_by_side(
+    structure: Structure,
+    panels: Mapping[str, tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"], Bool[np.ndarray, " atom"]]],
+    *,
+    columns: int = 3,
+    width: int | str = "100%",
+    row_height: int = 270,
+) -> py3Dmol.view:
+    """A grid of py3Dmol views that turn together. `panels` maps a title to positions of a coarse-grained structure, those of a
+    grey ghost, and the nodes to mark by colour.
+    """
+    import py3Dmol
+
+    rows = -(-len(panels) // columns)
+    view = py3Dmol.view(width=width, height=row_height * rows, viewergrid=(rows, columns))
+    for number, (title, (positions, ghost, marked)) in enumerate(panels.items()):
+        place = divmod(number, columns)
+        for frame in (positions, ghost):
+            view.addModel(pdb_text(structure, np.asarray(frame)[None]), "pdb", viewer=place)
+        colours = {serial: COLOURS["accent"] if mark else COLOURS["star"] for serial, mark in enumerate(marked, start=1)}
+        trace = {"style": "trace", "thickness": 0.6, "colorscheme": {"prop": "serial", "map": colours}}
+        view.setStyle({"model": 0}, {"cartoon": trace}, viewer=place)
+        view.setStyle({"model": 1}, {"cartoon": {"style": "trace", "thickness": 0.3, "color": "#bbbbbb"}}, viewer=place)
+        label = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "backgroundOpacity": 0.0, "fontColor": "#777777", "fontSize": 14}
+        view.addLabel(title, label, viewer=place)
+    view.setBackgroundColor("white", 0)
+    view.zoomTo()
     return view
 
 

@@ -150,6 +150,23 @@ def write_table():
 
 
 @pytest.fixture
+def write_cs_table():
+    """Write a cryoSPARC .cs file from {field: values}, as NumPy does it."""
+
+    def write(path, fields):
+        table = np.empty(
+            len(next(iter(fields.values()))), dtype=[(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+        )
+        for name, values in fields.items():
+            table[name] = values
+        with path.open("wb") as handle:
+            np.save(handle, table)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def helix_nodes(helix, make_nodes):
     """Twenty-four residues of a helix, about the origin."""
     return make_nodes(helix(24) - helix(24).mean(axis=0))

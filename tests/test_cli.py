@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import re
 import shutil
 import sys
@@ -170,10 +171,43 @@ def test_a_run_is_not_resumed_with_another_network_and_keeps_its_settings(option
     assert (finished / "run" / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["simulate", "train", "evaluate", "analyse"])
+@pytest.mark.parametrize("command", ["simulate", "info", "preprocess", "select", "train", "evaluate", "analyse"])
 def test_every_subcommand_explains_itself(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0 and "write" in out.lower() and len(out) > 300
+
+
+def test_training_on_cs_and_on_pickles_is_training_on_star(finished, run, tmp_path):
+    particles = read_star(finished / "sim" / "particles.star")
+    assert run("select", finished / "sim/particles.star", "--out", finished / "sim/particles.cs", "--indices", ":")[0] == 0
+    poses = (particles.rotations.numpy(), -particles.shifts.numpy() / (particles.box_size * particles.pixel_size))
+    columns = (
+        "defocus_u",
+        "defocus_v",
+        "defocus_angle_deg",
+        "voltage_kv",
+        "spherical_aberration_mm",
+        "amplitude_contrast",
+        "phase_shift_deg",
+    )
+    ctf = np.stack([np.full(160, 32.0), np.full(160, 4.0), *(getattr(particles.ctf, name).numpy() for name in columns)], axis=1)
+    for name, content in (("pose.pkl", poses), ("ctf.pkl", ctf)):
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    pickles = ["--poses-pkl", tmp_path / "pose.pkl", "--ctf-pkl", tmp_path / "ctf.pkl"]
+    settings = ["--reference", CLOSED, "--steps", "20", *QUICK]
+    latents = []
+    for name, options in {"particles.star": [], "particles.cs": [], "particles.mrcs": pickles}.items():
+        out = tmp_path / f"from_{name}"
+        assert run("train", finished / "sim" / name, *options, "--out", out, *settings)[0] == 0
+        latents.append(np.load(out / "latents.npy"))
+    np.testing.assert_allclose(latents[1], latents[0], atol=1e-3)
+    np.testing.assert_allclose(latents[2], latents[0], atol=1e-3)
+    assert latents[0].std() > 0.01
+    again = parse(["train", "--resume", "--out", str(out)])  # the run remembers how its particles were read
+    assert again.reading.poses_pkl == (tmp_path / "pose.pkl").resolve() and again.reading.root is None
+    assert run("select", out, "--out", tmp_path / "high.star", "--pc", "2", "--above", "90")[1].startswith(
+        f"wrote {tmp_path}/high.star: 16 of 160"
+    )
 
 
 def test_a_missing_reference_leaves_no_run_folder(finished, run, tmp_path):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import pdist
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist, pdist
 from scipy.spatial.transform import Rotation
 
-from cryostar_nb.domains import hinge_path, linkers, propose_hinge
+from cryostar_nb.domains import clear_hinge, hinge_path, linkers, propose_hinge
 from cryostar_nb.errors import InputError
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import bonds
@@ -122,6 +123,38 @@ def test_domains_without_a_hinge_are_refused(bent):
         propose_hinge(positions + 100 * domain[:, None], domain)
 
 
+@pytest.fixture
+def wedged():
+    """A domain above a plate, with a step of the plate standing half as high as the domain at one side of it."""
+    square = np.array([[4.0 * i, 4.0 * j, 0.0] for i in range(-8, 9) for j in range(-8, 9)])
+    step = np.array([[4.0 * i, 4.0 * j, 4.0 * k] for i in range(4, 9) for j in range(-8, 9) for k in range(1, 4)])
+    domain = np.array([[4.0 * i, 4.0 * j, 4.5 + 4.0 * k] for i in range(-3, 3) for j in range(-3, 4) for k in range(6)])
+    return np.concatenate([square, step, domain]), np.arange(len(square) + len(step) + len(domain)) >= len(square) + len(step)
+
+
+def closest_approach(positions, domain, hinge, angle):
+    path = hinge_path(positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.linspace(0, angle, 13))
+    return min(cdist(state[domain], state[~domain]).min() for state in path)
+
+
+def test_a_clear_hinge_keeps_the_domain_out_of_the_rest(wedged):
+    positions, domain = wedged
+    assert closest_approach(positions, domain, propose_hinge(positions, domain), 25.0) < 2.0
+    hinge = clear_hinge(positions, domain, 25.0)
+    assert closest_approach(positions, domain, hinge, 25.0) > 3.9
+    arm = positions[domain].mean(axis=0) - propose_hinge(positions, domain).pivot
+    assert np.linalg.norm(hinge.axis) == pytest.approx(1)
+    assert hinge.axis @ arm == pytest.approx(0, abs=1e-9)
+
+
+def test_where_nothing_is_in_the_way_the_clear_hinge_is_the_proposed_one(bent):
+    positions, domain = bent
+    apart = positions + 3.0 * domain[:, None] * [0, 1, 0]
+    proposed, clear = propose_hinge(apart, domain), clear_hinge(apart, domain, 2.0)
+    np.testing.assert_allclose(clear.axis, proposed.axis)
+    np.testing.assert_allclose(clear.pivot, proposed.pivot)
+
+
 # Linkers
 
 
@@ -181,9 +214,11 @@ def test_the_complex_is_whole_and_about_the_origin():
 def test_the_complex_is_simulated_in_two_populations_by_its_script(tmp_path):
     command = [sys.executable, ROOT / "book" / "make_complex.py", "--out", tmp_path, "--n-particles", "40", "--box-size", "48"]
     done = subprocess.run([*command, "--pixel-size", "4"], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "chains C: 309 residues turn by 28°" in done.stdout
+    assert "chains C: 309 residues turn by 25°" in done.stdout
     truth, nodes = np.load(tmp_path / "truth.npz"), read_nodes(ROOT / "data" / "7pbl.pdb.gz")
     assert len(read_star(tmp_path / "particles.star")) == 40
     moved = np.linalg.norm(truth["positions"][-1] - truth["positions"][0], axis=-1)
     assert moved[nodes.chains == "C"].mean() > 8
     assert moved[nodes.chains != "C"].max() < 1e-3
+    beside = [cKDTree(state[nodes.chains != "C"]).query(state[nodes.chains == "C"])[0].min() for state in truth["positions"]]
+    assert min(beside) > beside[0] - 1e-3  # nowhere nearer to the rest than where it starts

@@ -1,12 +1,29 @@
 """What the numbers of an evaluation mean, on cases small enough to do by hand."""
 
+from pathlib import Path
+
+import mdtraj
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import evaluate, local_geometry, per_state, principal_components, rmsd_to_truth, sequence_pairs, traverse
+from cryostar_nb.evaluation import (
+    evaluate,
+    helix_content,
+    in_helix,
+    local_geometry,
+    per_state,
+    principal_components,
+    rmsd_to_truth,
+    sequence_pairs,
+    traverse,
+)
+from cryostar_nb.geometry import random_rotations
+from cryostar_nb.structure_files import read_nodes
+
+DATA = Path(__file__).parent.parent / "data"
 
 
 class Line(nn.Module):
@@ -46,6 +63,7 @@ def test_evaluate_compares_with_doing_nothing(chain):
     assert result["rmsd_per_state"] == pytest.approx([0.0, 1 / 3], abs=1e-6)
     assert result["do_nothing_mean"] == pytest.approx(3.0, abs=1e-5)
     assert result["bond_error"] == pytest.approx(0.0, abs=1e-5)
+    assert result["helix_content"] == result["helix_content_of_truth"] == pytest.approx(10 / 12)
 
 
 def test_evaluate_refuses_the_truth_of_another_set(chain):
@@ -63,6 +81,7 @@ def test_stretching_a_helix_shows_in_every_local_number(chain):
     assert result.bond_error == pytest.approx(0.1 * bond)
     spans = [np.linalg.norm(chain.positions[k:] - chain.positions[:-k], axis=-1) for k in (2, 3)]
     assert result.local_error == pytest.approx(0.1 * np.sqrt(np.mean(np.concatenate(spans) ** 2)))
+    assert result.third_neighbour_error == pytest.approx(0.1 * np.sqrt(np.mean(spans[1] ** 2)))
     assert result.contacts_kept == 1.0
     assert local_geometry(1.3 * stretched, chain).contacts_kept == 0.0
 
@@ -70,6 +89,51 @@ def test_stretching_a_helix_shows_in_every_local_number(chain):
 def test_sequence_pairs_do_not_cross_a_break(make_nodes, helix):
     broken = make_nodes(helix(8) + np.array([[0, 0, 0]] * 4 + [[0, 0, 20]] * 4))
     assert sequence_pairs(broken, 2).tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+@pytest.mark.parametrize("name", ["1ake.pdb", "4ake.pdb"])
+def test_helices_are_where_dssp_finds_hydrogen_bonds(name):
+    nodes, atoms = read_nodes(DATA / name), mdtraj.load(DATA / name)
+    by_bonds = mdtraj.compute_dssp(atoms, simplified=False)[0] == "H"
+    by_shape = in_helix(torch.from_numpy(nodes.positions), nodes).numpy()
+    assert np.mean(by_shape == by_bonds) > 0.92  # 0.949 for either; 0.58 and 0.55 if nothing were a helix
+    assert abs(by_shape.mean() - by_bonds.mean()) < 0.03
+
+
+def test_an_ideal_helix_is_a_helix_but_for_its_ends(make_nodes, helix):
+    nodes = make_nodes(helix(20))
+    assert in_helix(torch.from_numpy(nodes.positions), nodes).tolist() == [False] + [True] * 18 + [False]
+    assert helix_content(torch.from_numpy(nodes.positions), nodes) == 0.9
+
+
+def test_a_strand_is_no_helix_nor_are_the_residues_of_one_in_another_order(make_nodes, helix, rng):
+    count = np.arange(20)
+    strand = np.stack([3.3 * count, 0.95 * (-1.0) ** count, 0 * count], axis=-1)
+    assert helix_content(torch.from_numpy(strand), make_nodes(strand)) == 0
+    nodes = make_nodes(helix(20))
+    assert helix_content(torch.from_numpy(rng.permutation(nodes.positions)), nodes) == 0
+
+
+def test_helices_do_not_change_with_the_frame_and_are_told_one_by_one(chain, rng):
+    positions = torch.from_numpy(chain.positions)
+    bent = positions.clone()
+    bent[8:] += torch.tensor([3.0, 0.0, 0.0])
+    both = torch.stack([positions, bent])
+    expected = torch.stack([in_helix(positions, chain), in_helix(bent, chain)])
+    assert expected[0].sum() == 10 and expected[1].sum() < 8
+    turned = both @ torch.from_numpy(random_rotations(1, rng)[0]).T + 50
+    assert torch.equal(in_helix(turned, chain), expected)
+    assert helix_content(turned, chain) == pytest.approx(float(expected.double().mean()))
+
+
+def test_a_helix_takes_five_residues_in_a_row_of_one_unbroken_chain_of_amino_acids(make_nodes, helix):
+    def count(nodes):
+        return int(in_helix(torch.from_numpy(nodes.positions), nodes).sum())
+
+    assert [count(make_nodes(helix(length))) for length in (3, 7, 8, 14)] == [0, 0, 6, 12]
+    assert count(make_nodes(helix(14), chains=["A"] * 7 + ["B"] * 7)) == 0
+    assert count(make_nodes(helix(14), chains=["A"] * 4 + ["B"] * 10)) == 8
+    assert count(make_nodes(helix(14), atom_names="P")) == 0
 
 
 def test_principal_components_find_the_axes_and_their_share(generator):
@@ -86,3 +150,32 @@ def test_a_traversal_follows_the_percentiles_and_starts_at_the_reference(chain, 
     for sign in (1, -1):  # the sign of a component is arbitrary, the traversal is not
         frames = traverse(Line(reference), latents, sign * latents[:, 0], torch.tensor([5.0, 50.0, 95.0]), reference)
         torch.testing.assert_close((frames - reference)[:, 0, 0], torch.tensor([0.5, 5.0, 9.5]), atol=0.01, rtol=0)
+
+
+class MovingChain(nn.Module):
+    """The latent's first number moves the nodes of chain B along x, nine tenths as far as it says, and the second those of chain A."""
+
+    def __init__(self, nodes, sign):
+        super().__init__()
+        self.reference, self.sign = torch.from_numpy(nodes.positions).float(), sign
+        self.moves = torch.from_numpy(nodes.chains == "B")
+
+    def forward(self, latent):
+        along = torch.where(self.moves, 0.9 * self.sign * latent[:, :1], latent[:, 1:])  # (batch, atom)
+        return self.reference + torch.nn.functional.pad(along[..., None], (0, 2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])  # of the first component, which is arbitrary
+def test_the_motion_is_measured_between_the_percentiles_of_the_particles(make_nodes, helix, generator, sign):
+    nodes = make_nodes(np.concatenate([helix(8), helix(8) + 20]), chains=["A"] * 8 + ["B"] * 8)
+    decoder = MovingChain(nodes, sign)
+    states = torch.randperm(1001, generator=generator) % 101
+    latents = torch.stack([sign * states.float() / 10, 0.01 * torch.randn(1001, generator=generator)], dim=1)
+    true = nodes.positions + np.linspace(0, 10, 101)[:, None, None] * (nodes.chains == "B")[:, None] * [1, 0, 0]
+    result = evaluate(decoder, latents, nodes, {"state": states.numpy(), "positions": true})
+    motion = result["motion"]
+    assert len(result["latent_modes"]) == 1
+    assert motion["states"] == [5, 95]
+    assert motion["moving"] == pytest.approx({"nodes": 8, "true": 9.0, "found": 8.1, "error": 0.9}, abs=0.05)
+    assert motion["still"] == pytest.approx({"nodes": 8, "true": 0.0, "found": 0.0, "error": 0.0}, abs=0.01)
+    assert motion["chains"] == {"A": motion["still"], "B": motion["moving"]}

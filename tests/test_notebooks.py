@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
 
+from colab import cell_text  # noqa: E402
 from student import exercise_of, read_solutions, student_version, teacher_version  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -17,7 +18,13 @@ SMOKE = {
     "00_tour": {"n_particles": 300, "steps": 30},
     "01_atoms_to_density": {"box_size": 96, "pixel_size": 1.0},
     "02_projection_and_ctf": {"seed": 2},
+    "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
+    "08_baselines_and_interlock": {"n_particles": 200, "steps": 10},
+    "09_two_modes": {"n_particles": 200, "steps": 10, "box_size": 48, "pixel_size": 4.0},
+    "10_information_floor": {"n_particles": 12, "n_images": 600},
+    "11_spliceosome": {"n_particles": 100, "steps": 4},
+    "13_does_the_paper_hold": {"n_nodes": 600},
 }
 
 
@@ -68,6 +75,12 @@ def test_it_is_stored_without_outputs_and_with_one_cell_of_parameters(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
     assert len(tagged(cells, "parameters")) == 1
+
+
+def test_it_starts_in_colab_with_the_projects_address(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert [cell.source for cell in tagged(cells, "colab")] == [cell_text()], "run: make colab"
+    assert exercise_of(cells[0]) is None and next(c for c in cells if c.cell_type == "code") in tagged(cells, "colab")
 
 
 def test_its_cells_can_be_read(notebook):

@@ -1,5 +1,6 @@
 """Particles in and out of RELION STAR files, and the vectors that training reads."""
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations, rotations_from_relion_angles
 from cryostar_nb.particles import Particles
 from cryostar_nb.projector import project_real
+from cryostar_nb.reading import read_particles
 from cryostar_nb.star import read_star, write_star
 from cryostar_nb.vectors import load_band_vectors
 
@@ -162,11 +164,39 @@ def test_the_pixel_size_can_be_given(star):
 
 
 def test_image_names_are_relative_to_the_root_that_is_given(star, stacks, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    path = star().rename(tmp_path / "elsewhere" / "particles.star")
+    for name in ("stack.mrcs", "more"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
     (tmp_path / "job").mkdir()
-    path = star().rename(tmp_path / "job" / "particles.star")
+    path = path.rename(tmp_path / "job" / "particles.star")
     with pytest.raises(InputError, match=r"job/stack\.mrcs: there is no such file; .*root"):
         read_star(path)
-    np.testing.assert_array_equal(read_star(path, root=tmp_path).images(slice(None)), stacks[[1, 2, 0]])
+    np.testing.assert_array_equal(read_star(path, root=tmp_path / "elsewhere").images(slice(None)), stacks[[1, 2, 0]])
+
+
+def test_the_project_root_is_the_nearest_folder_above_that_has_the_images(star, stacks, tmp_path, write_stack):
+    job = tmp_path / "Refine3D" / "job012"
+    job.mkdir(parents=True)
+    path = star().rename(job / "run_data.star")
+    np.testing.assert_array_equal(read_star(path).images(slice(None)), stacks[[1, 2, 0]])
+    (tmp_path / "Refine3D" / "more").mkdir()
+    write_stack(tmp_path / "Refine3D" / "stack.mrcs", stacks[:2] + 1)
+    write_stack(tmp_path / "Refine3D" / "more" / "stack.mrcs", stacks[2:] + 1)
+    np.testing.assert_array_equal(read_star(path).images(slice(None)), stacks[[1, 2, 0]] + 1)
+
+
+@pytest.mark.parametrize("way", ["../stack.mrcs", "more/../../stack.mrcs", "absolute"])
+def test_an_image_outside_the_root_is_refused_unless_allowed(way, star, stacks, tmp_path, write_stack):
+    outside = write_stack(tmp_path.parent / "stack.mrcs", stacks[:1] + 5)
+    name = str(outside) if way == "absolute" else way
+    path = star({"rlnImageName": ["1@stack.mrcs", f"1@{name}", "2@stack.mrcs"]})
+    with pytest.raises(
+        InputError, match=r"particle 2 has its image in '.*stack\.mrcs', which leads out of the project root .*--allow-outside"
+    ):
+        read_particles(path)
+    np.testing.assert_array_equal(read_particles(path, allow_outside=True).images(slice(1, 2)), stacks[:1] + 5)
+    assert len(read_particles(star({"rlnImageName": ["1@stack.mrcs", f"1@{tmp_path}/more/stack.mrcs", "2@more/../stack.mrcs"]}))) == 3
 
 
 def test_a_single_image_needs_no_number(star, stacks, tmp_path, write_stack):
@@ -185,6 +215,41 @@ def test_a_stack_without_the_mark_of_the_format_is_read(star, stacks, tmp_path):
         handle.seek(208)  # 'MAP ' and the machine stamp: absent from external_data's relion31.mrcs, among others
         handle.write(bytes(8))
     np.testing.assert_array_equal(read_star(star()).images(slice(None)), stacks[[1, 2, 0]])
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<i2", "<f2", "<u2", "<i1"])
+def test_other_number_types_and_an_extended_header_are_read(dtype, star, stacks, tmp_path):
+    images = (10 * stacks[:2]).round().clip(0).astype(dtype)
+    with mrcfile.new(tmp_path / "stack.mrcs", overwrite=True) as handle:
+        handle.set_data(images)
+        handle.set_image_stack()
+        handle.set_extended_header(np.zeros(130, dtype="V1"))
+    particles = read_star(star())
+    np.testing.assert_array_equal(particles.images(slice(None)), [images[1], stacks[2], images[0]])
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_the_flag_of_flipped_phases_is_read_and_written(flag, star, tmp_path):
+    particles = read_star(star(optics={"rlnCtfDataArePhaseFlipped": [flag]}))
+    assert particles.phase_flipped is bool(flag)
+    write_star(tmp_path / "again.star", particles)
+    assert read_star(tmp_path / "again.star").phase_flipped is bool(flag)
+
+
+def test_flipped_phases_of_some_particles_are_refused(star):
+    with pytest.raises(InputError, match=r"particle 1 has rlnCtfDataArePhaseFlipped = 0 and particle 3 has 1; choose those of one kind"):
+        read_star(star({"rlnCtfDataArePhaseFlipped": [0, 0, 1]}))
+
+
+def test_a_corrected_file_is_read_anew_after_it_failed(star):
+    """starfile reads lines through a cache, and leaves them there when it fails."""
+    path = star()
+    sound = path.read_text()
+    path.write_text(sound.replace("_rlnAngleTilt", "_rlnAngleRot").replace(" 80.0 ", " 80.0 1 2 "))
+    with pytest.raises(InputError):
+        read_star(path)
+    path.write_text(sound)
+    assert len(read_star(path)) == 3
 
 
 def test_a_stack_that_is_written_anew_is_read_anew(star, stacks, tmp_path, write_stack):
@@ -228,7 +293,8 @@ def test_particles_come_back_from_their_star_file(voltages, folder, tmp_path, rn
     write_stack(particles.stacks[0], rng.standard_normal((4, 8, 8)))
     path = tmp_path / folder / "written.star"
     write_star(path, particles)
-    read = read_star(path)
+    read = read_particles(path, allow_outside=folder != "")
+    assert path.read_text().count("\nopticsGroup") == len(set(voltages))
 
     assert read.pixel_size == pytest.approx(particles.pixel_size)
     assert read.image_in_stack.tolist() == particles.image_in_stack.tolist()
@@ -310,7 +376,7 @@ def test_a_missing_star_file_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["", "no star\n", "data_x\n\nloop_\n_rlnVoltage\n300\n", "\x00\xff\x00"])
 def test_a_file_without_particles_is_named(content, tmp_path):
     (tmp_path / "odd.star").write_text(content, encoding="latin-1")
-    with pytest.raises(InputError, match=r"odd\.star: (has no table with a column rlnImageName; give|cannot be read as a STAR file)"):
+    with pytest.raises(InputError, match=r"odd\.star: (has no table with a column rlnImageName; give|is not text)"):
         read_star(tmp_path / "odd.star")
 
 
@@ -467,6 +533,6 @@ def test_a_pixel_that_is_not_finite_is_named(value, noisy, rng, monkeypatch):
 def test_an_image_without_contrast_is_named(value, noisy, rng):
     images = rng.standard_normal((3, 8, 8))
     images[2] = value
-    expected = r"particles\.star: particle 3 \(1@.*stack\.mrcs\): every background pixel has the same value; remove the particle"
+    expected = r"particles\.star: particle 3 \(1@.*stack\.mrcs\): every background pixel has the same value \(masked images cannot be used\); remove the particle"
     with pytest.raises(InputError, match=expected):
         load_band_vectors(noisy(images), Band(8, 1.25, 2.5))

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from cryostar_nb import vectors as module
+from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import Band
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid
 from cryostar_nb.particles import Particles
 from cryostar_nb.vectors import VectorFile, available_memory, load_band_vectors, open_vectors
 
@@ -81,6 +82,28 @@ def test_rounding_is_a_thousandth_of_the_noise(particles, tmp_path):
     assert (kept.float() - exact).square().mean().sqrt() < 1e-3
     relative = (kept.float() - exact).norm(dim=1) / exact.norm(dim=1)
     assert relative.max() < 2.0**-11
+
+
+def test_flipped_phases_are_flipped_back(particles, microscope, write_stack, rng):
+    ctf = microscope(defocus_u=rng.uniform(5e3, 2e4, 50), defocus_v=rng.uniform(5e3, 2e4, 50))
+    plain = dataclasses.replace(particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(50), ctf=ctf)
+    band = Band(16, 1.5, 3.2)  # all that a real image of this box holds, but for the mean and Nyquist
+    images = band.decode(torch.from_numpy(rng.standard_normal((50, band.size))))
+    signs = contrast_transfer_function(frequency_grid(16, 1.5), ctf).sign()
+    write_stack(plain.stacks[0], images.numpy())
+    expected = load_band_vectors(plain, band)
+    write_stack(plain.stacks[0], centred_ifft(centred_fft(images, 2) * signs, 2).numpy())
+    flipped = load_band_vectors(dataclasses.replace(plain, phase_flipped=True), band)
+    ratio = (flipped * expected).sum(1) / expected.square().sum(1)  # the background's standard deviation is another
+    torch.testing.assert_close(flipped, ratio[:, None] * expected, atol=1e-4, rtol=0)
+    assert torch.nn.functional.cosine_similarity(load_band_vectors(plain, band), expected).abs().mean() < 0.9
+
+
+def test_a_cache_of_flipped_images_depends_on_their_ctf(particles, microscope):
+    flipped = dataclasses.replace(particles, ctf=microscope(defocus_u=[15_000.0] * 50), phase_flipped=True)
+    other = dataclasses.replace(flipped, ctf=microscope(defocus_u=[15_000.0] * 49 + [14_000.0]))
+    keys = [module.cache_key(chosen, BAND, False)["particles"] for chosen in (particles, flipped, other)]
+    assert len(set(keys)) == 3
 
 
 def test_a_particle_beyond_half_precision_is_named(particles, tmp_path, write_stack):
@@ -303,7 +326,8 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
-from cryostar_nb.fourier import Band
+from cryostar_nb.ctf import contrast_transfer_function
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid
 from cryostar_nb.loading import batches_from
 from cryostar_nb.particles import Particles
 from cryostar_nb.vectors import VectorFile, load_band_vectors, open_vectors

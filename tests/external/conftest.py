@@ -1,32 +1,11 @@
 """Reading files that others wrote, and projecting a *map* without the package: what the external tests stand on."""
 
-import pickle
 import warnings
 
 import mrcfile
 import numpy as np
 import pytest
 from scipy import ndimage
-
-ADMITTED = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
-
-
-class ArraysOnly(pickle.Unpickler):
-    """Plain containers and NumPy arrays; anything else could run code."""
-
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ADMITTED:
-            return ADMITTED[name]
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-
-
-@pytest.fixture
-def read_pickle():
-    def read(path):
-        with path.open("rb") as handle:
-            return ArraysOnly(handle).load()
-
-    return read
 
 
 @pytest.fixture

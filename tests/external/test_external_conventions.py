@@ -9,9 +9,9 @@ import torch
 
 from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import rotations_from_relion_angles
+from cryostar_nb.pickles import read_pickle
 from cryostar_nb.projector import make_images, project_band, rotate, shift_band
-from cryostar_nb.star import read_star, read_tables
+from cryostar_nb.reading import read_particles
 
 
 def correlations(observed, predicted):
@@ -48,7 +48,7 @@ def soft_circle(box_size, radius, edge):
 
 @pytest.fixture
 def relion(external_data, read_map):
-    particles = read_star(external_data / "relion_project" / "relion_proj_batch.star")
+    particles = read_particles(external_data / "relion_project" / "relion_proj_batch.star")
     return particles, particles.images(slice(None)).double(), read_map(external_data / "relion_project" / "pointmass.mrc")
 
 
@@ -90,7 +90,7 @@ def test_relions_images_are_projections_of_its_map(relion, score):
 def test_real_particles_of_trpv1_correlate_with_its_map(external_data, tmp_path, read_map, mirror, score):
     source = external_data / "trpv1"
     (tmp_path / "batch_0_restacked.mrc").symlink_to(source / "trpv1_small_stack.mrcs")  # the name in the STAR file
-    particles = read_star(source / "trpv1_small_stack.star", root=tmp_path)
+    particles = read_particles(source / "trpv1_small_stack.star", root=tmp_path)
     density, images = read_map(source / "trpv1_volume.mrc"), particles.images(slice(None))
     band = Band(particles.box_size, particles.pixel_size, 20.0)
     right = {"rotations": particles.rotations, "shifts": particles.shifts, "ctf": particles.ctf, "mask": soft_circle(48, 18, 4)}
@@ -110,7 +110,7 @@ def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path
     images, density = read_map(source / "10076_classE_32_clean.mrcs"), read_map(source / "10076_classE_32.mrc")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "10076_classE_32_clean.mrcs").symlink_to(source / "10076_classE_32_clean.mrcs")  # the name in the STAR file
-    particles = read_star(source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False)
+    particles = read_particles(source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False)
     assert torch.equal(particles.images(slice(None)).double(), torch.from_numpy(images))
 
     every = slice(0, len(images), 15)
@@ -123,43 +123,53 @@ def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path
     assert score(images[every], density, band, **right | {"shifts": None}) < 0.7
 
 
-def test_tomodrgns_pickled_rotations_are_those_of_its_star_file(external_data, read_pickle):
-    table = read_tables(external_data / "tomodrgn" / "10076_classE_32_clean.star")
-    angles = [table[f"rlnAngle{name}"] for name in ("Rot", "Tilt", "Psi")]
-    rotations, _ = read_pickle(external_data / "tomodrgn" / "pose_classE.pkl")
-    np.testing.assert_allclose(rotations_from_relion_angles(*angles), rotations, atol=1e-6)
+def test_tomodrgns_pickles_are_its_star_file(external_data, tmp_path):
+    source = external_data / "tomodrgn"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "10076_classE_32_sim.mrcs").symlink_to(source / "10076_classE_32_sim.mrcs")  # the name in the STAR file
+    star = read_particles(source / "10076_classE_32_sim.star", root=tmp_path, pixel_size=13.1)
+    pickles = {"poses_pkl": source / "pose_classE.pkl", "ctf_pkl": source / "ctf_classE.pkl"}
+    pickled = read_particles(source / "10076_classE_32_sim.mrcs", **pickles)
+    assert (pickled.pixel_size, pickled.box_size) == (pytest.approx(13.1), 32)
+    assert torch.equal(pickled.images(slice(None)), star.images(slice(None)))
+    np.testing.assert_allclose(pickled.rotations, star.rotations, atol=1e-6)
+    np.testing.assert_allclose(pickled.shifts, star.shifts, atol=1e-4)
+    for name in ("defocus_u", "defocus_v", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast", "phase_shift_deg"):
+        np.testing.assert_allclose(getattr(pickled.ctf, name), getattr(star.ctf, name), rtol=1e-6, err_msg=name)
 
 
 # The toy model of cryoDRGN, with rotations as matrices
 
 
-def test_cryodrgns_toy_images_correlate_with_their_map(external_data, read_map, read_pickle, mirror, score):
+def test_cryodrgns_toy_images_correlate_with_their_map(external_data, read_map, mirror, score):
     source = external_data / "cryodrgn"
-    images, density = read_map(source / "toy_projections.mrcs"), read_map(source / "toymodel_small_nocenter.mrc")
-    rotations, _ = read_pickle(source / "toy_rot_trans.pkl")
-    every, band = slice(0, len(images), 20), Band(30, 1.0, 2.0)
-    rotations = rotations[every].astype(np.float64)
-    assert score(images[every], density, band, rotations) > 0.99
-    assert score(images[every], mirror(density), band, rotations) < 0.5
-    assert score(images[every], density, band, rotations.transpose(0, 2, 1)) < 0.6
+    density = read_map(source / "toymodel_small_nocenter.mrc")
+    pickles = {"poses_pkl": source / "toy_rot_trans.pkl", "ctf_pkl": source / "test_ctf.pkl"}
+    particles = read_particles(source / "toy_projections.mrcs", **pickles)
+    assert (len(particles), particles.box_size, particles.pixel_size) == (1000, 30, 1.0)
+    every, band = slice(0, len(particles), 20), Band(30, 1.0, 2.0)
+    images, rotations = particles.images(every).numpy(), particles.rotations[every].numpy()
+    assert score(images, density, band, rotations) > 0.99  # the pickled translations are not those of these images, which are centred
+    assert score(images, mirror(density), band, rotations) < 0.5
+    assert score(images, density, band, rotations.transpose(0, 2, 1)) < 0.6
 
     index = np.argwhere(density)
     nodes = torch.from_numpy(index[:, ::-1] - 15.0)
     point = torch.tensor(0.0, dtype=torch.float64)
     projections = project_band(rotate(nodes, torch.from_numpy(rotations)), torch.ones(len(nodes)).double(), point, band)
-    assert correlations(band.encode(torch.from_numpy(images[every])), projections).mean() > 0.99
+    assert correlations(band.encode(torch.from_numpy(images)), projections).mean() > 0.99
 
 
 # Poses that cryoDRGN parsed from a STAR file of RELION 3.0
 
 
-def test_cryodrgn_reads_the_same_poses_from_relions_star_file(external_data, tmp_path, read_pickle, write_stack):
+def test_cryodrgn_reads_the_same_poses_from_relions_star_file(external_data, tmp_path, write_stack):
     stack = tmp_path / "Extract" / "job012" / "FinalRefinement-OriginalParticles-PfCRT.mrcs"
     stack.parent.mkdir(parents=True)
     write_stack(stack, np.zeros((6, 4, 4)))  # the STAR file comes without its images
     parsers = external_data / "parsers"
-    particles = read_star(parsers / "FinalRefinement-OriginalParticles-PfCRT.star", root=tmp_path, ctf=False)
-    rotations, translations = read_pickle(parsers / "pose.star.pkl")  # translations: RELION's origins over the box of 300
+    particles = read_particles(parsers / "FinalRefinement-OriginalParticles-PfCRT.star", root=tmp_path, ctf=False)
+    rotations, translations = read_pickle(parsers / "pose.star.pkl", "poses")  # translations: RELION's origins over the box of 300
     assert particles.pixel_size == pytest.approx(1.035)
     np.testing.assert_allclose(particles.rotations, rotations, atol=1e-7)
     np.testing.assert_allclose(particles.shifts, -translations * 300 * 1.035, atol=1e-6)
