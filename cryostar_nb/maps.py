@@ -7,7 +7,6 @@ other.
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,10 @@ from torch import Tensor
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file, replacing
 from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
+from cryostar_nb.mrc import open_mrc
 
-LONGEST_EDGE = 1024  # voxels; a longer one is a damaged header
+SHORTEST_EDGE, LONGEST_EDGE = 4, 1024  # voxels; outside of these a header is damaged, or it is no map's
+MOST_FILLED = 16  # times the voxels of a file are those of the cube that it is filled up to
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,26 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     path = existing_file(path, "an MRC map")
     if pixel_size is not None and not (pixel_size > 0 and math.isfinite(pixel_size)):
         raise InputError(f"{path}: a pixel size of {pixel_size:g} Å was given; give a positive number")
-    with warnings.catch_warnings():  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
-        warnings.simplefilter("ignore")
-        try:
-            with mrcfile.mmap(path, mode="r", permissive=True) as handle:
-                data, header, edges = handle.data, handle.header, handle.voxel_size
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: is not a complete MRC file ({' '.join(str(error).split())}); copy or export it again") from error
-    if data is None or header is None or data.ndim != 3 or max(data.shape) > LONGEST_EDGE or min(data.shape) < 4:
-        shape = "nothing that its header asks for" if data is None else f"an array of shape {data.shape}"
-        raise InputError(f"{path}: holds {shape}; give a map, which has three axes of 4 to {LONGEST_EDGE} voxels")
+    data, header = open_mrc(path)
+    if max(data.shape) > LONGEST_EDGE or min(data.shape) < SHORTEST_EDGE:
+        raise InputError(
+            f"{path}: holds an array of shape {data.shape}; give a map, which has three axes of {SHORTEST_EDGE} to {LONGEST_EDGE} voxels"
+        )
+    edge = max(data.shape)
+    if edge**3 > MOST_FILLED * data.size:
+        raise InputError(
+            f"{path}: holds an array of shape {data.shape}, and most of a cube around it would be empty; give a map that is nearer to a cube"
+        )
     columns = [int(header[name]) or default for name, default in (("mapc", 1), ("mapr", 2), ("maps", 3))]
     if sorted(columns) != [1, 2, 3]:
         raise InputError(f"{path}: its header names the axes {columns}; they are 1, 2 and 3 in some order")
-    voxels = np.array([float(edges[name]) for name in "xyz"])
-    if pixel_size is not None:
-        voxels[:] = pixel_size
-    if not (np.isfinite(voxels).all() and (voxels > 0).all()):
+    cell = np.array([float(header.cella[name]) for name in "xyz"])
+    counts = np.array([float(header[name]) for name in ("mx", "my", "mz")])
+    voxels = np.divide(cell, counts, out=np.zeros(3), where=counts != 0) if pixel_size is None else np.full(3, float(pixel_size))
+    bad = ~(np.isfinite(voxels) & (voxels > 0))
+    if bad.any():
         raise InputError(
-            f"{path}: its header has a voxel size of {voxels[0]:g} Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)"
+            f"{path}: its header has a voxel size of {voxels[bad][0]:g} Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)"
         )
     if not np.allclose(voxels, voxels[0], rtol=1e-3):
         raise InputError(f"{path}: its voxels are {voxels[0]:g} x {voxels[1]:g} x {voxels[2]:g} Å; resample it to cubic voxels")
@@ -79,10 +81,11 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     if not torch.isfinite(values).all():
         raise InputError(f"{path}: a voxel is {values[~torch.isfinite(values)][0].item()}; export the map again")
     origin = np.array([float(header.origin[name]) for name in "xyz"])
+    if not np.isfinite(origin).all():
+        raise InputError(f"{path}: its header has ORIGIN = {', '.join(f'{value:g}' for value in origin)}; write the map again")
     starts = [int(header[name]) for name in ("nxstart", "nystart", "nzstart")]  # of column, row and section
     start = np.array([starts[columns.index(axis)] for axis in (1, 2, 3)]) * voxels
     said_twice = np.allclose(origin, start, atol=float(voxels[0]))
-    edge = max(values.shape)
     far = [width for size in reversed(values.shape) for width in (0, edge - size)]
     cube = torch.nn.functional.pad(values, far)
     return DensityMap(cube, float(voxels.mean()), origin if said_twice else origin + start)

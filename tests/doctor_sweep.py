@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from cryostar_nb.diagnosis import diagnose
+from cryostar_nb.reading import read_particles
 from cryostar_nb.simulation import SimulationConfig, draw_particles, draw_poses, simulate
-from cryostar_nb.star import Poses, read_star, write_star
+from cryostar_nb.star import Poses, write_star
 from cryostar_nb.structure_files import read_structure
 
 DATA = Path(__file__).parent.parent / "data"
@@ -38,7 +39,7 @@ def simulated(config, folder, *, with_ctf):
     given = Poses(poses.rotations, poses.shifts, lens)
     write_star(folder / "poses.star", draw_particles(config, folder / "poses.mrcs", folder / "poses.star", rng, given))
     simulate(config, closed=CLOSED, open_=OPEN, out=folder, poses=folder / "poses.star")
-    particles = dataclasses.replace(read_star(folder / "particles.star"), ctf=poses.ctf)
+    particles = dataclasses.replace(read_particles(folder / "particles.star"), ctf=poses.ctf)
     return particles, particles.images(slice(None))
 
 

@@ -15,8 +15,9 @@ import torch
 
 from cryostar_nb.__main__ import main, parse
 from cryostar_nb.maps import DensityMap, model_density, write_map
+from cryostar_nb.reading import read_particles
 from cryostar_nb.runs import open_run
-from cryostar_nb.star import read_star, write_star
+from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_structure, write_structure
 
 DATA = Path(__file__).parent.parent / "data"
@@ -66,7 +67,7 @@ def complain(result, *expected):
 
 
 def test_simulate_writes_particles_that_read_back(finished):
-    particles = read_star(finished / "sim" / "particles.star")
+    particles = read_particles(finished / "sim" / "particles.star")
     assert (len(particles), particles.box_size, particles.pixel_size) == (160, 32, 4.0)
     truth = np.load(finished / "sim" / "truth.npz")
     assert truth["positions"].shape == (5, 214, 3) and np.bincount(truth["state"]).tolist() == [32] * 5
@@ -178,7 +179,7 @@ def test_every_subcommand_explains_itself(run, command):
 
 
 def test_training_on_cs_and_on_pickles_is_training_on_star(finished, run, tmp_path):
-    particles = read_star(finished / "sim" / "particles.star")
+    particles = read_particles(finished / "sim" / "particles.star")
     assert run("select", finished / "sim/particles.star", "--out", finished / "sim/particles.cs", "--indices", ":")[0] == 0
     poses = (particles.rotations.numpy(), -particles.shifts.numpy() / (particles.box_size * particles.pixel_size))
     columns = (
@@ -286,7 +287,7 @@ def test_a_trajectory_gives_the_states(run, tmp_path):
 
 def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path, monkeypatch):
     monkeypatch.setattr("cryostar_nb.docking.ROTATIONS", 800)
-    particles = read_star(finished / "sim" / "particles.star")
+    particles = read_particles(finished / "sim" / "particles.star")
     options = ["--reference", CLOSED, "--n-particles", "60", "--out", tmp_path / "out"]
     code, out, _ = run("doctor", finished / "sim" / "particles.star", *options, "--json")
     result = json.loads(out)
@@ -300,7 +301,7 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
     code, out, _ = run("doctor", tmp_path / "wrong.star", *options)
     assert code == 0 and "verdict: transpose\n" in out
     assert f"train with: cryostar-nb train {tmp_path / 'out' / 'particles.star'}" in out
-    assert torch.allclose(read_star(tmp_path / "out" / "particles.star").rotations, particles.rotations, atol=1e-6)
+    assert torch.allclose(read_particles(tmp_path / "out" / "particles.star").rotations, particles.rotations, atol=1e-6)
 
 
 def test_docking_prints_what_it_gained(run, tmp_path, monkeypatch):

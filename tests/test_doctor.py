@@ -26,8 +26,9 @@ from cryostar_nb.maps import DensityMap, model_density
 from cryostar_nb.particles import Particles
 from cryostar_nb.placing import structure_spectrum
 from cryostar_nb.projector import make_images, project_band, rotate
+from cryostar_nb.reading import read_particles
 from cryostar_nb.remedies import ADVICE, corrected_particles, corrected_placement, is_mirror_image
-from cryostar_nb.star import read_star, write_star
+from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_structure, write_structure
 
 DATA = Path(__file__).parent.parent / "data"
@@ -320,7 +321,7 @@ def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path, no_docki
     assert result["verdict"] == "contrast sign + transpose + hand + origin unit + pixel size"
     assert result["train_flags"] == ["--invert", "--root", str(tmp_path.resolve())]
     assert result["written"] == {"particles": str(out / "particles.star")}  # the model is no mirror image: it stays
-    again = diagnose(read_star(out / "particles.star", root=tmp_path), atoms=model)
+    again = diagnose(read_particles(out / "particles.star", root=tmp_path), atoms=model)
     assert again.verdict == "contrast sign"
     page = doctor_page(found, result)
     assert page.count("data:image/png") == 2 and "http" not in page.replace("http-equiv", "")

@@ -12,7 +12,7 @@ from cryostar_nb.diagnosis import diagnose
 from cryostar_nb.errors import InputError
 from cryostar_nb.maps import read_map
 from cryostar_nb.placing import dock_into_map
-from cryostar_nb.star import read_star
+from cryostar_nb.reading import read_particles
 from cryostar_nb.structure_files import read_nodes
 
 
@@ -23,7 +23,7 @@ def trpv1(external_data, tmp_path, write_stack):
     (tmp_path / "batch_0_restacked.mrc").symlink_to(source / "trpv1_small_stack.mrcs")  # the name in the STAR file
 
     def make(*faults):
-        particles = read_star(source / "trpv1_small_stack.star", root=tmp_path)
+        particles = read_particles(source / "trpv1_small_stack.star", root=tmp_path)
         images = spoil_images(particles.images(slice(None)), particles, faults)
         stack = write_stack(tmp_path / "spoilt.mrcs", images.numpy(), pixel_size=particles.pixel_size)
         return dataclasses.replace(spoil_particles(particles, faults), stacks=(stack,)), read_map(source / "trpv1_volume.mrc")
