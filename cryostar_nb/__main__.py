@@ -151,7 +151,7 @@ class Doctor:
             resolution=self.resolution,
         )
         written = {} if self.out is None else write_corrected(found, self.out, self.reference)
-        result = as_json(found, written, self.reference)
+        result = as_json(found, written, self.reference, self.reading)
         if self.out is not None:
             result["written"] = written | {"page": str(self.out / "doctor.html")}
             write_text(self.out / "doctor.html", doctor_page(found, result))

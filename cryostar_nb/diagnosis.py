@@ -28,7 +28,16 @@ from cryostar_nb.maps import DensityMap, Spectrum, map_spectrum, read_map
 from cryostar_nb.particles import Particles
 from cryostar_nb.placing import dock_into_map, move_structure, structure_spectrum
 from cryostar_nb.reading import Reading, read_particles
-from cryostar_nb.remedies import ADVICE, corrected_particles, corrected_placement, is_mirror_image, is_moved, needs_star, train_flags
+from cryostar_nb.remedies import (
+    ADVICE,
+    corrected_particles,
+    corrected_placement,
+    image_root,
+    is_mirror_image,
+    is_moved,
+    needs_star,
+    train_flags,
+)
 from cryostar_nb.star import write_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_structure
@@ -187,17 +196,20 @@ def write_corrected(found: Diagnosis, out: Path, reference: Path | None) -> dict
     """Write what flags cannot say, into a folder: `particles.star`, and the model moved to where it belongs. Returns their paths."""
     written: dict[str, str] = {}
     if found.needs_star:
-        written["particles"] = str(out / "particles.star")
-        out.mkdir(parents=True, exist_ok=True)
-        write_star(out / "particles.star", corrected_particles(found.particles, found.hypothesis, turn_poses=found.turn_poses))
+        star = out / "particles.star"
+        written["particles"] = str(star)
+        corrected = corrected_particles(found.particles, found.hypothesis, turn_poses=found.turn_poses)
+        write_star(star, corrected, root=image_root(found.particles, star))
     if reference is not None and found.needs_model:
         written["reference"] = str(out / "reference.cif")
         move_structure(reference, out / "reference.cif", corrected_placement(found.hypothesis, turn_poses=found.turn_poses))
     return written
 
 
-def as_json(found: Diagnosis, written: dict[str, str] | None = None, reference: Path | None = None) -> dict[str, Any]:
-    """The diagnosis as plain values; `written` are the corrected files, if any."""
+def as_json(
+    found: Diagnosis, written: dict[str, str] | None = None, reference: Path | None = None, reading: Reading | None = None
+) -> dict[str, Any]:
+    """The diagnosis as plain values; `written` are the corrected files, if any, and `reading` is how the particles were read."""
     written = written or {}
     default, needed = found.default, {"particles": found.needs_star, "reference": found.needs_model}
     star = Path(written["particles"]) if "particles" in written else None
@@ -209,7 +221,7 @@ def as_json(found: Diagnosis, written: dict[str, str] | None = None, reference: 
             for one in sorted(found.scored, key=lambda one: -one.mean)
         ],
         "between": sorted(name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None) if found.rivals else [],
-        "train_flags": train_flags(found.particles, found.hypothesis, star) if found.decided else [],
+        "train_flags": train_flags(found.particles, found.hypothesis, reading or Reading(), star) if found.decided else [],
         "particles": written.get("particles", str(found.particles.source)),
         "reference": written.get("reference", None if reference is None else str(reference)),
         "needs_files": any(needed[name] and name not in written for name in needed),

@@ -12,6 +12,7 @@ from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.docking import MIRROR, Placement
 from cryostar_nb.hypotheses import Hypothesis
 from cryostar_nb.particles import Particles
+from cryostar_nb.reading import Reading
 from cryostar_nb.structure import Structure, residue_ranges
 
 
@@ -19,68 +20,84 @@ from cryostar_nb.structure import Structure, residue_ranges
 class Advice:
     """What a verdict means, and what helps."""
 
+    seen: str  # without the doctor
     meaning: str
     remedy: str
 
 
 ADVICE = {
     "ok": Advice(
+        "The particles look like the projections on the page that --out writes, in place, size and contrast.",
         "Nothing that was tried explains the images clearly better than what the files say.",
         "Train with the files as they are.",
     ),
     "contrast sign": Advice(
+        "Smoothed particles are darker than the ground around them.",
         "Protein is dark on a bright ground, or the CTF has the other sign everywhere, which is the same.",
         "Give --invert.",
     ),
     "CTF off": Advice(
+        "The power spectra of the images have no rings.",
         "The images carry no CTF: they were corrected for it, or simulated without it.",
         "With --out, the corrected STAR file has a CTF that is 1 everywhere: no defocus, a phase shift of 90 degrees.",
     ),
     "CTF sign": Advice(
+        "`info` lists negative defocus values, or another program took them for overfocus.",
         "The defocus has the other sign: underfocus is positive here.",
         "With --out, the corrected STAR file has its defocus values turned round.",
     ),
     "phase flipped": Advice(
+        "A map reconstructed from these files lacks whole shells of detail, where one image cancels another. Extraction has an option that flips phases.",
         "The phases of the images were flipped already, so that their CTF is positive, and the file does not say so; or it says so and they were not.",
         "Give --phase-flipped. If the file says so and they were not, the corrected STAR file of --out takes it back.",
     ),
     "transpose": Advice(
+        "A map reconstructed from these files is a round blob without features.",
         "The rotation matrices are the other way round: from the microscope's frame to the reference's, or angles in another convention.",
         "With --out, the corrected STAR file has the transposed rotations.",
     ),
     "hand": Advice(
+        "The map looks right and its helices turn left, or the model fits its outline and none of its details.",
         "The reference and the poses are of opposite hand. Where the chirality of a model is right, the poses are those of a mirrored map.",
         "With --out, the corrected STAR file has the poses of the other hand; a model that is itself a mirror image is turned round instead.",
     ),
     "origin sign": Advice(
+        "The map is a blurred version of itself, as if every particle were off by twice its shift.",
         "The origins say where the particle is, not how the image must move to centre it, or the reverse.",
         "With --out, the corrected STAR file has origins of the other sign.",
     ),
     "origin unit": Advice(
+        "The map is blurred, and the shifts that `info` lists are larger or smaller than others of this microscope, by a factor of the pixel size.",
         "The origins are in pixels where Å are meant, or in Å where pixels are meant.",
         "With --out, the corrected STAR file has its origins in Å.",
     ),
     "origin off": Advice(
+        "The map is blurred, by as much as the shifts; particles stand in the centre of their boxes although their shifts are not 0.",
         "The images are centred already, and the file still holds the origins that did it.",
         "With --out, the corrected STAR file has no shifts.",
     ),
     "origin axes": Advice(
+        "The map is blurred, by more than the shifts.",
         "The x and y of the origins are exchanged.",
         "With --out, the corrected STAR file has them the other way round.",
     ),
     "pixel size": Advice(
+        "The model is some percent larger or smaller than the map, and their shell correlation falls early.",
         "The pixel size of the file is not that of the images, if that of the reference is right.",
         "Give the pixel size that was found, with --pixel-size.",
     ),
     "model offset": Advice(
+        "`train` says that the model reaches out of the box, or nothing is said and the correlation stays near 0.",
         "The reference stands elsewhere: its frame is not that of the poses, whose origin is the centre of the box.",
         "With --out, the docked model is written; or run `cryostar-nb dock`.",
     ),
     "model orientation": Advice(
+        "The correlation of images and model is a small part of what it could be, and training bends the model at once.",
         "The reference is turned against the frame of the poses. A few degrees can also mean that the particles have another shape.",
         "With --out, the docked model is written; or run `cryostar-nb dock`.",
     ),
     "undecided": Advice(
+        "All rows of the table have nearly the same correlation.",
         "The images do not say enough: nothing correlates with them clearly, or more than one explanation fits equally well.",
         "Use more particles (--n-particles), at least as many as the doctor names. If no number helps, the reference may be the wrong molecule, or two things are wrong that are not tried together.",
     ),
@@ -151,17 +168,27 @@ def is_moved(placement: Placement) -> bool:
     return not (torch.allclose(placement.matrix, torch.eye(3), atol=1e-6) and torch.allclose(placement.move, torch.zeros(3), atol=1e-6))
 
 
-def train_flags(particles: Particles, hypothesis: Hypothesis, star: Path | None) -> list[str]:
-    """What to pass to `train`, with the corrected STAR file if there is one."""
-    faults, flags = hypothesis.faults(), []
-    flags += ["--invert"] * ("contrast sign" in faults)
-    if star is None:
-        flags += ["--phase-flipped"] * ("phase flipped" in faults and not particles.phase_flipped)
-        flags += ["--pixel-size", f"{particles.pixel_size * hypothesis.scale:.5g}"] * ("pixel size" in faults)
-    else:
-        folders = {stack.resolve().parent for stack in particles.stacks}
-        if folders != {star.resolve().parent}:
-            flags += ["--root", os.path.commonpath(folders)]
+def image_root(particles: Particles, star: Path) -> Path | None:
+    """The folder that image names in a new STAR file start from; None where they start from its own, and need no --root."""
+    folders, own = [stack.resolve().parent for stack in particles.stacks], star.resolve().parent
+    return None if all(folder.is_relative_to(own) for folder in folders) else Path(os.path.commonpath(folders))
+
+
+def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, star: Path | None) -> list[str]:
+    """What to pass to `train` beside the files: with the corrected STAR file if there is one, else as the particles were read here."""
+    faults, flags = hypothesis.faults(), ["--invert"] * ("contrast sign" in hypothesis.faults())
+    if star is not None:
+        root = image_root(particles, star)
+        return flags if root is None else [*flags, "--root", str(root)]
+    if "pixel size" in faults:
+        reading = dataclasses.replace(reading, pixel_size=float(f"{particles.pixel_size * hypothesis.scale:.5g}"))
+    if "phase flipped" in faults:
+        reading = dataclasses.replace(reading, phase_flipped=True)
+    for field in dataclasses.fields(reading):
+        value = getattr(reading, field.name)
+        if value != field.default:
+            name = f"--{field.name.replace('_', '-')}"
+            flags += [name] if value is True else [name, str(value)]
     return flags
 
 

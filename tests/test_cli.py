@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -300,7 +301,9 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
     write_star(tmp_path / "wrong.star", dataclasses.replace(particles, rotations=particles.rotations.mT))
     code, out, _ = run("doctor", tmp_path / "wrong.star", *options)
     assert code == 0 and "verdict: transpose\n" in out
-    assert f"train with: cryostar-nb train {tmp_path / 'out' / 'particles.star'}" in out
+    words = shlex.split(out.splitlines()[-1].removeprefix("train with: cryostar-nb "))
+    assert words[:2] == ["train", str(tmp_path / "out" / "particles.star")]
+    assert run(*words, "--out", tmp_path / "run", "--steps", "2", *QUICK)[0] == 0
     assert torch.allclose(read_particles(tmp_path / "out" / "particles.star").rotations, particles.rotations, atol=1e-6)
 
 

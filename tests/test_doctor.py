@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+import runpy
 from pathlib import Path
 
 import mrcfile
@@ -26,12 +28,12 @@ from cryostar_nb.maps import DensityMap, model_density
 from cryostar_nb.particles import Particles
 from cryostar_nb.placing import structure_spectrum
 from cryostar_nb.projector import make_images, project_band, rotate
-from cryostar_nb.reading import read_particles
-from cryostar_nb.remedies import ADVICE, corrected_particles, corrected_placement, is_mirror_image
+from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.remedies import ADVICE, corrected_particles, corrected_placement, image_root, is_mirror_image, train_flags
 from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_structure, write_structure
 
-DATA = Path(__file__).parent.parent / "data"
+DATA, BOOK = (Path(__file__).parent.parent / name for name in ("data", "book"))
 BOX, PIXEL, COUNT = 32, 3.0, 60
 TURN = TURN64.float()
 
@@ -159,7 +161,8 @@ def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkey
     assert float((found.hypothesis.placement(moved) - positions).norm(dim=-1).max()) < 1.0
 
 
-def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model):
+def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model, monkeypatch):
+    monkeypatch.setattr(docking, "ROTATIONS", 1500)
     found = diagnose(write(snr=0), atoms=model)
     assert found.verdict == "undecided" and found.needed > 2 * COUNT
     assert str(f"{found.needed:,}") in as_text(found, as_json(found))
@@ -329,6 +332,31 @@ def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path, no_docki
     json.dumps(result)
 
 
+def test_train_gets_what_the_doctor_was_told_and_what_it_found(write, tmp_path):
+    reading = Reading(root=tmp_path, pixel_size=2.0, allow_outside=True)
+    plain = ["--root", str(tmp_path), "--pixel-size", "2.0", "--allow-outside"]
+    assert train_flags(write(), Hypothesis(), reading, None) == plain
+    assert train_flags(write(), Hypothesis(ctf="flipped"), reading, None) == [*plain, "--phase-flipped"]
+    found = Hypothesis(contrast=-1, scale=1.03)
+    assert train_flags(write(), found, Reading(), None) == ["--invert", "--pixel-size", f"{1.03 * PIXEL:.5g}"]
+    assert train_flags(write(), found, reading, tmp_path / "particles.star") == ["--invert"]  # beside its images
+
+
+@pytest.mark.parametrize(("stacks", "star"), [(["p/a/s.mrcs"], "p"), (["p/a/s.mrcs"], "p/out"), (["p/a/s.mrcs", "q/s.mrcs"], "p")])
+def test_a_corrected_file_finds_its_images_wherever_it_is(truth, tmp_path, write_stack, stacks, star):
+    for name in stacks:
+        (tmp_path / name).parent.mkdir(parents=True)
+        write_stack(tmp_path / name, np.zeros((COUNT, BOX, BOX), dtype=np.float32), pixel_size=PIXEL)
+    which = np.arange(COUNT) % len(stacks)
+    particles = dataclasses.replace(truth, stacks=tuple(tmp_path / name for name in stacks), stack_of=which)
+    path = tmp_path / star / "particles.star"
+    root = image_root(particles, path)
+    write_star(path, particles, root=root)
+    flags = train_flags(particles, Hypothesis(transpose=True), Reading(), path)
+    assert flags == ([] if root is None else ["--root", str(root)])
+    assert read_particles(path, root=root).images(slice(None)).shape == (COUNT, BOX, BOX)
+
+
 def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(write, truth, tmp_path, no_docking):
     atoms = read_structure(DATA / "1ake.pdb")
     band, view = Band(BOX, PIXEL, 2 * PIXEL), {"rotations": truth.rotations.float(), "shifts": truth.shifts.float(), "ctf": truth.ctf}
@@ -361,10 +389,11 @@ def test_the_band_ends_where_the_pixels_or_the_numbers_do(truth):
 
 
 def test_every_fault_has_its_advice_and_the_book_says_the_same():
+    """Run book/make_troubleshooting.py when this fails."""
     assert set(ADVICE) == {*FAULTS, "ok", "undecided"}
-    page = (Path(__file__).parent.parent / "book" / "doctor.md").read_text(encoding="utf-8")
-    rows = dict(line.strip("| \n").split(" | ", 1) for line in page.splitlines() if line.startswith("| `"))
-    assert rows == {f"`{name}`": f"{advice.meaning} | {advice.remedy}" for name, advice in ADVICE.items()}
+    text = (BOOK / "troubleshooting.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## `(.+)`$", text, re.M) == ["ok", *FAULTS, "undecided"]
+    assert text == runpy.run_path(str(BOOK / "make_troubleshooting.py"))["page"]()
 
 
 def test_names_of_faults_are_apart():
