@@ -299,12 +299,13 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
     page = (tmp_path / "out" / "doctor.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=\s*['\"]?(https?:)?//", page)
     write_star(tmp_path / "wrong.star", dataclasses.replace(particles, rotations=particles.rotations.mT))
-    code, out, _ = run("doctor", tmp_path / "wrong.star", *options)
+    code, out, _ = run("doctor", tmp_path / "wrong.star", *options, "--root", finished / "sim")
     assert code == 0 and "verdict: transpose\n" in out
     words = shlex.split(out.splitlines()[-1].removeprefix("train with: cryostar-nb "))
     assert words[:2] == ["train", str(tmp_path / "out" / "particles.star")]
     assert run(*words, "--out", tmp_path / "run", "--steps", "2", *QUICK)[0] == 0
-    assert torch.allclose(read_particles(tmp_path / "out" / "particles.star").rotations, particles.rotations, atol=1e-6)
+    corrected = read_particles(tmp_path / "out" / "particles.star", root=finished / "sim")
+    assert torch.allclose(corrected.rotations, particles.rotations, atol=1e-6)
 
 
 def test_docking_prints_what_it_gained(run, tmp_path, monkeypatch):
