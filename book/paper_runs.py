@@ -110,6 +110,9 @@ RUNS = (
     *(PaperRun(method, seed=seed) for seed in range(3) for method in ("cont", "nma")),
     *(PaperRun("star", setting, "open") for setting in ("ours", "paper")),
     *(PaperRun(method, reference="open") for method in ("cont", "nma")),
+    # Is it the restraints or the images? The loosest method, with our images and our encoder.
+    *(PaperRun("cont", "ours", reference) for reference in ENDS),
+    *(PaperRun("cont", "ours", snr=snr) for snr in (0.01, 0.001)),
     # What the noise leaves: every method over the ladder.
     *(PaperRun("star", setting, snr=snr) for snr in SNR_LADDER if snr != 0.1 for setting in ("ours", "paper")),
     *(PaperRun(method, snr=snr) for snr in (0.01, 0.001) for method in ("cont", "nma")),

@@ -36,7 +36,9 @@ def rmsd_to_truth(
 def per_state(values: Float[Tensor, " particle"], states: Int[Tensor, " particle"], count: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the values of each state; the band of Figure 3. A state without particles is NaN."""
     groups = [values[states == state].double() for state in range(count)]
-    return [float(group.mean()) for group in groups], [float(group.std(correction=0)) for group in groups]
+    means = [group.mean() for group in groups]
+    variances = [(group - mean).square().mean() for group, mean in zip(groups, means, strict=True)]
+    return [float(mean) for mean in means], [float(variance.sqrt()) for variance in variances]
 
 
 def sequence_pairs(nodes: Structure, separation: int) -> Int[np.ndarray, "pair 2"]:

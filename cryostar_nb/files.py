@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -50,8 +51,16 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: dict[str, Any]) -> None:
-    """Write a dictionary as indented JSON, all of it or nothing."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write a dictionary as indented JSON, all of it or nothing; a number that is not known (NaN) becomes null, as JSON has no NaN."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def existing_file(path: Path | str, what: str) -> Path:

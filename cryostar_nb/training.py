@@ -54,6 +54,10 @@ class TrainConfig:
     """Decoupled weight decay of AdamW (not given in the paper)."""
     low_pass: float = 4.0
     """Resolution to which images are compared, in Å (not given for the synthetic set); auto, with --map, finds it as Appendix A does."""
+    initial_blur: float = 0.0
+    """Width of a Gaussian blur, in Å, through which images are compared at the first step; it falls to none at half of the steps.
+
+    A part that moves further than the finest detail in the images is not drawn to its place by them, but is by their blur. 0: no blur."""
     density: Literal["nodes", "atoms"] = "nodes"
     """What the images are made of. nodes: a Gaussian for each residue, at Cα or P. atoms: one for each heavy atom, carried by its residue."""
     encoder_input: Literal["image", "structure"] = "image"
@@ -104,7 +108,7 @@ class TrainConfig:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
-        for name in ("continuity_weight", "clash_weight", "elastic_weight"):
+        for name in ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
         if self.final_elastic_weight is not None and not (self.final_elastic_weight > 0 and self.elastic_weight > 0):
@@ -126,6 +130,10 @@ class TrainConfig:
             return self.learning_rate
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def blur_at(self, step: int) -> float:
+        """Width of the Gaussian blur, in Å: a line from `initial_blur` to zero, over the first half of the steps."""
+        return self.initial_blur * max(0.0, 1 - 2 * step / self.steps)
 
     def elastic_weight_at(self, step: int) -> float:
         """Geometric decay from `elastic_weight` to `final_elastic_weight`."""
@@ -240,8 +248,8 @@ def train(
     torch.manual_seed(config.seed)
     view = view or make_view(config, nodes, band)
     network = build_model(config, model_config or ModelConfig(), nodes, band, view, find_modes=not resume).to(device)
-    # The two settings that change from step to step are tensors: a recorded step reads them anew.
-    learning_rate, elastic_weight = torch.zeros(2, device=device).unbind()
+    # The settings that change from step to step are tensors: a recorded step reads them anew.
+    learning_rate, elastic_weight, blur = torch.zeros(3, device=device).unbind()
     on_gpu = device.type == "cuda"
     optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.weight_decay, fused=True, capturable=on_gpu)
     noise_source = torch.Generator().manual_seed(config.seed)
@@ -264,6 +272,7 @@ def train(
         if not resume:
             network.encoder.learn_scale(torch.cat(list(itertools.islice(encoder_inputs(data, view), 4))))
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
+    square_frequencies = 2 * math.pi**2 * band.frequencies_on(device).square().sum(-1)
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
 
@@ -287,6 +296,9 @@ def train(
         centres = density.centres(positions)
         predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=rotations, ctf=ctf)
 
+        if config.initial_blur > 0:
+            transfer = band.per_coefficient(torch.exp(-square_frequencies * blur**2)).to(images)
+            images, predictions = images * transfer, predictions * transfer
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
         losses |= restraints.losses(positions, over_all)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
@@ -333,6 +345,7 @@ def train(
             noise = noise[fabric.global_rank * share : (fabric.global_rank + 1) * share]
             learning_rate.fill_(config.learning_rate_at(step))
             elastic_weight.fill_(config.elastic_weight_at(step))
+            blur.fill_(config.blur_at(step))
             inputs = (vectors, rows.to(device), noise.to(device))
             if recording:
                 take_step, recording = CapturedStep(one_step, inputs, network, optimiser), False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"star": "#0072B2", "cont": "#E69F00", "nma": "#009E73", "truth": "#000000", "idle": "#999999", "accent": "#D55E00"}
 _CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+Values: TypeAlias = ArrayLike | Sequence[float | None]  # None as JSON has it, where there is no value
 
 
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.6) -> Axes:
@@ -71,16 +72,20 @@ def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def plot_rmsd_per_state(curves: Mapping[str, tuple[ArrayLike, ArrayLike | None]], ax: Axes | None = None) -> Figure:
-    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None)."""
+def plot_rmsd_per_state(curves: Mapping[str, tuple[Values, Values | None]], ax: Axes | None = None) -> Figure:
+    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None).
+
+    A state that is NaN or None, because no particle is in it, is a gap.
+    """
     ax = _axes(ax)
     for number, (label, (mean, sd)) in enumerate(curves.items()):
-        mean = np.asarray(mean)
+        mean = np.asarray(mean, dtype=float)
         colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
         state = np.arange(1, len(mean) + 1)
         ax.plot(state, mean, color=colour, label=label)
         if sd is not None:
-            ax.fill_between(state, mean - np.asarray(sd), mean + np.asarray(sd), color=colour, alpha=0.25, linewidth=0)
+            sd = np.asarray(sd, dtype=float)
+            ax.fill_between(state, mean - sd, mean + sd, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlabel="state (closed to open)", ylabel="Cα-RMSD to the truth (Å)", ylim=(0, None))
     ax.legend(frameon=False)
     return _figure(ax)

@@ -1,5 +1,6 @@
 """What the numbers of an evaluation mean, on cases small enough to do by hand."""
 
+import json
 from pathlib import Path
 
 import mdtraj
@@ -20,8 +21,10 @@ from cryostar_nb.evaluation import (
     sequence_pairs,
     traverse,
 )
+from cryostar_nb.files import write_json
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.structure_files import read_nodes
+from cryostar_nb.visualisation import plot_rmsd_per_state
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -52,6 +55,15 @@ def test_rmsd_is_not_aligned(chain):
 def test_mean_and_spread_are_per_state():
     mean, sd = per_state(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
     assert mean == [2.0, 5.0] and sd == [1.0, 0.0]
+
+
+def test_a_state_without_particles_is_null_in_json(tmp_path):
+    mean, sd = per_state(torch.tensor([1.0, 3.0]), torch.tensor([0, 2]), 3)
+    write_json(tmp_path / "evaluation.json", {"rmsd": [mean, sd], "spread": (0.5,)})
+    text = (tmp_path / "evaluation.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"rmsd": [[1.0, None, 3.0], [0.0, None, 0.0]], "spread": [0.5]}
+    plot = plot_rmsd_per_state({"star": tuple(json.loads(text)["rmsd"])})
+    np.testing.assert_array_equal(plot.axes[0].lines[0].get_ydata(), [1.0, np.nan, 3.0])
 
 
 def test_evaluate_compares_with_doing_nothing(chain):

@@ -9,12 +9,13 @@ import signal
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, rmsd
-from cryostar_nb.losses import clash_loss, continuity_loss, elastic_network_loss, relaxed_edges
+from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, elastic_network_loss, relaxed_edges
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
@@ -311,6 +312,26 @@ def test_the_elastic_weight_decays_by_a_constant_factor_or_stays():
     config = TrainConfig(steps=101, elastic_weight=1.0, final_elastic_weight=0.01)
     assert [config.elastic_weight_at(step) for step in (0, 50, 100)] == pytest.approx([1.0, 0.1, 0.01])
     assert {TrainConfig(elastic_weight=0.3).elastic_weight_at(step) for step in (0, 50, 100)} == {0.3}
+
+
+def test_the_blur_falls_to_none_at_half_of_the_steps():
+    config = TrainConfig(steps=100, initial_blur=20.0)
+    assert [config.blur_at(step) for step in (0, 25, 50, 99)] == [20.0, 10.0, 0.0, 0.0]
+
+
+def test_the_first_comparison_is_of_images_blurred_by_a_gaussian(run, monkeypatch):
+    compared = []
+
+    def spy(images, predictions):
+        compared.append((images.detach(), predictions.detach()))
+        return correlation_loss(images, predictions)
+
+    monkeypatch.setattr("cryostar_nb.training.correlation_loss", spy)
+    for blur in (0.0, 4.5):
+        run(f"blur{blur}", dataclasses.replace(CONFIG, steps=1, initial_blur=blur))
+    for sharp, blurred in zip(*compared, strict=True):
+        expected = gaussian_filter(BAND.decode(sharp).numpy(), (0, 1.5, 1.5), mode="wrap", truncate=8)  # 4.5 Å, pixels of 3 Å
+        np.testing.assert_allclose(BAND.decode(blurred), expected, atol=2e-3 * np.abs(expected).max())
 
 
 def test_the_defaults_are_the_papers():
