@@ -84,7 +84,8 @@ class Origin:
 def origins(pixel_size: float) -> list[Origin]:
     """All of them. With pixels of 1 Å the unit does not matter."""
     units = ("",) if abs(pixel_size - 1) < 0.03 else ("", "px", "Å")
-    return [Origin(sign, unit) for sign in (1, -1) for unit in units] + [Origin(off=True), Origin(exchanged=True)]
+    read = [Origin(sign, unit, exchanged=exchanged) for exchanged in (False, True) for sign in (1, -1) for unit in units]
+    return [*read, Origin(off=True)]
 
 
 @dataclass(frozen=True)

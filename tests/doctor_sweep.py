@@ -2,7 +2,7 @@
 
     python tests/doctor_sweep.py [--n-particles 500] [--snr 0.05] [--states 50] [--box-size 64] [--pixel-size 2] [--singly]
 
-Not part of the suite: each of the 15 + 96 data sets takes the doctor about ten seconds. Ends with exit code 1 if one is wrong.
+Not part of the suite: each of the 115 data sets takes the doctor about ten seconds. Ends with exit code 1 if one is wrong.
 """
 
 import argparse
