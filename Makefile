@@ -5,6 +5,7 @@
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
+# make sweep    every fault and every pair of faults, for the doctor to name; about twenty minutes
 # make colab  the first cell of every notebook, with the address of _config.yml
 # make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results
@@ -16,7 +17,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench colab student survive fuzz paper clean
+.PHONY: venv demo test check book lab bench colab student survive fuzz sweep paper clean
 
 venv: $(STAMP)
 
@@ -70,6 +71,9 @@ student: $(STAMP)
 
 survive: $(STAMP)
 	$(BIN)/python tests/survive.py
+
+sweep: $(STAMP)
+	$(BIN)/python tests/doctor_sweep.py
 
 clean:
 	rm -rf .venv demo fuzz _build

@@ -1,24 +1,29 @@
-"""The command line: `cryostar-nb simulate | info | preprocess | select | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
+"""The command line: `cryostar-nb simulate | info | preprocess | select | doctor | dock | train | evaluate | analyse`. Every subcommand is a thin call of a public function."""
 
 import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
 
+from cryostar_nb.diagnosis import as_json, diagnose_files, write_corrected
+from cryostar_nb.doctor_page import as_text, doctor_page
 from cryostar_nb.errors import InputError
+from cryostar_nb.files import write_text
 from cryostar_nb.hardware import Hardware
 from cryostar_nb.inspection import describe, inspect_particles
+from cryostar_nb.placing import Frame, as_report, dock_files
 from cryostar_nb.preprocessing import Preprocessing, preprocess_file
 from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
-from cryostar_nb.runs import InputFiles, evaluate_run, read_config, start_run
+from cryostar_nb.runs import InputFiles, evaluate_run, low_pass_from_map, read_config, start_run
 from cryostar_nb.selection import Choice, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.training import PRESETS, TrainConfig
@@ -110,6 +115,72 @@ class Select:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """Find out what is wrong with particle files: signs, CTF, poses, origins, pixel size, hand, or the place of the model.
+
+    Compares a few hundred particles with projections of a model, of a map, or of a map with the model docked into it.
+    """
+
+    particles: Positional[Path]
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    reference: Path | None = None
+    """Model (PDB or mmCIF), in the frame of the poses as far as you know."""
+    map: Path | None = None
+    """Consensus map (MRC) of these particles; its centre voxel is the origin of the poses."""
+    out: Path | None = None
+    """Folder for doctor.html, and for corrected files where something is wrong: particles.star, reference.cif."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+    n_particles: int = 500
+    """How many particles to look at, evenly spread over the file."""
+    resolution: float | None = None
+    """Finest detail to compare, in Å (default: 4 Å, or 2.05 pixels, or what 2,000 coefficients hold)."""
+    map_pixel_size: float | None = None
+    """Voxel size of the map in Å, where its header does not say or is wrong."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Examine, and print the table and the verdict."""
+        found = diagnose_files(
+            self.particles,
+            reference=self.reference,
+            density=self.map,
+            reading=self.reading,
+            map_pixel_size=self.map_pixel_size,
+            count=self.n_particles,
+            resolution=self.resolution,
+        )
+        written = {} if self.out is None else write_corrected(found, self.out, self.reference)
+        result = as_json(found, written, self.reference, self.reading)
+        if self.out is not None:
+            result["written"] = written | {"page": str(self.out / "doctor.html")}
+            write_text(self.out / "doctor.html", doctor_page(found, result))
+        print(json.dumps(result, indent=2) if self.json else as_text(found, result))
+
+
+@dataclass(frozen=True)
+class Dock:
+    """Place a model in a map, or in front of particles, as a rigid body: a search over all rotations and translations, then a refinement."""
+
+    model: Positional[Path]
+    """Model to dock (PDB or mmCIF)."""
+    target: Positional[Path]
+    """Map (.mrc, .map), or particles with good poses: .star, .cs, or a stack (.mrcs) with pickles. --pixel-size is that of either."""
+    out: Path
+    """File to write the docked model to, .cif or .pdb; every atom of the model is in it."""
+    frame: Frame = "auto"
+    """Frame of the model, before and after. map: the map file's own, by its ORIGIN and NSTART, where viewers show it. poses: the map's
+    centre voxel is the origin, as `train` needs it, and always so against particles. auto: map, unless ORIGIN and NSTART are both 0
+    and the model stands nearer to the centre of the frame of the poses."""
+    reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+
+    def run(self) -> None:
+        """Dock, and say what it gained."""
+        docked = dock_files(self.model, self.target, self.out, frame=self.frame, reading=self.reading)
+        print(f"{as_report(docked)}\nwrote {self.out}")
+
+
+@dataclass(frozen=True)
 class Train:
     """Learn the atomic shape behind every particle.
 
@@ -130,6 +201,11 @@ class Train:
     """Continue the run in OUT from its last checkpoint."""
     invert: bool = False
     """Set when protein is dark on a bright ground."""
+    map: Path | None = None
+    """Consensus map (MRC) for `--low-pass auto`: the low-pass becomes the resolution where its FSC with the reference falls to 0.5."""
+    map_pixel_size: float | None = None
+    """Voxel size of the map in Å, where its header does not say or is wrong."""
+    low_pass_is_auto: Suppress[bool] = False
     reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
     hardware: OmitArgPrefixes[Hardware] = dataclasses.field(default_factory=Hardware)
     config: OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
@@ -137,7 +213,11 @@ class Train:
     def run(self) -> None:
         """Train, and say what to do next."""
         inputs = InputFiles(self.particles, self.reference, self.invert, self.reading)
-        if start_run(inputs, self.config, self.out, resume=self.resume, hardware=self.hardware):
+        config = self.config
+        if self.low_pass_is_auto:
+            config = dataclasses.replace(config, low_pass=low_pass_from_map(self.reference, self.map, config, self.map_pixel_size))
+            print(f"low-pass {config.low_pass} Å: there the FSC of {self.reference} with {self.map} falls to 0.5")
+        if start_run(inputs, config, self.out, resume=self.resume, hardware=self.hardware):
             print(f"trained; now try: cryostar-nb analyse {self.out}")
 
 
@@ -180,6 +260,8 @@ Command = (
     | Annotated[Info, subcommand("info")]
     | Annotated[Preprocess, subcommand("preprocess")]
     | Annotated[Select, subcommand("select")]
+    | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Dock, subcommand("dock")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Analyse, subcommand("analyse")]
@@ -192,6 +274,7 @@ def parse(arguments: list[str]) -> Any:
     early.add_argument("--preset", choices=sorted(PRESETS), default="paper")
     early.add_argument("--resume", action="store_true")
     early.add_argument("--out", type=Path)
+    early.add_argument("--low-pass", "--low_pass")
     if arguments[:1] != ["train"] or {"-h", "--help"} & set(arguments):
         return tyro.cli(Command, args=arguments, prog="cryostar-nb", description=__doc__)
     known, _ = early.parse_known_args(arguments[1:])
@@ -200,7 +283,12 @@ def parse(arguments: list[str]) -> Any:
         default = Train(out=known.out, resume=True, config=stored["train"], **vars(stored["inputs"]))
     else:
         default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=known.preset, config=PRESETS[known.preset])
-    return tyro.cli(Train, args=arguments[1:], prog="cryostar-nb train", default=default)
+    arguments = arguments[1:]
+    if known.low_pass == "auto":  # the flag is a number; this one is found when the command runs
+        default = dataclasses.replace(default, low_pass_is_auto=True)
+        place = next(i for i, word in enumerate(arguments) if re.fullmatch(r"--low[-_]pass(=auto)?", word))
+        del arguments[place : place + (1 if "=" in arguments[place] else 2)]
+    return tyro.cli(Train, args=arguments, prog="cryostar-nb train", default=default)
 
 
 def main() -> None:

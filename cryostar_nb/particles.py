@@ -1,11 +1,8 @@
 """A stack of particle images with their poses and CTFs, read lazily."""
 
 import dataclasses
-import io
-import math
 import mmap
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from mrcfile.mrcinterpreter import MrcInterpreter
-from mrcfile.utils import data_dtype_from_header
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -24,8 +19,7 @@ from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file
 from cryostar_nb.fourier import coordinate_axis
-
-HEADER_BYTES, EXTENSION = 1024, 92  # of an MRC file: its header, and where that says how long the extended header is
+from cryostar_nb.mrc import open_mrc
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,7 @@ class Particles:
 
 
 def open_stack(path: Path) -> NDArray[np.generic]:
-    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square.
-
-    The sizes that its header states are compared with the file before anything is allocated.
-    """
+    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
     existing_file(
         path, "an MRC stack (image names are relative to the metadata file or a folder above it, or to the folder given as --root)"
     )
@@ -94,36 +85,12 @@ def open_stack(path: Path) -> NDArray[np.generic]:
 
 
 @lru_cache(maxsize=64)
-def _map_stack(path: Path, _modified: int, size: int) -> NDArray[np.generic]:
+def _map_stack(path: Path, _modified: int, _size: int) -> NDArray[np.generic]:
     """Map a stack; one that is written anew is another entry of the cache."""
-    with path.open("rb") as handle:
-        start = handle.read(HEADER_BYTES)
-    if len(start) < HEADER_BYTES:
-        raise InputError(f"{path}: is not a complete MRC file (it has {size} bytes, its header alone takes 1,024); copy or export it again")
-    # mrcfile reads the header, its byte order included, but not what the header says of the sizes of the rest.
-    without_extension = start[:EXTENSION] + bytes(4) + start[EXTENSION + 4 :]
-    with warnings.catch_warnings():  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
-        warnings.simplefilter("ignore")
-        header = MrcInterpreter(io.BytesIO(without_extension), permissive=True, header_only=True).header
-    try:
-        dtype = data_dtype_from_header(header)
-    except ValueError:
-        dtype = None
-    if dtype is None or dtype.kind == "c":
-        raise InputError(
-            f"{path}: its header has mode {header.mode}, which is not one of a real image (0, 1, 2, 6 and 12 are); export it again, as 32-bit floats"
-        )
-    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
-    extension = int(np.frombuffer(start, header.nsymbt.dtype, count=1, offset=EXTENSION)[0])
-    needed = HEADER_BYTES + extension + math.prod(shape) * dtype.itemsize
-    if min(shape) < 1 or extension < 0 or needed > size:
-        asked = " x ".join(map(str, shape))
-        raise InputError(
-            f"{path}: is not a complete MRC file (its header asks for {asked} pixels and {needed:,} bytes, the file has {size:,}); copy or export it again"
-        )
-    if shape[1] != shape[2]:
-        raise InputError(f"{path}: holds an array of shape {shape}; particle images are square")
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES + extension, shape=shape)
+    pixels, _ = open_mrc(path)
+    if pixels.shape[1] != pixels.shape[2]:
+        raise InputError(f"{path}: holds an array of shape {pixels.shape}; particle images are square")
+    return pixels
 
 
 def _forget_pages(stack: NDArray[np.generic]) -> None:

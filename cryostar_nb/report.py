@@ -1,23 +1,19 @@
 """Analyse a run: latents, principal components, a traversal as structures, and one page to look at."""
 
-import base64
 import csv
-import html
-import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from cryostar_nb.evaluation import ENDS, PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
 from cryostar_nb.explorer import latent_explorer
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
+from cryostar_nb.page import page, picture, section, table
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import Run, open_run
 from cryostar_nb.structure_files import fits_pdb, write_structure, write_trajectory
@@ -28,7 +24,6 @@ from cryostar_nb.visualisation import (
     plot_latents,
     plot_rmsd_per_state,
     plot_training,
-    script_3dmol,
     view_structure,
 )
 
@@ -92,9 +87,9 @@ def report_page(
     figures = [
         ("Motion along the first principal component", _viewer(run, frames), f"From the {LOW:g}th to the {HIGH:g}th percentile, {rmsd(frames[0], frames[-1]):.1f} Å RMSD apart. Grey: the reference. Drag to turn."),
         ("Explore", latent_explorer(run), "Point at the map, click to hold a particle, or use the arrow keys: the structure found for the nearest particle, its projection, and its image. Dots: the particles that can be reached."),
-        ("Latent space", _picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
-        ("Particles and what the model makes of them", _picture(plot_images(*compare_particles(run, latents), columns=6), "particle images above the projections of their structures"), f"Above: particles, low-passed to {run.config.low_pass:g} Å. Below: the projection of the structure found for each, with its pose and CTF."),
-        ("Training", _picture(plot_training(run.metrics()), "losses against step"), f"{run.step:,} steps of {run.config.batch_size} particles."),
+        ("Latent space", picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
+        ("Particles and what the model makes of them", picture(plot_images(*compare_particles(run, latents), columns=6), "particle images above the projections of their structures"), f"Above: particles, low-passed to {run.config.low_pass:g} Å. Below: the projection of the structure found for each, with its pose and CTF."),
+        ("Training", picture(plot_training(run.metrics()), "losses against step"), f"{run.step:,} steps of {run.config.batch_size} particles."),
     ]  # fmt: skip
     rows = [
         ("particles", f"{len(latents):,}"),
@@ -113,7 +108,7 @@ def report_page(
             1,
             (
                 "Error against the truth",
-                _picture(plot_rmsd_per_state(curves), "RMSD per state"),
+                picture(plot_rmsd_per_state(curves), "RMSD per state"),
                 "Cα-RMSD without alignment, mean and one standard deviation per state; <i>idle</i> always answers with the reference.",
             ),
         )
@@ -125,42 +120,9 @@ def report_page(
     else:
         geometry = local_geometry(frames, run.nodes)
         rows += [("bond error", f"{geometry.bond_error:.3f} Å"), ("contacts kept", f"{100 * geometry.contacts_kept:.0f} %")]
-    return _PAGE.format(
-        title=html.escape(run.folder.resolve().name), script=script_3dmol(), table=_table(rows), figures="".join(map(_section, figures))
-    )
+    return page(run.folder.resolve().name, "cryoSTAR run", table(rows) + "".join(section(*figure) for figure in figures), with_3dmol=True)
 
 
 def _viewer(run: Run, frames: Float[Tensor, "frame atom 3"]) -> str:
     view = view_structure(run.nodes, frames.numpy(), ghost=run.nodes.positions, width="100%", height=440)
     return str(view._make_html())
-
-
-def _picture(figure: Figure, description: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return f"<img alt='{html.escape(description)}' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _section(figure: tuple[str, str, str]) -> str:
-    title, body, caption = figure
-    return f"<section><h2>{title}</h2>{body}<p class='caption'>{caption}</p></section>"
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    return "<table>" + "".join(f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows) + "</table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} - cryoSTAR run</title>
-<link rel="icon" href="data:,">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 60rem; padding: 1.5rem; }}
-h1 {{ font-size: 1.6rem; margin: 0 0 1rem; }} h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
-table {{ border-collapse: collapse; }} th, td {{ text-align: left; padding: .2rem 1.2rem .2rem 0; font-weight: normal; }} th {{ color: #555; }}
-img {{ max-width: 100%; }} .caption {{ color: #555; max-width: 46rem; margin: .4rem 0; }}
-section > div[id] {{ border: 1px solid #ddd; border-radius: 6px; }} section > .latent-explorer {{ border: 0; }}
-</style>
-<script>{script}</script><script>var $3Dmolpromise = Promise.resolve();</script>
-</head><body><h1>{title}</h1>{table}{figures}</body></html>
-"""

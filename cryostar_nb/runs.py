@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryostar_nb.agreement import agreement_with_map
 from cryostar_nb.density import Density, atom_density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import evaluate
@@ -25,6 +26,7 @@ from cryostar_nb.files import existing_file, replacing, write_json
 from cryostar_nb.fourier import Band
 from cryostar_nb.hardware import Hardware, start_fabric
 from cryostar_nb.loading import resident
+from cryostar_nb.maps import read_map
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
 from cryostar_nb.reading import Reading, read_particles
@@ -153,6 +155,16 @@ def start_run(
         return None
     save_latents(out, model, data, view)
     return open_run(out)
+
+
+def low_pass_from_map(reference: Path | str, density: Path | str | None, config: TrainConfig, map_pixel_size: float | None = None) -> float:
+    """Resolution, in Å to two decimals, at which the FSC of a reference's density with a consensus map falls to 0.5 (appendix A)."""
+    if density is None:
+        raise InputError("--low-pass auto needs a consensus map; give --map")
+    atoms, nodes = read_atoms_and_nodes(reference)
+    made = make_density(config, atoms, nodes)
+    centres = made.centres(torch.from_numpy(nodes.positions).float())
+    return round(agreement_with_map(centres, made.amplitudes, float(made.sigma), read_map(density, pixel_size=map_pixel_size)).cutoff, 2)
 
 
 def check_same_network(before: Run, config: TrainConfig, nodes: Structure, band: Band) -> None:

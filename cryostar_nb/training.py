@@ -53,7 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW (not given in the paper)."""
     low_pass: float = 4.0
-    """Resolution to which images are compared, in Å (Appendix A finds it from the data; not given for the synthetic set)."""
+    """Resolution to which images are compared, in Å (not given for the synthetic set); auto, with --map, finds it as Appendix A does."""
     initial_blur: float = 0.0
     """Width of a Gaussian blur, in Å, through which images are compared at the first step; it falls to none at half of the steps.
 

@@ -119,6 +119,58 @@ def plot_information_floor(
     return _figure(ax)
 
 
+def plot_fsc(
+    frequencies: ArrayLike, curves: Mapping[str, ArrayLike], *, cutoff: float | None = None, level: float = 0.5, ax: Axes | None = None
+) -> Figure:
+    """Fourier shell correlation against detail, in Å; `cutoff`, in Å, marks where it falls below the level (Figure 5c)."""
+    ax = _axes(ax)
+    frequencies = np.asarray(frequencies, dtype=float)
+    ax.axhline(level, color=COLOURS["idle"], linewidth=1)
+    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
+        ax.plot(frequencies, np.asarray(curve), color=colour, label=label)
+    if cutoff is not None:
+        ax.plot(1 / cutoff, level, "o", color=COLOURS["accent"], label=f"{level:g} at {cutoff:.1f} Å")
+    _detail_axis(ax, float(frequencies[-1]))
+    ax.set(ylabel="FSC", ylim=(-0.1, 1.05))
+    ax.legend(frameon=False)
+    return _figure(ax)
+
+
+def plot_correlations(frequencies: ArrayLike, curves: Mapping[str, ArrayLike], ax: Axes | None = None) -> Figure:
+    """Correlations in rings of frequencies, each named by its finest detail."""
+    ax = _axes(ax)
+    frequencies = np.asarray(frequencies, dtype=float)
+    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
+        ax.plot(frequencies, np.asarray(curve), "o-", color=colour, label=label)
+    _detail_axis(ax, float(frequencies[-1]))
+    ax.axhline(0, color=COLOURS["idle"], linewidth=1)
+    ax.set(ylabel="mean correlation")
+    ax.legend(frameon=False)
+    return _figure(ax)
+
+
+def _detail_axis(ax: Axes, highest: float) -> None:
+    """Label an axis of frequencies, up to the highest, in Å."""
+    detail = [size for size in (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5) if 0.04 <= 1 / size / highest <= 1.02]
+    kept = [size for place, size in enumerate(detail) if place == 0 or 1 / size - 1 / detail[place - 1] > 0.06 * highest]
+    ax.set_xticks([1 / size for size in kept], [f"{size:g}" for size in kept])
+    ax.set(xlabel="detail (Å)", xlim=(0, highest * 1.02))
+
+
+def plot_density_quality(
+    full: Float[np.ndarray, "z y x"], coarse: Float[np.ndarray, "z y x"], frequencies: ArrayLike, curve: ArrayLike, *, cutoff: float
+) -> Figure:
+    """Figure 5: projections of the density of all atoms and of the nodes' Gaussians, and the FSC between them with its cutoff."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    for ax, volume, title in ((left, full, "all atoms"), (middle, coarse, "Gaussians at the nodes")):
+        ax.imshow(np.asarray(volume).sum(axis=0), cmap="gray", origin="lower")
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=10)
+    plot_fsc(frequencies, {"nodes against all atoms": curve}, cutoff=cutoff, ax=right)
+    return figure
+
+
 def plot_latents(
     scores: Float[np.ndarray, "particle component"],
     explained: Sequence[float],

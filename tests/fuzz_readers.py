@@ -112,6 +112,7 @@ def targets(seeds: Path, folder: Path) -> dict:
     from cryostar_nb.errors import InputError
     from cryostar_nb.fourier import Band
     from cryostar_nb.inspection import describe, inspect_particles
+    from cryostar_nb.maps import read_map
     from cryostar_nb.reading import Reading, read_indices, read_particles
     from cryostar_nb.selection import Choice, select_particles
     from cryostar_nb.vectors import load_band_vectors
@@ -142,6 +143,7 @@ def targets(seeds: Path, folder: Path) -> dict:
         "poses": (names("pose*.pkl"), lambda path: read_all(folder / "stack.mrcs", poses_pkl=path, ctf_pkl=folder / "ctf.pkl")),
         "ctfs": (names("ctf*.pkl"), lambda path: read_all(folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=path)),
         "stack": (names("s*.mrcs"), lambda path: read_all(path, poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")),
+        "map": (names("map*.mrc"), read_map),
         "indices": (names("indices*") + names("mask*"), lambda path: read_indices(path, 4)),
     }
 
@@ -207,7 +209,7 @@ def main() -> None:
     failed = False
     with tempfile.TemporaryDirectory() as name:
         make_seeds(Path(name))
-        readers = ("star", "cs", "passthrough", "poses", "ctfs", "stack", "indices")
+        readers = ("star", "cs", "passthrough", "poses", "ctfs", "stack", "map", "indices")
         for reader in readers:
             arguments = [sys.executable, __file__, "--worker", reader, name, "--seconds", str(options.seconds / len(readers))]
             done = subprocess.run([*arguments, "--seed", str(options.seed), "--keep", str(options.keep)], capture_output=True, text=True)

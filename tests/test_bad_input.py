@@ -19,6 +19,7 @@ import pytest
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
+from cryostar_nb.maps import read_map
 from cryostar_nb.reading import read_indices, read_particles
 from cryostar_nb.vectors import load_band_vectors
 
@@ -91,8 +92,9 @@ _rlnOpticsGroup #10
 
 
 def write_sound_files(folder: Path) -> None:
-    """A stack of four particles with metadata in each format."""
+    """A stack of four particles with metadata in each format, and a map."""
     write_stack(folder / "stack.mrcs", np.random.default_rng(5).standard_normal((COUNT, BOX, BOX)))
+    write_volume(folder / "map.mrc", np.random.default_rng(6).standard_normal((BOX, BOX, BOX)))
     (folder / "particles.star").write_text(STAR)
     write_cs(folder / "particles.cs", {})
     (folder / "pose.pkl").write_bytes(pickle.dumps((np.stack([np.eye(3)] * COUNT), np.zeros((COUNT, 2)))))
@@ -104,6 +106,13 @@ def write_stack(path: Path, images: np.ndarray) -> None:
         handle.set_data(np.zeros(images.shape, dtype=np.float32))
         handle.data[...] = images
         handle.set_image_stack()
+
+
+def write_volume(path: Path, values: np.ndarray, voxel_size: float | tuple[float, float, float] = 1.5) -> None:
+    with mrcfile.new(path, overwrite=True) as handle:
+        handle.set_data(np.zeros(values.shape, dtype=np.float32))
+        handle.data[...] = values  # afterwards, because set_data warns of voxels that are not finite
+        handle.voxel_size = voxel_size
 
 
 def patch(path: Path, place: int, content: bytes) -> None:
@@ -166,6 +175,13 @@ def pickles(folder: Path, **contents):
     for name, content in contents.items():
         (folder / f"{name}.pkl").write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
     return lambda: read_particles(folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")
+
+
+def volume(folder: Path, values: np.ndarray | None = None, **options):
+    """Write another map, if there are values; the call reads it."""
+    if values is not None:
+        write_volume(folder / "map.mrc", values, **options)
+    return lambda: read_map(folder / "map.mrc")
 
 
 ROTATIONS = np.stack([np.eye(3)] * COUNT)
@@ -658,6 +674,86 @@ def stack_alone(folder):
     return lambda: read_particles(folder / "stack.mrcs")
 
 
+# Maps
+
+
+@case(
+    "a map cut in its voxels",
+    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and 3,072 bytes, the file has 3,000); copy or export it again",
+)
+def cut_map(folder):
+    content = (folder / "map.mrc").read_bytes()
+    (folder / "map.mrc").write_bytes(content[:3000])
+    return volume(folder)
+
+
+@case(
+    "a map with an extended header longer than the file",
+    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and 2,147,486,719 bytes, the file has 3,072); copy or export it again",
+)
+def long_extension_of_a_map(folder):
+    patch(folder / "map.mrc", 92, int32(2**31 - 1))
+    return volume(folder)
+
+
+@case(
+    "a map of 64 billion voxels",
+    "map.mrc: is not a complete MRC file (its header asks for 4000 x 4000 x 4000 pixels and 256,000,001,024 bytes, the file has 3,072); copy or export it again",
+)
+def huge_map(folder):
+    patch(folder / "map.mrc", 0, int32(4000) * 3)
+    return volume(folder)
+
+
+@case(
+    "an image in place of a map",
+    "map.mrc: holds an array of shape (1, 8, 8); give a map, which has three axes of 4 to 1024 voxels",
+)
+def image_for_map(folder):
+    return volume(folder, np.zeros((1, BOX, BOX)))
+
+
+@case(
+    "a long thin map",
+    "map.mrc: holds an array of shape (4, 4, 200), and most of a cube around it would be empty; give a map that is nearer to a cube",
+)
+def thin_map(folder):
+    return volume(folder, np.zeros((4, 4, 200)))
+
+
+@case(
+    "a map without a voxel size",
+    "map.mrc: its header has a voxel size of 0 Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)",
+)
+def no_voxel_size(folder):
+    patch(folder / "map.mrc", 40, bytes(12))
+    return volume(folder)
+
+
+@case("a map that lies nowhere", "map.mrc: its header has ORIGIN = nan, 0, 0; write the map again")
+def origin_nowhere(folder):
+    patch(folder / "map.mrc", 196, struct.pack("<f", float("nan")))
+    return volume(folder)
+
+
+@case("voxels that are not cubes", "map.mrc: its voxels are 1 x 2 x 1 Å; resample it to cubic voxels")
+def oblong_voxels(folder):
+    return volume(folder, np.zeros((BOX, BOX, BOX)), voxel_size=(1.0, 2.0, 1.0))
+
+
+@case("a voxel that is not a number", "map.mrc: a voxel is nan; export the map again")
+def nan_voxel(folder):
+    values = np.zeros((BOX, BOX, BOX))
+    values[1, 2, 3] = np.nan
+    return volume(folder, values)
+
+
+@case("the same axis twice", "map.mrc: its header names the axes [2, 2, 3]; they are 1, 2 and 3 in some order")
+def axis_twice(folder):
+    patch(folder / "map.mrc", 64, int32(2))
+    return volume(folder)
+
+
 # Other files
 
 
@@ -707,11 +803,11 @@ def test_broken_input_gets_one_line(case, tmp_path):
 def test_every_message_names_its_file_and_what_to_do():
     assert len(CASES) >= 40 and len({case.what for case in CASES}) == len(CASES)
     for case in CASES:
-        assert re.match(r"\S+\.(star|cs|mrcs|pkl|npy|txt): ", case.message), case.message
+        assert re.match(r"\S+\.(star|cs|mrcs|mrc|pkl|npy|txt): ", case.message), case.message
         assert ";" in case.message, case.message
 
 
-@pytest.mark.parametrize("reader", ["star", "cs", "passthrough", "poses", "ctfs", "stack", "indices"])
+@pytest.mark.parametrize("reader", ["star", "cs", "passthrough", "poses", "ctfs", "stack", "map", "indices"])
 def test_files_changed_at_random_are_read_or_refused(reader, tmp_path):
     """Thirty of them; `make fuzz` takes thousands, and watches time and memory."""
     seeds, folder = tmp_path / "seeds", tmp_path / "work"

@@ -1,8 +1,10 @@
 """The command line from two PDB files to a report, and its answers to bad input: one line, exit code 2, nothing half-written."""
 
+import dataclasses
 import json
 import pickle
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+import torch
 
 from cryostar_nb.__main__ import main, parse
+from cryostar_nb.maps import DensityMap, model_density, write_map
+from cryostar_nb.reading import read_particles
 from cryostar_nb.runs import open_run
-from cryostar_nb.star import read_star
+from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_structure, write_structure
 
 DATA = Path(__file__).parent.parent / "data"
@@ -63,7 +68,7 @@ def complain(result, *expected):
 
 
 def test_simulate_writes_particles_that_read_back(finished):
-    particles = read_star(finished / "sim" / "particles.star")
+    particles = read_particles(finished / "sim" / "particles.star")
     assert (len(particles), particles.box_size, particles.pixel_size) == (160, 32, 4.0)
     truth = np.load(finished / "sim" / "truth.npz")
     assert truth["positions"].shape == (5, 214, 3) and np.bincount(truth["state"]).tolist() == [32] * 5
@@ -175,7 +180,7 @@ def test_every_subcommand_explains_itself(run, command):
 
 
 def test_training_on_cs_and_on_pickles_is_training_on_star(finished, run, tmp_path):
-    particles = read_star(finished / "sim" / "particles.star")
+    particles = read_particles(finished / "sim" / "particles.star")
     assert run("select", finished / "sim/particles.star", "--out", finished / "sim/particles.cs", "--indices", ":")[0] == 0
     poses = (particles.rotations.numpy(), -particles.shifts.numpy() / (particles.box_size * particles.pixel_size))
     columns = (
@@ -279,3 +284,44 @@ def test_a_trajectory_gives_the_states(run, tmp_path):
     assert result[0] == 0
     moved = np.diff(np.load(tmp_path / "sim" / "truth.npz")["positions"].mean(axis=(1, 2)))
     np.testing.assert_allclose(moved.sum(), 0.5, atol=1e-3)
+
+
+def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("cryostar_nb.docking.ROTATIONS", 800)
+    particles = read_particles(finished / "sim" / "particles.star")
+    options = ["--reference", CLOSED, "--n-particles", "60", "--out", tmp_path / "out"]
+    code, out, _ = run("doctor", finished / "sim" / "particles.star", *options, "--json")
+    result = json.loads(out)
+    assert code == 0 and result["verdict"] == "ok" and result["n_particles"] == 60 and result["train_flags"] == []
+    names = {row["name"]: row for row in result["hypotheses"]}
+    assert {"ok", "contrast sign", "transpose", "hand", "CTF off", "CTF sign", "phase flipped", "pixel size"} <= set(names)
+    assert names["transpose"]["z"] < -2.5 and names["ok"]["z"] == 0
+    page = (tmp_path / "out" / "doctor.html").read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=\s*['\"]?(https?:)?//", page)
+    write_star(tmp_path / "wrong.star", dataclasses.replace(particles, rotations=particles.rotations.mT))
+    code, out, _ = run("doctor", tmp_path / "wrong.star", *options, "--root", finished / "sim")
+    assert code == 0 and "verdict: transpose\n" in out
+    words = shlex.split(out.splitlines()[-1].removeprefix("train with: cryostar-nb "))
+    assert words[:2] == ["train", str(tmp_path / "out" / "particles.star")]
+    assert run(*words, "--out", tmp_path / "run", "--steps", "2", *QUICK)[0] == 0
+    corrected = read_particles(tmp_path / "out" / "particles.star", root=finished / "sim")
+    assert torch.allclose(corrected.rotations, particles.rotations, atol=1e-6)
+
+
+def test_docking_prints_what_it_gained(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("cryostar_nb.docking.ROTATIONS", 800)
+    atoms = read_structure(CLOSED)
+    values = model_density(torch.from_numpy(atoms.positions), torch.from_numpy(atoms.electrons), 1.5, box_size=36, pixel_size=2.5)
+    write_map(tmp_path / "map.mrc", DensityMap(values, 2.5, np.array([10.0, -20.0, 30.0])))
+    code, out, _ = run("dock", CLOSED, tmp_path / "map.mrc", "--out", tmp_path / "docked.cif")
+    assert code == 0 and re.search(r"FSC falls to 0.5 at.*Å", out) and "mirror image" in out
+    place = np.array([10.0, -20.0, 30.0]) + 18 * 2.5  # of the centre voxel, where the model's origin belongs
+    np.testing.assert_allclose(read_structure(tmp_path / "docked.cif").positions, atoms.positions + place, atol=0.3)
+
+
+def test_a_map_without_a_voxel_size_and_a_doctor_without_a_reference_complain(finished, run, tmp_path):
+    write_map(tmp_path / "map.mrc", DensityMap(torch.zeros(8, 8, 8), 0.0, np.zeros(3)))
+    complain(run("dock", CLOSED, tmp_path / "map.mrc", "--out", tmp_path / "x.cif"), "map.mrc", "voxel size of 0", "--pixel-size")
+    complain(run("doctor", finished / "sim" / "particles.star"), "--reference", "--map")
+    complain(run("train", "p.star", "--reference", CLOSED, "--out", tmp_path / "run", "--low-pass", "auto"), "--low-pass auto", "--map")
+    assert not (tmp_path / "x.cif").exists() and not (tmp_path / "run").exists()

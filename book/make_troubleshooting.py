@@ -1,0 +1,87 @@
+"""Write `book/troubleshooting.md` from the advice of the doctor and what it passes to `train`: `python book/make_troubleshooting.py`."""
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cryostar_nb.diagnosis import name_of
+from cryostar_nb.docking import MIRROR, Placement
+from cryostar_nb.hypotheses import Hypothesis, Origin, placed
+from cryostar_nb.particles import Particles
+from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_flags
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "book" / "troubleshooting.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+QUARTER_TURN = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+EXAMPLES = [
+    Hypothesis(),
+    Hypothesis(contrast=-1),
+    Hypothesis(ctf="off"),
+    Hypothesis(ctf="negated"),
+    Hypothesis(ctf="flipped"),
+    Hypothesis(transpose=True),
+    placed(Placement(MIRROR, torch.zeros(3)), torch.zeros(3)),
+    Hypothesis(origin=Origin(-1)),
+    Hypothesis(origin=Origin(unit="px")),
+    Hypothesis(origin=Origin(off=True)),
+    Hypothesis(origin=Origin(exchanged=True)),
+    Hypothesis(scale=1.03),
+    placed(Placement(torch.eye(3), torch.tensor([20.0, -10.0, 20.0])), torch.zeros(3)),
+    placed(Placement(QUARTER_TURN, torch.zeros(3)), torch.zeros(3)),
+]
+HEAD = """# Troubleshooting
+
+Training runs on wrong files too, and gives a wrong result. This page goes through everything that the doctor knows: what one sees
+without it, what it says, and what `train` then gets. To find out which it is:
+
+```
+cryostar-nb doctor particles.star --reference model.cif --out checked
+```
+
+Several faults at once have their names joined by `+`. The last line that the doctor prints is the command to train with, with all of
+them mended; the commands below are for one fault alone, and images beside their STAR file. {doc}`doctor` says how it decides.
+Files that cannot be read at all get one line, which {doc}`bad_input` lists.
+"""
+
+
+def command(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> str:
+    """The command to train with, as the doctor says it."""
+    star = needs_star(particles, hypothesis, turn_poses=turn_poses)
+    model = is_moved(corrected_placement(hypothesis, turn_poses=turn_poses))
+    files = ["checked/particles.star" if star else "particles.star", "--reference", "checked/reference.cif" if model else "model.cif"]
+    flags = [] if star else train_flags(particles, hypothesis, Reading(), None)
+    flags += ["--invert"] * (star and hypothesis.contrast < 0)
+    return shlex.join(["cryostar-nb", "train", *files, *flags])
+
+
+def section(name: str, commands: list[str]) -> str:
+    """One verdict: what is seen, what is said, what to do."""
+    advice = ADVICE[name]
+    lines = [f"## `{name}`", f"**Seen.** {advice.seen}", f"**The doctor says.** {advice.meaning} {advice.remedy}"]
+    if commands:
+        lines.append("\n".join(["```", *commands, "```"]))
+    return "\n" + "\n\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The text of the page."""
+    from test_bad_input import write_sound_files
+
+    with tempfile.TemporaryDirectory() as name:
+        write_sound_files(Path(name))
+        particles = read_particles(Path(name) / "particles.star")
+    text = HEAD
+    for hypothesis in EXAMPLES:
+        ways = (True, False) if hypothesis.placement.mirrored else (False,)
+        text += section(name_of(hypothesis.faults()), [command(particles, hypothesis, turn_poses=turn) for turn in ways])
+    return text + section("undecided", ["cryostar-nb doctor particles.star --reference model.cif --out checked --n-particles 5000"])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

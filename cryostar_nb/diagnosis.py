@@ -1,0 +1,275 @@
+"""A diagnosis of particle files: the doctor's verdict with all that it rests on, in words, as JSON, and as corrected files."""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryostar_nb.docking import Placement
+from cryostar_nb.doctor import (
+    ALIKE,
+    WORTH_PLACING,
+    Scored,
+    at_its_limit,
+    candidates,
+    choose_band,
+    decide,
+    particles_needed,
+    score,
+    settle_scale,
+)
+from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
+from cryostar_nb.hypotheses import FAULTS, Hypothesis, Sample, placed, take_sample
+from cryostar_nb.maps import DensityMap, Spectrum, map_spectrum, read_map
+from cryostar_nb.particles import Particles
+from cryostar_nb.placing import dock_into_map, move_structure, structure_spectrum
+from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.remedies import (
+    ADVICE,
+    corrected_particles,
+    corrected_placement,
+    image_root,
+    is_mirror_image,
+    is_moved,
+    needs_star,
+    train_flags,
+)
+from cryostar_nb.star import write_star
+from cryostar_nb.structure import Structure
+from cryostar_nb.structure_files import read_structure
+
+RINGS = 5  # of the table of correlations by resolution
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found; `winner` is None where nothing correlates with the images."""
+
+    particles: Particles  # all of them
+    atoms: Structure | None
+    band: Band
+    sample: Sample
+    reference: Spectrum  # what images were compared with
+    scored: list[Scored]
+    winner: Scored | None  # for this reference
+    rivals: list[Scored]
+    twins: list[str]  # sets of faults that predict the same images as the winner
+    hypothesis: Hypothesis  # the winner's, with the place of the model where images were compared with a map; else the default
+    notes: list[str]
+
+    @property
+    def default(self) -> Scored:
+        """What the files say."""
+        return next(one for one in self.scored if not one.faults)
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is a verdict."""
+        return self.winner is not None and not self.rivals
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong; nothing where there is no verdict."""
+        return self.hypothesis.faults() if self.decided else ()
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, the names of the faults joined by ` + `, or `undecided`. Faults that predict the same images are joined by ` or `."""
+        return " or ".join([name_of(self.faults), *self.twins]) if self.decided else "undecided"
+
+    @property
+    def needed(self) -> int:
+        """Particles that would decide it."""
+        return particles_needed(self.scored, self.winner, len(self.sample.images))
+
+    @property
+    def turn_poses(self) -> bool:
+        """Whether the other hand is the poses' fault, and not that of a model that is a mirror image."""
+        return "hand" in self.faults and not (self.atoms is not None and is_mirror_image(self.atoms))
+
+    @property
+    def needs_star(self) -> bool:
+        """Whether the particles' file must be another."""
+        return self.decided and needs_star(self.particles, self.hypothesis, turn_poses=self.turn_poses)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model, if there is one, must stand elsewhere."""
+        moved = is_moved(corrected_placement(self.hypothesis, turn_poses=self.turn_poses))
+        return self.decided and self.atoms is not None and moved
+
+
+def name_of(faults: tuple[str, ...]) -> str:
+    """A set of faults as a verdict."""
+    return " + ".join(faults) or "ok"
+
+
+def diagnose(
+    particles: Particles,
+    *,
+    atoms: Structure | None = None,
+    density: DensityMap | None = None,
+    count: int = 500,
+    resolution: float | None = None,
+) -> Diagnosis:
+    """Diagnose particles against a model, a map, or both. With both, images are compared with the map, and the model is docked into it."""
+    if count < 2:
+        raise InputError(f"n_particles = {count}; give at least 2")
+    rows = np.linspace(0, len(particles) - 1, min(count, len(particles))).round().astype(np.int64)
+    band = choose_band(particles, resolution)
+    sample = take_sample(particles.select(rows), band)
+    finest = 0.9 * sample.resolution  # a smaller pixel size looks further
+    if density is not None:
+        reference = map_spectrum(density, finest)
+    elif atoms is not None:
+        reference = structure_spectrum(atoms, finest)
+    else:
+        raise InputError("the doctor needs something to compare the particles with; give --reference, --map, or both")
+    scored = candidates(sample, reference)
+    winner, rivals = decide(scored)
+    if winner is None:
+        return Diagnosis(particles, atoms, band, sample, reference, scored, None, [], [], Hypothesis(), _notes(particles, scored, None))
+    others = [one for one in scored if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE]
+    twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
+    notes = _notes(particles, others, winner)
+    settled, remark = settle_scale(sample, reference, winner, shape_is_known=density is not None)
+    notes += [remark] if remark else []
+    scored = scored if settled is winner else [*scored, settled]
+    hypothesis = settled.hypothesis
+    if atoms is not None and density is not None:
+        hypothesis = _with_model(atoms, density, hypothesis, notes)
+    return Diagnosis(particles, atoms, band, sample, reference, scored, settled, rivals, twins, hypothesis, notes)
+
+
+def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> list[str]:
+    """What cannot matter here; `alike` predict the same images as the winner."""
+    notes = []
+    if abs(particles.pixel_size - 1) < 0.03:
+        notes.append(f"With pixels of {particles.pixel_size:g} Å it does not matter whether origins are in Å or in pixels.")
+    if winner is not None:
+        apart = [set(one.faults) ^ set(winner.faults) for one in alike]
+        names = sorted({next(iter(names)) for names in apart if len(names) == 1}, key=FAULTS.index)
+        if names:
+            notes.append(f"These make no difference to the images here, so nothing is said about them: {', '.join(names)}.")
+    return notes
+
+
+def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]) -> Hypothesis:
+    """A hypothesis of where the map belongs, moved on to the model: first to its place in the map, then with the map."""
+    docked = dock_into_map(atoms, density, frame="poses")
+    notes.append(
+        f"The model correlates with the map by {docked.before:.2f} where it is, by {docked.after:.2f} docked, and by {docked.mirrored:.2f} docked as its mirror image."
+    )
+    placement = docked.mirror_placement if docked.other_hand else docked.placement
+    centre = structure_spectrum(atoms, docked.resolution).centre
+    stays = not docked.other_hand and (not placed(placement, centre).faults() or docked.before > (1 - WORTH_PLACING) * docked.after)
+    if stays:
+        return there
+    whole = Placement(there.placement.matrix @ placement.matrix, there.placement.matrix @ placement.move + there.placement.move)
+    place = placed(whole, centre)
+    return dataclasses.replace(there, placement=whole, offset=place.offset, angle=place.angle)
+
+
+def diagnose_files(
+    particles: Path | str,
+    *,
+    reference: Path | str | None = None,
+    density: Path | str | None = None,
+    reading: Reading | None = None,
+    map_pixel_size: float | None = None,
+    count: int = 500,
+    resolution: float | None = None,
+) -> Diagnosis:
+    """Diagnose files; `reading` says how to read the particles, and `map_pixel_size`, in Å, overrides the header of the map."""
+    atoms = None if reference is None else read_structure(reference)
+    values = None if density is None else read_map(density, pixel_size=map_pixel_size)
+    return diagnose(
+        read_particles(particles, **vars(reading or Reading())), atoms=atoms, density=values, count=count, resolution=resolution
+    )
+
+
+def write_corrected(found: Diagnosis, out: Path, reference: Path | None) -> dict[str, str]:
+    """Write what flags cannot say, into a folder: `particles.star`, and the model moved to where it belongs. Returns their paths."""
+    written: dict[str, str] = {}
+    if found.needs_star:
+        star = out / "particles.star"
+        written["particles"] = str(star)
+        corrected = corrected_particles(found.particles, found.hypothesis, turn_poses=found.turn_poses)
+        write_star(star, corrected, root=image_root(found.particles, star))
+    if reference is not None and found.needs_model:
+        written["reference"] = str(out / "reference.cif")
+        move_structure(reference, out / "reference.cif", corrected_placement(found.hypothesis, turn_poses=found.turn_poses))
+    return written
+
+
+def as_json(
+    found: Diagnosis, written: dict[str, str] | None = None, reference: Path | None = None, reading: Reading | None = None
+) -> dict[str, Any]:
+    """The diagnosis as plain values; `written` are the corrected files, if any, and `reading` is how the particles were read."""
+    written = written or {}
+    default, needed = found.default, {"particles": found.needs_star, "reference": found.needs_model}
+    star = Path(written["particles"]) if "particles" in written else None
+    return {
+        "verdict": found.verdict,
+        "faults": list(found.faults),
+        "hypotheses": [
+            {"name": name_of(one.faults), "correlation": one.mean, "z": 0.0 if one is default else one.z(default)}
+            for one in sorted(found.scored, key=lambda one: -one.mean)
+        ],
+        "between": sorted(name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None) if found.rivals else [],
+        "train_flags": train_flags(found.particles, found.hypothesis, reading or Reading(), star) if found.decided else [],
+        "particles": written.get("particles", str(found.particles.source)),
+        "reference": written.get("reference", None if reference is None else str(reference)),
+        "needs_files": any(needed[name] and name not in written for name in needed),
+        "n_particles": len(found.sample.images),
+        "particles_needed": found.needed,
+        "resolution": found.sample.resolution,
+        "by_resolution": correlations_by_ring(found),
+        "details": details(found),
+        "notes": found.notes,
+        "written": written,
+    }
+
+
+def correlations_by_ring(found: Diagnosis) -> list[dict[str, float]]:
+    """Correlation of what the files say, and of the verdict, in rings of frequencies of equal width."""
+    edges = np.linspace(0, 1 / found.sample.resolution, RINGS + 1)
+    rings = []
+    for low, high in itertools.pairwise(edges.tolist()):
+        ring = found.sample.between(low, high)
+        if len(ring.frequencies):
+            best = found.default if found.winner is None else found.winner
+            both = (score(ring, found.reference, one.hypothesis).mean for one in (found.default, best))
+            rings.append(dict(zip(("finest", "as_given", "verdict"), (1 / high, *both), strict=True)))
+    return rings
+
+
+def details(found: Diagnosis) -> list[str]:
+    """What the verdict means, what helps, and the numbers that go with it, in sentences."""
+    if found.verdict == "undecided":
+        lines = [ADVICE["undecided"].meaning, ADVICE["undecided"].remedy]
+        if found.winner is not None:
+            names = ", ".join(name_of(one.faults) for one in (found.winner, *found.rivals))
+            lines.insert(1, f"It is one of these: {names}.")
+        return [*lines, f"About {found.needed:,} particles would decide it, and {len(found.sample.images):,} were used."]
+    h = found.hypothesis
+    lines = [f"{ADVICE[name].meaning} {ADVICE[name].remedy}" for name in found.faults or ("ok",)]
+    if h.scale != 1:
+        lines.append(
+            f"The pixel size is {found.particles.pixel_size * h.scale:.4g} Å ({100 * (h.scale - 1):+.1f} %), not {found.particles.pixel_size:.4g} Å."
+        )
+    if h.origin.unit:
+        lines.append(f"The origins are in {'pixels' if h.origin.unit == 'px' else 'Å'}.")
+    if {"model offset", "model orientation"} & set(found.faults):
+        lines.append(f"The reference moves by {h.offset:.1f} Å and turns by {h.angle:.1f} degrees.")
+    if h.placement.mirrored and found.atoms is not None:
+        lines.append(
+            "The model's chirality is right: the poses are of the other hand."
+            if found.turn_poses
+            else "The model is a mirror image of a protein."
+        )
+    return lines
