@@ -26,6 +26,7 @@ class Restraints:
         *,
         method: Literal["star", "cont", "nma"] = "star",
         elastic_cutoff: float = 12.0,
+        elastic_between_chains: bool = False,
         clash_distance: float = 4.0,
         percentile: float = 80.0,
         measure: Literal["distance", "squared_error"] = "distance",
@@ -34,7 +35,7 @@ class Restraints:
         reference = torch.from_numpy(nodes.positions).float().to(device)
         self.method, self.clash_distance, self.percentile, self.measure = method, clash_distance, percentile, measure
         self.bonds = torch.from_numpy(bonds(nodes)).to(device)
-        self.edges = torch.from_numpy(elastic_edges(nodes, elastic_cutoff)).to(device)
+        self.edges = torch.from_numpy(elastic_edges(nodes, elastic_cutoff, between_chains=elastic_between_chains)).to(device)
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
         self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)

@@ -125,9 +125,12 @@ def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
     return np.stack([left[bonded], left[bonded] + 1], axis=-1)
 
 
-def elastic_edges(nodes: Structure, cutoff: float = 12.0) -> Int[np.ndarray, "edge 2"]:
-    """P_EN of eq. 5: pairs of nodes of the same chain nearer than `cutoff` Å in the reference, each pair once, i < j."""
+def elastic_edges(nodes: Structure, cutoff: float = 12.0, *, between_chains: bool = False) -> Int[np.ndarray, "edge 2"]:
+    """P_EN of eq. 5: pairs of nodes nearer than `cutoff` Å in the reference, each pair once, i < j.
+
+    Both are of the same chain, as in the paper, unless pairs `between_chains` are asked for, too.
+    """
     pairs = cKDTree(nodes.positions).query_pairs(cutoff, output_type="ndarray")
     pairs = np.sort(pairs, axis=-1)
-    pairs = pairs[nodes.chains[pairs[:, 0]] == nodes.chains[pairs[:, 1]]]
+    pairs = pairs[between_chains | (nodes.chains[pairs[:, 0]] == nodes.chains[pairs[:, 1]])]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].astype(np.int64)

@@ -78,6 +78,8 @@ class TrainConfig:
     """Weight of the elastic network loss at the last step, reached by a geometric decay; none keeps it constant."""
     elastic_cutoff: float = 12.0
     """Nodes of a chain nearer than this in the reference are joined by an edge, in Å (eq. 5)."""
+    elastic_between_chains: bool = False
+    """Join near nodes of different chains, too. The paper does not; but small chains then find their way alone, far or not."""
     relaxation_percentile: float = 80.0
     """p of eq. 7: edges whose length varies more than this percentile are released; 100 releases none. 95 for experimental data."""
     relaxation_measure: Literal["distance", "squared_error"] = "distance"
@@ -184,6 +186,7 @@ def make_restraints(config: TrainConfig, nodes: Structure, device: torch.device 
         nodes,
         method=config.method,
         elastic_cutoff=config.elastic_cutoff,
+        elastic_between_chains=config.elastic_between_chains,
         clash_distance=config.clash_distance,
         percentile=config.relaxation_percentile,
         measure=config.relaxation_measure,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -312,11 +311,3 @@ def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float, lowest: Se
 def script_3dmol() -> str:
     """The text of 3Dmol.js, which ships with this package, for pages that must work without a network."""
     return (files("cryostar_nb") / "assets" / "3Dmol-min.js").read_text(encoding="utf-8")
-
-
-def nglview_trajectory(path: Path | str, topology: Path | str) -> Any:
-    """A trajectory in nglview, for live work in JupyterLab."""
-    import mdtraj
-    import nglview
-
-    return nglview.show_mdtraj(mdtraj.load(str(path), top=str(topology)))

@@ -178,13 +178,13 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
 
 
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):
-    name = "01_atoms_to_density"
+    name = "00_tour"
     shutil.copytree(ROOT / "data", tmp_path / "data")
     (tmp_path / "notebooks").mkdir()
     file = tmp_path / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source += "".join(f"\n{key} = {value!r}" for key, value in SMOKE[name].items())
+    parameters.source += "".join(f"\n{key} = {value!r}" for key, value in (SMOKE[name] | {"live": True}).items())
     nbformat.write(notebook, file)
     for variable in (
         "JUPYTER_CONFIG_DIR",
@@ -226,6 +226,13 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         outputs = [output for cell in nbformat.read(file, as_version=4).cells for output in cell.get("outputs", [])]
         assert [output.ename for output in outputs if output.output_type == "error"] == []
         assert len(outputs) > 5
+        canvases = page.locator(".jp-OutputArea canvas")
+        assert wait_until(lambda: canvases.count() >= 2 and all(pixels(canvas).std() > 3 for canvas in canvases.all()[-2:]))
+        label = page.locator(".widget-label", has_text="particle ").first
+        before = label.inner_text()
+        page.locator(".widget-slider .noUi-handle").first.focus()
+        page.keyboard.press("End")
+        assert wait_until(lambda: label.inner_text() != before), "another particle is chosen"
     finally:
         server.terminate()
         server.wait()

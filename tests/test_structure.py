@@ -213,6 +213,14 @@ def test_elastic_edges_are_the_near_pairs_of_each_chain(make_nodes, rng):
     assert elastic_edges(make_nodes(positions, chains), 12.0).tolist() == expected
 
 
+def test_elastic_edges_between_chains_are_those_of_one_chain_of_all(make_nodes, rng):
+    positions = rng.uniform(0, 30, (40, 3))
+    chains = np.array(["A"] * 15 + ["B"] * 25)
+    joined = elastic_edges(make_nodes(positions, chains), 12.0, between_chains=True)
+    np.testing.assert_array_equal(joined, elastic_edges(make_nodes(positions, np.array(["A"] * 40)), 12.0))
+    assert len(joined) > len(elastic_edges(make_nodes(positions, chains), 12.0))
+
+
 # Writing, and reading again
 
 
