@@ -5,7 +5,7 @@
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
-# make sweep    every fault and every pair of faults, for the doctor to name; about twenty minutes
+# make sweep    every fault and every pair of faults, for the doctor to name; about half an hour
 # make colab  the first cell of every notebook, with the address of _config.yml
 # make student  the notebooks for a course, without and with the solutions
 # make paper  the paper's experiments, hours on two cores; results in book/results

@@ -139,7 +139,7 @@ def test_faults_are_named_together(write, model, no_docking, faults):
     assert diagnose(write(*faults), atoms=model).verdict == verdict(faults)
 
 
-@pytest.mark.parametrize("faults", [(), ("transpose",), ("hand",)])
+@pytest.mark.parametrize("faults", [(), ("transpose", "hand")])
 def test_a_displaced_model_is_docked_against_the_images(write, model, monkeypatch, faults):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     positions = torch.from_numpy(model.positions).float()
