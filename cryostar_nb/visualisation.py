@@ -269,7 +269,8 @@ def view_side_by_side(
         trace = {"style": "trace", "thickness": 0.6, "colorscheme": {"prop": "serial", "map": colours}}
         view.setStyle({"model": 0}, {"cartoon": trace}, viewer=place)
         view.setStyle({"model": 1}, {"cartoon": {"style": "trace", "thickness": 0.3, "color": "#bbbbbb"}}, viewer=place)
-        label = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "backgroundOpacity": 0.0, "fontColor": "#777777", "fontSize": 14}
+        label = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontColor": "#222222", "fontSize": 14}
+        label |= {"backgroundColor": "white", "backgroundOpacity": 0.85}  # readable on a dark page, too
         view.addLabel(title, label, viewer=place)
     view.setBackgroundColor("white", 0)
     view.zoomTo()
