@@ -89,7 +89,15 @@ def wait_until(happens, seconds=20):
 
 
 def pages(site):
-    return sorted(path for path in site.rglob("*.html") if not {"_static", "genindex.html", "search.html"} & {*path.parts, path.name})
+    """The pages that are read; the first one, index.html, only leads to the introduction."""
+    others = {"_static", "genindex.html", "search.html", "index.html"}
+    return sorted(path for path in site.rglob("*.html") if not others & {*path.parts, path.name})
+
+
+def test_the_first_page_leads_to_the_introduction(site, visit):
+    page, wrong = visit(site / "index.html")
+    page.wait_for_url("**/book/intro.html", timeout=20_000)
+    assert wrong == []
 
 
 def test_every_page_opens_without_an_error_or_a_request_to_the_network(site, visit):
@@ -165,10 +173,10 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     first = root.get_attribute("data-chosen"), pixels(molecule), pixels(picture)
     box = map_.bounding_box()
     page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.5 * box["height"])
-    page.wait_for_timeout(500)
-    second = root.get_attribute("data-chosen"), pixels(molecule), pixels(picture)
-    assert first[0] != second[0]
-    assert np.abs(first[1] - second[1]).max() > 30 and np.abs(first[2] - second[2]).max() > 30
+    assert wait_until(lambda: root.get_attribute("data-chosen") != first[0])
+    assert wait_until(lambda: np.abs(first[1] - pixels(molecule)).max() > 30), "another structure is drawn"
+    assert wait_until(lambda: np.abs(first[2] - pixels(picture)).max() > 30), "another particle is shown"
+    second = [root.get_attribute("data-chosen")]
     page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.5 * box["height"])
     assert root.get_attribute("data-chosen") == second[0], "a particle that was clicked is held"
     map_.focus()
