@@ -20,9 +20,9 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryostar_nb.fourier import centred_fft
+from cryostar_nb.fourier import centred_fft, fourier_crop
 from cryostar_nb.geometry import rotations_from_vectors
-from cryostar_nb.maps import DensityMap, Spectrum, crop_spectrum
+from cryostar_nb.maps import DensityMap, Spectrum
 
 MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0]))  # z turned round
 ROTATIONS = 4608  # of the search: about 15 degrees apart
@@ -88,7 +88,7 @@ def map_target(density: DensityMap, resolution: float) -> Target:
     """A map, in the frame of the poses, with the same power on every shell: fine detail says where a model goes."""
     edge = density.box_size * density.voxel_size
     most = max(3, min(int(edge / resolution), (density.box_size - 1) // 2))
-    values = crop_spectrum(density.values, min(density.box_size, 2 * most + 2))
+    values = fourier_crop(density.values, min(density.box_size, 2 * most + 2), 3)
     transform = centred_fft(values - values.median(), 3)
     indices, middle = lattice(most), len(values) // 2
     x, y, z = (indices + middle).unbind(-1)

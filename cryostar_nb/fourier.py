@@ -52,6 +52,21 @@ def shift_images(
     return centred_ifft(centred_fft(images, 2) * ramp, 2)
 
 
+def fourier_crop(array: Float[Tensor, "*batch_and_grid"], box_size: int, ndim: int) -> Float[Tensor, "*batch_and_new_grid"]:
+    """The same field of view on a coarser grid over the last `ndim` axes, which are alike: the middle of the transform is kept.
+
+    Values are those of the band-limited array where the new points are: densities stay densities, and the centre the centre.
+    """
+    old = array.shape[-1]
+    if box_size == old:
+        return array
+    start = old // 2 - box_size // 2
+    kept = centred_fft(array, ndim)
+    for axis in range(-ndim, 0):
+        kept = kept.narrow(axis, start, box_size)
+    return centred_ifft(kept * (box_size / old) ** ndim, ndim)
+
+
 def shell_correlation(
     first: Float[Tensor, "*grid"], second: Float[Tensor, "*same_grid"], *, pixel_size: float
 ) -> tuple[Float[Tensor, " shell"], Float[Tensor, " shell"]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file, replacing
-from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
+from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, fourier_crop, frequency_axis
 from cryostar_nb.mrc import open_mrc
 
 SHORTEST_EDGE, LONGEST_EDGE = 4, 1024  # voxels; outside of these a header is damaged, or it is no map's
@@ -134,16 +134,6 @@ def model_density(
     return centred_ifft(centred_fft(volume, 3) * torch.exp(2 * math.pi**2 * (width**2 - sigma**2) * k2), 3)
 
 
-def crop_spectrum(values: Float[Tensor, "z y x"], box_size: int) -> Float[Tensor, "z2 y2 x2"]:
-    """The same cube on a coarser grid of `box_size` voxels, by keeping the middle of its transform; densities stay densities."""
-    size = len(values)
-    if box_size >= size:
-        return values
-    start = size // 2 - box_size // 2
-    kept = centred_fft(values, 3)[(slice(start, start + box_size),) * 3].clone()
-    return centred_ifft(kept, 3) * (box_size / size) ** 3
-
-
 @dataclass(frozen=True)
 class Spectrum:
     """The Fourier transform of a density at any frequency down to a resolution: a table, and a place.
@@ -200,5 +190,5 @@ def map_spectrum(density: DensityMap, resolution: float) -> Spectrum:
     """The spectrum of a map, down to a resolution in Å, in the frame of the poses: its centre voxel is the origin."""
     edge = density.box_size * density.voxel_size
     box_size = min(density.box_size, 2 * math.ceil(1.25 * edge / resolution))
-    volume = crop_spectrum(density.values, box_size)
+    volume = fourier_crop(density.values, box_size, 3)
     return _spectrum(volume - volume.median(), edge / box_size, torch.zeros(3), resolution, edge / 2)

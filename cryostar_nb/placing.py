@@ -16,9 +16,9 @@ from cryostar_nb.docking import Docked, Placement, Target, correlation, dock, ma
 from cryostar_nb.doctor import choose_band, docking_target
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import write_text
-from cryostar_nb.fourier import shell_correlation
+from cryostar_nb.fourier import fourier_crop, shell_correlation
 from cryostar_nb.hypotheses import take_sample
-from cryostar_nb.maps import DensityMap, Spectrum, crop_spectrum, model_density, model_spectrum, read_map
+from cryostar_nb.maps import DensityMap, Spectrum, model_density, model_spectrum, read_map
 from cryostar_nb.particles import Particles
 from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.structure import Structure, coarse_grain
@@ -103,7 +103,7 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "auto
     placement = Placement(found.matrix, move.float())
 
     size = min(density.box_size, LARGEST_GRID)
-    values, voxel_size = crop_spectrum(density.values, size), density.voxel_size * density.box_size / size
+    values, voxel_size = fourier_crop(density.values, size, 3), density.voxel_size * density.box_size / size
     curves = []
     for place in (positions, placement(positions)):
         made = model_density((place - centre).float(), electrons, sigma, box_size=size, pixel_size=voxel_size)

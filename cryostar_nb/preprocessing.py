@@ -15,7 +15,7 @@ from torch import Tensor
 from cryostar_nb.ctf import ctf_signs
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import replacing
-from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_grid
+from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, fourier_crop, frequency_grid
 from cryostar_nb.metadata import make_particles
 from cryostar_nb.particles import Particles, batches
 from cryostar_nb.reading import Reading, open_metadata, read_indices
@@ -61,14 +61,6 @@ class Preprocessing:
 def soft_step(values: Float[Tensor, "*grid"], start: float, edge: float) -> Float[Tensor, "*grid"]:
     """1 up to `start`, 0 from `start + edge` on, and half a cosine between."""
     return 0.5 + 0.5 * torch.cos(math.pi * ((values - start) / edge).clamp(0, 1))
-
-
-def fourier_crop(images: Float[Tensor, "*batch y x"], box_size: int) -> Float[Tensor, "*batch new_y new_x"]:
-    """The same field of view in fewer pixels: the values of the band-limited image where the new pixels are. The centre stays the centre."""
-    old = images.shape[-1]
-    start = old // 2 - box_size // 2
-    kept = centred_fft(images, 2)[..., start : start + box_size, start : start + box_size]
-    return centred_ifft(kept * (box_size / old) ** 2, 2)
 
 
 def preprocess(particles: Particles, out: Path | str, config: Preprocessing, *, more: pd.DataFrame | None = None) -> Particles:
@@ -119,8 +111,7 @@ def process_images(particles: Particles, rows: slice, config: Preprocessing) -> 
         signs = ctf_signs(frequency_grid(particles.box_size, particles.pixel_size), particles.ctf[rows])
         images = centred_ifft(centred_fft(images, 2) * signs, 2).float()
     box_size = config.box_size or particles.box_size
-    if box_size != particles.box_size:
-        images = fourier_crop(images, box_size)
+    images = fourier_crop(images, box_size, 2)
     pixel_size = particles.pixel_size * particles.box_size / box_size
     if config.low_pass is not None:
         frequency = frequency_grid(box_size, pixel_size).norm(dim=-1)

@@ -12,10 +12,10 @@ from cryostar_nb import preprocessing as module
 from cryostar_nb.__main__ import parse
 from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid, shift_images
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, fourier_crop, frequency_grid, shift_images
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.particles import Particles
-from cryostar_nb.preprocessing import Preprocessing, fourier_crop, preprocess, soft_step
+from cryostar_nb.preprocessing import Preprocessing, preprocess, soft_step
 from cryostar_nb.projector import project_real, rotate
 from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.star import write_star
@@ -68,7 +68,7 @@ def test_cropping_gives_the_same_nodes_on_larger_pixels(old, new, asymmetric):
     sigma = torch.full((5,), 3.0, dtype=torch.float64)  # wide enough for the larger pixels
     before = project_real(positions, amplitudes, sigma, box_size=old, pixel_size=1.0)
     after = project_real(positions, amplitudes, sigma, box_size=new, pixel_size=old / new)
-    assert (fourier_crop(before[None], new)[0] - after).abs().max() < 2e-3 * after.max()
+    assert (fourier_crop(before[None], new, 2)[0] - after).abs().max() < 2e-3 * after.max()
 
 
 def test_poses_and_ctf_stay_true_of_cropped_images(asymmetric, microscope, tmp_path, write_stack, rng):
