@@ -119,9 +119,8 @@ def diagnose(
     """Diagnose particles against a model, a map, or both. With both, images are compared with the map, and the model is docked into it."""
     if count < 2:
         raise InputError(f"n_particles = {count}; give at least 2")
-    rows = np.linspace(0, len(particles) - 1, min(count, len(particles))).round().astype(np.int64)
     band = choose_band(particles, resolution)
-    sample = take_sample(particles.select(rows), band)
+    sample = take_sample(particles, band, count)
     finest = 0.9 * sample.resolution  # a smaller pixel size looks further
     if density is not None:
         reference = map_spectrum(density, finest)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryostar_nb.ctf import contrast_transfer_function
@@ -141,7 +141,7 @@ class Sample:
 
     def thinned(self, count: int) -> "Sample":
         """So many of the particles, evenly spread over them, or all."""
-        rows = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).round().astype(np.int64)
+        rows = _spread(count, len(self.images))
         return Sample(self.particles.select(rows), self.frequencies, self.images[torch.from_numpy(rows)], self.weight)
 
     @property
@@ -155,8 +155,15 @@ class Sample:
         return 1 / float(self.frequencies.norm(dim=-1).max())
 
 
-def take_sample(particles: Particles, band: Band) -> Sample:
-    """Read the images and whiten them."""
+def _spread(count: int, total: int) -> Int[np.ndarray, " row"]:
+    """So many rows, evenly spread over a total, or all."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
+def take_sample(particles: Particles, band: Band, count: int | None = None) -> Sample:
+    """Read the images of so many particles, evenly spread over all of them (none: all), and whiten them."""
+    if count is not None:
+        particles = particles.select(_spread(count, len(particles)))
     real, imaginary = load_band_vectors(particles, band).chunk(2, dim=-1)
     images = torch.complex(real, imaginary)
     shell = band.indices.float().norm(dim=-1).round().long()

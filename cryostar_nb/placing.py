@@ -1,6 +1,6 @@
 """Docking of files: a model into a map or in front of particles, with what it gained, and the model's file moved as a whole."""
 
-import re
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryostar_nb.agreement import first_crossing
-from cryostar_nb.docking import Docked, Placement, Target, correlation, dock, map_target, rotation_angle
+from cryostar_nb.docking import Placement, Target, correlation, dock, map_target, rotation_angle
 from cryostar_nb.doctor import choose_band, docking_target
-from cryostar_nb.errors import InputError
 from cryostar_nb.files import write_text
 from cryostar_nb.fourier import fourier_crop, shell_correlation
 from cryostar_nb.hypotheses import take_sample
@@ -22,9 +21,9 @@ from cryostar_nb.maps import DensityMap, Spectrum, model_density, model_spectrum
 from cryostar_nb.particles import Particles
 from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.structure import Structure, coarse_grain
-from cryostar_nb.structure_files import read_structure
+from cryostar_nb.structure_files import read_structure, structure_path
+from cryostar_nb.training import TrainConfig
 
-ATOM_SIGMA, NODE_SIGMA = 0.8, 2.0  # Å, as in training
 MOST_ATOMS = 40_000  # beyond, a model is docked by its nodes
 LARGEST_GRID = 128  # voxels along an edge, of the FSC
 CLEARLY = 1.1  # times the correlation: the other hand fits clearly better
@@ -35,8 +34,8 @@ def gaussians(atoms: Structure) -> tuple[Float[Tensor, "gaussian 3"], Float[Tens
     """Positions, electrons and width of what stands for a structure: its atoms, or its nodes where it has nothing else or too many."""
     nodes = coarse_grain(atoms)
     by_node = len(nodes) == len(atoms) or len(atoms) > MOST_ATOMS
-    chosen = nodes if by_node else atoms
-    return torch.from_numpy(chosen.positions).float(), torch.from_numpy(chosen.electrons).float(), NODE_SIGMA if by_node else ATOM_SIGMA
+    chosen, sigma = (nodes, TrainConfig.sigma) if by_node else (atoms, TrainConfig.atom_sigma)
+    return torch.from_numpy(chosen.positions).float(), torch.from_numpy(chosen.electrons).float(), sigma
 
 
 def structure_spectrum(atoms: Structure, resolution: float) -> Spectrum:
@@ -73,10 +72,24 @@ class DockedModel:
         return self.mirrored > CLEARLY * self.after
 
 
-def _dock(target: Target, model: Spectrum, *, either_sign: bool) -> tuple[float, Docked, Docked]:
-    """Correlation before, docked, and docked as the mirror image."""
-    both = [dock(target, model, mirrored=hand, either_sign=either_sign) for hand in (False, True)]
-    return float(correlation(target, model, torch.eye(3), model.centre)), both[0], both[1]
+def _dock(target: Target, model: Spectrum, resolution: float, *, either_sign: bool) -> DockedModel:
+    """Dock a model and its mirror image, in the frame of the poses. With `either_sign`, correlations are of the contrast that fits."""
+    straight, mirrored = (dock(target, model, mirrored=hand, either_sign=either_sign) for hand in (False, True))
+    before, after, other = float(correlation(target, model, torch.eye(3), model.centre)), straight.correlation, mirrored.correlation
+    if either_sign:
+        before, after, other = before if after > 0 else -before, abs(after), abs(other)
+    found = straight.placement
+    return DockedModel(
+        before=before,
+        after=after,
+        mirrored=other,
+        placement=found,
+        mirror_placement=mirrored.placement,
+        shift=float((found(model.centre) - model.centre).norm()),
+        angle=rotation_angle(found.matrix),
+        resolution=resolution,
+        frame="poses",
+    )
 
 
 def choose_frame(positions: Float[Tensor, "atom 3"], density: DensityMap) -> Frame:
@@ -97,10 +110,9 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "auto
     centre = torch.from_numpy(density.centre if frame == "map" else np.zeros(3))
     resolution = docking_resolution(density)
     target, model = map_target(density, resolution), model_spectrum((positions - centre).float(), electrons, sigma, resolution)
-    before, straight, mirrored = _dock(target, model, either_sign=False)
-    found = straight.placement
-    move = found.matrix.double() @ -centre + found.move + centre
-    placement = Placement(found.matrix, move.float())
+    docked = _dock(target, model, resolution, either_sign=False)
+    matrix, move = docked.placement.matrix, docked.placement.move
+    placement = Placement(matrix, (matrix.double() @ -centre + move + centre).float())
 
     size = min(density.box_size, LARGEST_GRID)
     values, voxel_size = fourier_crop(density.values, size, 3), density.voxel_size * density.box_size / size
@@ -109,45 +121,22 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "auto
         made = model_density((place - centre).float(), electrons, sigma, box_size=size, pixel_size=voxel_size)
         frequencies, curve = shell_correlation(made, values, pixel_size=voxel_size)
         curves.append(curve)
-    shift = float((found(model.centre) - model.centre).norm())
-    return DockedModel(
-        before,
-        straight.correlation,
-        mirrored.correlation,
-        placement,
-        mirrored.placement,
-        shift,
-        rotation_angle(found.matrix),
-        resolution,
-        frame,
-        tuple(centre.tolist()),
-        frequencies,
-        *curves,
+    return dataclasses.replace(
+        docked,
+        placement=placement,
+        frame=frame,
+        map_centre=tuple(centre.tolist()),
+        frequencies=frequencies,
+        fsc_before=curves[0],
+        fsc_after=curves[1],
     )
 
 
 def dock_against_images(atoms: Structure, particles: Particles, count: int = 1000) -> DockedModel:
     """Dock a model against particle images, whose poses are trusted; the frame is that of the poses."""
-    rows = np.linspace(0, len(particles) - 1, min(count, len(particles))).round().astype(np.int64)
-    sample = take_sample(particles.select(rows), choose_band(particles))
-    target = docking_target(sample)
+    target = docking_target(take_sample(particles, choose_band(particles), count))
     resolution = 1 / float(target.frequencies.norm(dim=-1).max())
-    model = structure_spectrum(atoms, resolution)
-    before, straight, mirrored = _dock(target, model, either_sign=True)
-    found = straight.placement
-    shift = float((found(model.centre) - model.centre).norm())
-    sign = 1 if straight.correlation > 0 else -1
-    return DockedModel(
-        sign * before,
-        abs(straight.correlation),
-        abs(mirrored.correlation),
-        found,
-        mirrored.placement,
-        shift,
-        rotation_angle(found.matrix),
-        resolution,
-        "poses",
-    )
+    return _dock(target, structure_spectrum(atoms, resolution), resolution, either_sign=True)
 
 
 def dock_files(
@@ -197,9 +186,7 @@ def as_report(docked: DockedModel) -> str:
 
 def move_structure(source: Path | str, out: Path | str, placement: Placement) -> None:
     """Write a structure file with all its atoms, ligands and waters too, moved as a rigid body or mirrored; a crystal's cell is left out."""
-    out = Path(out)
-    if not re.search(r"\.(pdb|cif)$", out.name):
-        raise InputError(f"{out}: a structure is written as .pdb or .cif; choose one of these suffixes")
+    out = structure_path(out)
     document = gemmi.read_structure(str(source))
     document.cell, document.spacegroup_hm = gemmi.UnitCell(), ""
     matrix, move = gemmi.Mat33(placement.matrix.double().tolist()), gemmi.Vec3(*placement.move.double().tolist())

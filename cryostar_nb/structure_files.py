@@ -121,14 +121,20 @@ def read_nodes(path: Path | str) -> Structure:
     return read_atoms_and_nodes(path)[1]
 
 
+def structure_path(path: Path | str) -> Path:
+    """The path of a structure to be written. Raises InputError for a suffix other than .pdb and .cif."""
+    path = Path(path)
+    if path.suffix not in (".pdb", ".cif"):
+        raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
+    return path
+
+
 def write_structure(path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None) -> None:
     """Write a PDB or mmCIF file (by the suffix), one model per frame; `frames` default to the structure's own positions.
 
     Raises InputError where PDB cannot hold the structure (more than 62 chains or 99,999 atoms): use .cif then.
     """
-    path = Path(path)
-    if path.suffix not in (".pdb", ".cif"):
-        raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
+    path = structure_path(path)
     if path.suffix == ".pdb" and not fits_pdb(structure):
         chains = len(set(structure.chains.tolist()))
         raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
