@@ -275,7 +275,7 @@ def train(
         if not resume:
             network.encoder.learn_scale(torch.cat(list(itertools.islice(encoder_inputs(data, view), 4))))
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
-    square_frequencies = 2 * math.pi**2 * band.frequencies_on(device).square().sum(-1)
+    unit_blur = band.per_coefficient(2 * math.pi**2 * band.frequencies_on(device).square().sum(-1))  # exp(-this) blurs by 1 Å
     weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
 
@@ -300,7 +300,7 @@ def train(
         predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=rotations, ctf=ctf)
 
         if config.initial_blur > 0:
-            transfer = band.per_coefficient(torch.exp(-square_frequencies * blur**2)).to(images)
+            transfer = torch.exp(-unit_blur * blur**2).to(images)
             images, predictions = images * transfer, predictions * transfer
         losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
         losses |= restraints.losses(positions, over_all)

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import faults
-import mrcfile
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -38,10 +37,7 @@ def trpv1(resolution, folder):
     images, right = particles.images(slice(None)), 0
     cases = [(), *((fault,) for fault in ("contrast sign", "phase flipped", *faults.IN_THE_FILE)), ("model mirrored",)]
     for case in cases:
-        with mrcfile.new(folder / "spoilt.mrcs", overwrite=True) as handle:
-            handle.set_data(faults.spoil_images(images, particles, case).numpy().astype(np.float32))
-            handle.set_image_stack()
-        spoilt = dataclasses.replace(faults.spoil_particles(particles, case), stacks=(folder / "spoilt.mrcs",))
+        spoilt = faults.write_spoilt(particles, images, case, folder / "spoilt.mrcs")
         values = density.values
         if case == ("model mirrored",):
             values = values.flip(0, 1, 2).roll((1 - density.box_size % 2,) * 3, (0, 1, 2))

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import faults
-import mrcfile
 import numpy as np
 import torch
 
@@ -62,10 +61,7 @@ def main():
         made = {with_ctf: simulated(config, folder / str(with_ctf), with_ctf=with_ctf) for with_ctf in (True, False)}
         for case in cases:
             particles, images = made["CTF off" not in case]
-            with mrcfile.new(folder / "spoilt.mrcs", overwrite=True) as handle:
-                handle.set_data(faults.spoil_images(images, particles, case).numpy().astype(np.float32))
-                handle.set_image_stack()
-            spoilt = dataclasses.replace(faults.spoil_particles(particles, case), stacks=(folder / "spoilt.mrcs",))
+            spoilt = faults.write_spoilt(particles, images, case, folder / "spoilt.mrcs")
             positions = faults.spoil_model(torch.from_numpy(model.positions), case)
             used = time.process_time()
             found = diagnose(spoilt, atoms=model.with_positions(positions.numpy()))

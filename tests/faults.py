@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import mrcfile
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -66,6 +67,14 @@ def spoil_particles(particles, faults):
     for fault in faults:
         particles = dataclasses.replace(particles, **IN_THE_FILE.get(fault, lambda _: {})(particles))
     return particles
+
+
+def write_spoilt(particles, images, faults, stack):
+    """Write the images with these faults, and return the particles of that stack with what their file says."""
+    with mrcfile.new(stack, overwrite=True) as handle:
+        handle.set_data(spoil_images(images, particles, faults).numpy().astype(np.float32))
+        handle.set_image_stack()
+    return dataclasses.replace(spoil_particles(particles, faults), stacks=(stack,))
 
 
 def spoil_model(positions, faults):

@@ -135,16 +135,22 @@ def test_no_page_is_wider_than_a_phone(site, visit):
     assert wide == {}
 
 
+def elements(site, visit, mark, selector):
+    """What a selector finds on each page whose text has the mark, with the page's name."""
+    for path in pages(site):
+        if mark in path.read_text(encoding="utf-8"):
+            page, _ = visit(path)
+            for element in page.query_selector_all(selector):
+                yield path.name, element
+
+
 def test_molecules_are_drawn(site, visit):
     blank, seen = [], 0
-    for path in pages(site):
-        if "3dmolviewer_" in path.read_text(encoding="utf-8"):
-            page, _ = visit(path)
-            for stage in page.query_selector_all('[id^="3dmolviewer_"]'):
-                stage.scroll_into_view_if_needed()
-                seen += 1
-                if not wait_until(lambda stage=stage: pixels(stage).std() > 3):
-                    blank.append((path.name, stage.get_attribute("id")))
+    for name, stage in elements(site, visit, "3dmolviewer_", '[id^="3dmolviewer_"]'):
+        stage.scroll_into_view_if_needed()
+        seen += 1
+        if not wait_until(lambda stage=stage: pixels(stage).std() > 3):
+            blank.append((name, stage.get_attribute("id")))
     assert blank == [] and seen >= 5
 
 
@@ -160,13 +166,10 @@ def test_a_motion_moves(site, visit):
 
 def test_plotly_figures_are_drawn(site, visit):
     empty, seen = [], 0
-    for path in pages(site):
-        if 'class="plotly-figure"' in path.read_text(encoding="utf-8"):
-            page, _ = visit(path)
-            for figure in page.query_selector_all(".plotly-figure"):
-                seen += 1
-                if not wait_until(lambda figure=figure: figure.query_selector(".main-svg") is not None):
-                    empty.append(path.name)
+    for name, figure in elements(site, visit, 'class="plotly-figure"', ".plotly-figure"):
+        seen += 1
+        if not wait_until(lambda figure=figure: figure.query_selector(".main-svg") is not None):
+            empty.append(name)
     assert empty == [] and seen > 0
 
 
