@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
 from cryostar_nb.diagnosis import as_json, diagnose_files, write_corrected
 from cryostar_nb.doctor_page import as_text, doctor_page
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import write_text
+from cryostar_nb.files import check_outputs, write_text
 from cryostar_nb.hardware import Hardware
 from cryostar_nb.inspection import describe, inspect_particles
 from cryostar_nb.placing import Frame, as_report, dock_files
@@ -26,6 +26,7 @@ from cryostar_nb.report import analyse_run
 from cryostar_nb.runs import InputFiles, evaluate_run, low_pass_from_map, read_config, start_run
 from cryostar_nb.selection import Choice, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
+from cryostar_nb.structure_files import structure_path
 from cryostar_nb.training import PRESETS, TrainConfig
 
 
@@ -40,6 +41,8 @@ class Simulate:
     """Structure of the first state (PDB or mmCIF); with --trajectory, its topology unless --topology is given."""
     out: Path
     """Folder to write to; it is made when missing."""
+    overwrite: bool = False
+    """Replace what is in OUT already; never a file that is read."""
     open: Path | None = None
     """Structure of the last state (PDB or mmCIF), superposed on the first, with the same residues."""
     trajectory: Path | None = None
@@ -53,6 +56,8 @@ class Simulate:
     def run(self) -> None:
         """Simulate, and say where the files are."""
         paths = {"trajectory": self.trajectory, "topology": self.topology, "poses": self.poses}
+        outputs = [self.out / name for name in ("particles.star", "particles.mrcs", "truth.npz")]
+        check_outputs(outputs, inputs=(self.closed, self.open, *paths.values()), overwrite=self.overwrite)
         simulate(self.config, closed=self.closed, open_=self.open, out=self.out, **paths)
         print(f"wrote {self.out / 'particles.star'}, particles.mrcs and truth.npz")
 
@@ -84,6 +89,8 @@ class Preprocess:
     """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
     out: Path
     """Folder to write to; it is made when missing."""
+    overwrite: bool = False
+    """Replace what is in OUT already; never a file that is read."""
     indices: str | None = None
     """Only these: a file of indices counted from 0 (.npy, .txt, .pkl, or .csv with a column `index`, or `particle` counted from 1), a mask in .npy, or START:STOP."""
     reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
@@ -91,6 +98,8 @@ class Preprocess:
 
     def run(self) -> None:
         """Preprocess, and say what was written."""
+        inputs = (self.particles, *self.reading.files())
+        check_outputs([self.out / name for name in ("particles.star", "particles.mrcs")], inputs=inputs, overwrite=self.overwrite)
         made = preprocess_file(self.particles, self.out, self.config, self.reading, self.indices)
         print(
             f"wrote {made.source} and {made.stacks[0].name}: {len(made):,} particles of {made.box_size} pixels of {made.pixel_size:.5g} Å"
@@ -105,11 +114,15 @@ class Select:
     """Run folder of `train`, or particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles."""
     out: Path
     """File to write: .star or .cs."""
+    overwrite: bool = False
+    """Replace OUT if it is there already; never a file that is read."""
     choice: OmitArgPrefixes[Choice] = dataclasses.field(default_factory=Choice)
     reading: OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
 
     def run(self) -> None:
         """Select, and say how many."""
+        outputs = [self.out, self.out.with_name(f"{self.out.stem}_passthrough.cs")][: 1 + (self.out.suffix == ".cs")]
+        check_outputs(outputs, inputs=(self.source, *self.reading.files()), overwrite=self.overwrite)
         chosen, count, remark = select_particles(self.source, self.out, self.choice, self.reading)
         print(f"wrote {self.out}: {chosen:,} of {count:,} particles; {remark}")
 
@@ -129,6 +142,8 @@ class Doctor:
     """Consensus map (MRC) of these particles; its centre voxel is the origin of the poses."""
     out: Path | None = None
     """Folder for doctor.html, and for corrected files where something is wrong: particles.star, reference.cif."""
+    overwrite: bool = False
+    """Replace what is in OUT already; never a file that is read."""
     json: bool = False
     """Print one JSON object instead of text."""
     n_particles: int = 500
@@ -141,6 +156,10 @@ class Doctor:
 
     def run(self) -> None:
         """Examine, and print the table and the verdict."""
+        if self.out is not None:
+            outputs = [self.out / name for name in ("doctor.html", "particles.star", "reference.cif")]
+            inputs = (self.particles, self.reference, self.map, *self.reading.files())
+            check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)
         found = diagnose_files(
             self.particles,
             reference=self.reference,
@@ -168,6 +187,8 @@ class Dock:
     """Map (.mrc, .map), or particles with good poses: .star, .cs, or a stack (.mrcs) with pickles. --pixel-size is that of either."""
     out: Path
     """File to write the docked model to, .cif or .pdb; every atom of the model is in it."""
+    overwrite: bool = False
+    """Replace OUT if it is there already; never a file that is read."""
     frame: Frame = "auto"
     """Frame of the model, before and after. map: the map file's own, by its ORIGIN and NSTART, where viewers show it. poses: the map's
     centre voxel is the origin, as `train` needs it, and always so against particles. auto: map, unless ORIGIN and NSTART are both 0
@@ -176,6 +197,7 @@ class Dock:
 
     def run(self) -> None:
         """Dock, and say what it gained."""
+        check_outputs([structure_path(self.out)], inputs=(self.model, self.target, *self.reading.files()), overwrite=self.overwrite)
         docked = dock_files(self.model, self.target, self.out, frame=self.frame, reading=self.reading)
         print(f"{as_report(docked)}\nwrote {self.out}")
 
@@ -271,18 +293,23 @@ Command = (
 def parse(arguments: list[str]) -> Any:
     """Read the command line. The defaults of `train` are those of --preset, or of the run that --resume continues."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    early.add_argument("--preset", choices=sorted(PRESETS))
     early.add_argument("--resume", action="store_true")
     early.add_argument("--out", type=Path)
     early.add_argument("--low-pass", "--low_pass")
     if arguments[:1] != ["train"] or {"-h", "--help"} & set(arguments):
         return tyro.cli(Command, args=arguments, prog="cryostar-nb", description=__doc__)
     known, _ = early.parse_known_args(arguments[1:])
+    preset: Literal["paper", "ours"] = known.preset or "paper"
+    if known.resume and known.preset is not None:
+        raise InputError(
+            f"--preset {preset}: a run that is resumed has its settings already; leave it out, and change single ones by their flags"
+        )
     if known.resume and known.out is not None:
         stored = read_config(known.out)
         default = Train(out=known.out, resume=True, config=stored["train"], **vars(stored["inputs"]))
     else:
-        default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=known.preset, config=PRESETS[known.preset])
+        default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=preset, config=PRESETS[preset])
     arguments = arguments[1:]
     if known.low_pass == "auto":  # the flag is a number; this one is found when the command runs
         default = dataclasses.replace(default, low_pass_is_auto=True)
@@ -299,7 +326,7 @@ def main() -> None:
         print(f"cryostar-nb: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"cryostar-nb: {stop or 'stopped'}; `train --resume --out RUN` goes on from a checkpoint", file=sys.stderr)
+        print(f"cryostar-nb: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os._exit(1)

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,29 @@ def existing_file(path: Path | str, what: str) -> Path:
     if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
         raise InputError(f"{path}: is not a file that can be read; give the path of {what}")
     return path
+
+
+def check_outputs(paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), overwrite: bool = False) -> None:
+    """Raise InputError, before any work is done, for a file that could not be written, is one of the inputs, or is there already.
+
+    `overwrite` admits those that are there, but never an input.
+    """
+    read = [path for path in inputs if path is not None and path.exists()]
+    for path in paths:
+        try:
+            nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+            if path.is_dir() or (nearest != path.absolute() and not nearest.is_dir()):
+                kind = "folder" if path.is_dir() else "file"
+                raise InputError(f"{path}: cannot be written, because {nearest} is a {kind}; choose another --out")
+            if not os.access(nearest if nearest.is_dir() else nearest.parent, os.W_OK | os.X_OK):
+                raise InputError(f"{path}: cannot be written: {nearest} may not be changed; choose another --out")
+        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered, a NUL character
+            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another --out") from error
+        if path.exists():
+            if any(path.samefile(other) for other in read):
+                raise InputError(f"{path}: is a file that is read, and would be replaced; choose another --out")
+            if not overwrite:
+                raise InputError(f"{path}: is there already; choose another --out, or replace it with --overwrite")
 
 
 class MetricsLog:

@@ -36,6 +36,10 @@ class Reading:
     phase_flipped: bool = False
     """The images were multiplied by the sign of their CTF."""
 
+    def files(self) -> tuple[Path | None, ...]:
+        """Files that are read beside the particles'."""
+        return self.passthrough, self.poses_pkl, self.ctf_pkl
+
 
 def open_metadata(
     path: Path | str,

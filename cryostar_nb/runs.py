@@ -22,7 +22,7 @@ from cryostar_nb.agreement import agreement_with_map
 from cryostar_nb.density import Density, atom_density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import evaluate
-from cryostar_nb.files import existing_file, replacing, write_json
+from cryostar_nb.files import check_outputs, existing_file, replacing, write_json
 from cryostar_nb.fourier import Band
 from cryostar_nb.hardware import Hardware, start_fabric
 from cryostar_nb.loading import resident
@@ -36,6 +36,7 @@ from cryostar_nb.training import TrainConfig, TrainingData, build_model, encoder
 from cryostar_nb.vectors import VectorFile, open_vectors
 from cryostar_nb.view import StructureView
 
+FILES = ("config.json", "reference.cif", "atoms.cif", "checkpoint.pt", "metrics.csv", "latents.npy")
 PATHS = ("particles", "reference", "root", "passthrough", "poses_pkl", "ctf_pkl")  # among the settings in config.json
 
 
@@ -68,6 +69,8 @@ class Run:
     band: Band
     view: StructureView | None
     model: DeformationVAE
+    sizes: ModelConfig
+    n_particles: int | None  # None: a version that did not note it
     step: int
 
     @property
@@ -119,13 +122,14 @@ def start_run(
 ) -> Run | None:
     """Train on the user's files, in the folder `out`, and infer the latents. In a distributed run the first process returns.
 
-    Raises InputError when `out` already holds a run and `resume` is not set, or holds none and it is.
+    Everything is checked before anything is written. Raises InputError when `out` holds anything and `resume` is not set (but
+    for a run that has no checkpoint yet), and when it holds no run that can go on with these files and settings and `resume` is.
     """
     out, hardware = Path(out), hardware or Hardware()
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
+    check_outputs([out / name for name in FILES], inputs=(inputs.particles, inputs.reference, *inputs.reading.files()), overwrite=True)
     before = open_run(out) if resume else None
+    if before is None:
+        check_free(out)
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
     density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()
@@ -135,22 +139,33 @@ def start_run(
     if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
         raise InputError(f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes")
     if before is not None:
-        check_same_network(before, config, nodes, band)
+        check_can_go_on(before, config, nodes, band, len(particles))
+        if config.steps == before.step:
+            print(f"{out}: is at its last step, {before.step:,}, already; give a larger --steps to go on")
+            before.latents()
+            return before
+    sizes = ModelConfig() if before is None else before.sizes
     fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
     with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
         vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
     if fabric.is_global_zero:
+        if before is not None:
+            for line in changes(before, inputs, config):
+                print(f"{out}: from step {before.step + 1:,} on, {line}")
+        finest = 2 * particles.pixel_size
+        if config.low_pass < finest:
+            print(f"{inputs.particles}: its pixels hold no detail of {config.low_pass:g} Å; images are compared down to {finest:g} Å")
         if isinstance(vectors, VectorFile):
             gigabytes = 2 * vectors.size * len(vectors) / 1e9
             print(
                 f"{inputs.particles}: {len(vectors):,} particles ({gigabytes:.3g} GB) are more than memory may hold; they are read from {vectors.path}"
             )
-        describe_run(out, inputs, config, nodes, band)
+        describe_run(out, inputs, config, nodes, band, len(particles), sizes)
         if config.density == "atoms":
             write_structure(out / "atoms.cif", atoms)
     data = training_data(particles, resident(vectors, fabric.device), fabric.device)
     view = make_view(config, nodes, band)
-    model = train(config, data, nodes, band, out, density=density, view=view, resume=resume, fabric=fabric)
+    model = train(config, data, nodes, band, out, density=density, view=view, model_config=sizes, resume=resume, fabric=fabric)
     if not fabric.is_global_zero:
         return None
     save_latents(out, model, data, view)
@@ -167,18 +182,56 @@ def low_pass_from_map(reference: Path | str, density: Path | str | None, config:
     return round(agreement_with_map(centres, made.amplitudes, float(made.sigma), read_map(density, pixel_size=map_pixel_size)).cutoff, 2)
 
 
-def check_same_network(before: Run, config: TrainConfig, nodes: Structure, band: Band) -> None:
-    """Raise InputError when a run that is to be resumed has a network of other sizes: its weights would not fit."""
-    if (band, len(nodes)) != (before.band, len(before.nodes)):
-        raise InputError(
-            f"{before.folder}: was trained on {len(before.nodes)} nodes and {before.band}, not on {len(nodes)} and {band}; resume with the same, or train into a new --out"
-        )
-    for name in ("method", "modes", "encoder_input"):
+def check_free(out: Path) -> None:
+    """Raise InputError for a folder that holds a run with a checkpoint, or files that are no run's."""
+    if (out / "checkpoint.pt").exists():
+        raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
+    if (out / "config.json").exists():
+        read_config(out)  # of a run that was stopped before its first checkpoint
+    elif out.exists():
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith((".", "vectors")))
+        if others:
+            raise InputError(f"{out}: holds {others[0]}, and no run; choose a new or an empty folder (--out)")
+
+
+def check_can_go_on(before: Run, config: TrainConfig, nodes: Structure, band: Band, particles: int) -> None:
+    """Raise InputError when a run that is to be resumed was trained on something else, or further."""
+    help_ = "resume with the same, or train into a new --out"
+    if band != before.band:
+        raise InputError(f"{before.folder}: was trained on {before.band}, not on {band}; {help_}")
+    if before.n_particles not in (None, particles):
+        raise InputError(f"{before.folder}: was trained on {before.n_particles:,} particles, not on {particles:,}; {help_}")
+    for name in ("method", "modes", "encoder_input", "density"):
         was, wanted = getattr(before.config, name), getattr(config, name)
         if was != wanted:
-            raise InputError(
-                f"{before.folder}: was trained with {name} = {was}, not {wanted}; resume with the same, or train into a new --out"
-            )
+            raise InputError(f"{before.folder}: was trained with {name} = {was}, not {wanted}; {help_}")
+    difference = difference_of(before.nodes, nodes)
+    if difference:
+        raise InputError(f"{before.folder}: was trained on another reference: {difference}; {help_}")
+    if config.steps < before.step:
+        raise InputError(f"{before.folder}: is at step {before.step:,} already, and steps = {config.steps:,}; give a larger --steps")
+
+
+def difference_of(first: Structure, second: Structure) -> str:
+    """What tells two references apart, in words; nothing where they are the same, to the digits of a file."""
+    if len(first) != len(second):
+        return f"{len(first)} nodes, not {len(second)}"
+    for atom in range(len(first)):
+        was, wanted = first.residue_label(atom), second.residue_label(atom)
+        if was != wanted:
+            return f"node {atom + 1} is {was}, not {wanted}"
+    apart = float(np.abs(first.positions - second.positions).max())
+    return f"its nodes lie up to {apart:.3g} Å from these" if apart > 0.01 else ""
+
+
+def changes(before: Run, inputs: InputFiles, config: TrainConfig) -> list[str]:
+    """The settings and files of a run that are not what they were."""
+    was, now = vars(before.config), vars(config)
+    lines = [f"{name} = {now[name]}, not {was[name]}" for name in now if now[name] != was[name]]
+    for name, old in _plain_inputs(before.inputs).items():
+        new = _plain_inputs(inputs)[name]
+        lines += [f"{name} is {new}, not {old}"] * (new != old)
+    return lines
 
 
 def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
@@ -186,16 +239,20 @@ def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Den
     return atom_density(atoms, config.atom_sigma) if config.density == "atoms" else node_density(nodes, config.sigma)
 
 
-def describe_run(out: Path, inputs: InputFiles, config: TrainConfig, nodes: Structure, band: Band) -> None:
+def describe_run(
+    out: Path, inputs: InputFiles, config: TrainConfig, nodes: Structure, band: Band, particles: int, sizes: ModelConfig
+) -> None:
     """Write `reference.cif` and `config.json`."""
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)
-    files = {name: _plain(value) for name, value in vars(inputs).items()} | {
-        "reading": {name: _plain(value) for name, value in vars(inputs.reading).items()}
-    }
-    grid = {"box_size": band.box_size, "pixel_size": band.pixel_size}
-    settings = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(ModelConfig())}
-    write_json(out / "config.json", {"inputs": files, "grid": grid} | settings)
+    grid = {"box_size": band.box_size, "pixel_size": band.pixel_size, "n_particles": particles}
+    settings = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(sizes)}
+    write_json(out / "config.json", {"inputs": _plain_inputs(inputs), "grid": grid} | settings)
+
+
+def _plain_inputs(inputs: InputFiles) -> dict[str, Any]:
+    reading = {name: _plain(value) for name, value in vars(inputs.reading).items()}
+    return {name: _plain(value) for name, value in vars(inputs).items()} | {"reading": reading}
 
 
 def _plain(value: Any) -> Any:
@@ -233,7 +290,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
             "grid": values["grid"],
         }
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: is not a configuration that this version wrote ({error}); train again") from error
+        raise InputError(f"{path}: is not a configuration that this version wrote ({error}); train into a new --out") from error
 
 
 def open_run(folder: Path | str) -> Run:
@@ -250,7 +307,18 @@ def open_run(folder: Path | str) -> Run:
         model.load_state_dict(state["model"])
     except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise InputError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]}); train again") from error
-    return Run(folder, values["inputs"], values["train"], nodes, band, view, model.eval(), state["step"])
+    return Run(
+        folder,
+        values["inputs"],
+        values["train"],
+        nodes,
+        band,
+        view,
+        model.eval(),
+        values["model"],
+        values["grid"].get("n_particles"),
+        state["step"],
+    )
 
 
 def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:

@@ -371,5 +371,5 @@ def train(
     save()
     fabric.barrier()
     if step < config.steps:
-        raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}")
+        raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}; go on with: cryostar-nb train --resume --out {out}")
     return network.eval()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import re
 import shlex
@@ -157,6 +158,134 @@ def test_a_resumed_run_goes_on_counting(finished, run, tmp_path):
     assert list(map(float, seconds)) == sorted(map(float, seconds))
 
 
+def test_only_a_new_an_empty_or_an_unfinished_folder_takes_a_run(finished, run, tmp_path):
+    """A folder of a run that was killed before its first checkpoint is used again; one with somebody's files is not."""
+    words = ["train", finished / "sim/particles.star", "--reference", CLOSED, *QUICK, "--steps", "2"]
+    (tmp_path / "notes.txt").write_text("mine")
+    complain(run(*words, "--out", tmp_path), "holds notes.txt, and no run", "--out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text('{"mine": 1}')
+    complain(run(*words, "--out", tmp_path / "mine"), "config.json", "--out")
+    assert (tmp_path / "mine" / "config.json").read_text() == '{"mine": 1}'
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    assert run(*words, "--out", tmp_path / "run")[0] == 0
+    assert open_run(tmp_path / "run").step == 2
+
+
+@pytest.mark.parametrize("command", ["simulate", "preprocess", "select", "doctor", "dock"])
+def test_what_is_there_is_replaced_when_it_is_said_and_what_is_read_is_not(command, finished, run, tmp_path, monkeypatch):
+    out = {"select": tmp_path / "particles.star", "dock": tmp_path / "reference.cif"}.get(command, tmp_path)
+    particles = tmp_path / "in" / "particles.star"
+    shutil.copytree(finished / "sim", tmp_path / "in")
+    words = {
+        "simulate": ["--closed", CLOSED, "--open", OPEN, *SMALL],
+        "preprocess": [particles],
+        "select": [particles, "--indices", ":"],
+        "doctor": [particles, "--reference", CLOSED],
+        "dock": [CLOSED, particles],
+    }[command]
+    mine = tmp_path / ("reference.cif" if command in ("dock", "doctor") else "particles.star")
+    mine.write_text("mine")
+    complain(run(command, *words, "--out", out), mine.name, "is there already", "--overwrite")
+    assert mine.read_text() == "mine"
+    # A file that is read is named by any of its names, and never replaced.
+    mine.unlink()
+    mine.symlink_to(CLOSED if command in ("dock", "doctor", "simulate") else particles)
+    complain(run(command, *words, "--out", out, "--overwrite"), "is a file that is read", "--out")
+    mine.unlink()
+    if command in ("preprocess", "select"):
+        mine.write_text("mine")
+        assert run(command, *words, "--out", out, "--overwrite")[0] == 0
+        assert len(read_particles(mine, root=tmp_path if command == "preprocess" else tmp_path / "in")) == 160
+
+
+@pytest.mark.parametrize("command", ["simulate", "preprocess", "select", "doctor", "dock", "train"])
+@pytest.mark.parametrize(
+    ("name", "said"), [("file/deeper/out", "is a file"), ("x" * 300, "too long"), ("locked/out", "may not be changed")]
+)
+def test_an_out_that_cannot_be_is_said_before_the_work(command, name, said, finished, run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and access(path, mode))  # root may write anywhere
+    particles = finished / "sim" / "particles.star"
+    words = {
+        "simulate": ["--closed", CLOSED, "--open", OPEN, *SMALL],
+        "preprocess": [particles],
+        "select": [particles, "--indices", ":"],
+        "doctor": [particles, "--reference", CLOSED],
+        "dock": [CLOSED, particles],
+        "train": [particles, "--reference", CLOSED],
+    }[command]
+    suffix = {"select": ".star", "dock": ".cif"}.get(command, "")
+    complain(run(command, *words, "--out", tmp_path / (name + suffix)), said, "choose another --out")
+
+
+def test_a_run_is_not_trained_onto_its_own_reference(finished, run, tmp_path):
+    shutil.copy(finished / "run" / "reference.cif", tmp_path)
+    result = run("train", finished / "sim/particles.star", "--reference", tmp_path / "reference.cif", "--out", tmp_path, *QUICK)
+    complain(result, "reference.cif", "is a file that is read", "--out")
+
+
+def other_references(folder):
+    atoms = read_structure(CLOSED)
+    renamed = dataclasses.replace(atoms, chains=np.full(len(atoms), "B"))
+    moved = atoms.with_positions(atoms.positions + np.array([0.0, 0.5, 0.0]))
+    for name, structure in {"shorter": atoms[atoms.residue_numbers < 200], "renamed": renamed, "moved": moved}.items():
+        write_structure(folder / f"{name}.cif", structure)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("shorter", "214 nodes, not 199"), ("renamed", "node 1 is chain A MET 1, not chain B MET 1"), ("moved", "up to 0.5 Å from these")],
+)
+def test_a_run_is_not_resumed_with_another_reference_and_keeps_its_files(name, said, finished, run, tmp_path):
+    other_references(tmp_path)
+    before = {path.name: path.read_bytes() for path in (finished / "run").iterdir()}
+    complain(run("train", "--resume", "--out", finished / "run", "--reference", tmp_path / f"{name}.cif", "--steps", "90"), said, "--out")
+    assert {path.name: path.read_bytes() for path in (finished / "run").iterdir()} == before
+
+
+def test_a_run_is_not_resumed_with_other_particles_nor_back_nor_with_a_preset(finished, run, tmp_path):
+    write_star(tmp_path / "fewer.star", read_particles(finished / "sim" / "particles.star").select(np.arange(100)), root=finished / "sim")
+    resume = ["train", "--resume", "--out", finished / "run"]
+    fewer = ["--particles", tmp_path / "fewer.star", "--root", finished / "sim"]
+    complain(run("train", tmp_path / "fewer.star", *resume[1:], *fewer[2:], "--steps", "90"), "160 particles, not on 100", "--out")
+    complain(run(*resume, "--steps", "50"), "is at step 60 already", "--steps")
+    complain(run(*resume, "--steps", "90", "--preset", "ours"), "--preset ours", "leave it out")
+    assert json.loads((finished / "run" / "config.json").read_text())["train"]["steps"] == 60
+
+
+def test_a_resumed_run_says_what_is_not_as_it_was(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    code, out, _ = run("train", "--resume", "--out", tmp_path / "run", "--seed", "5")
+    assert code == 0 and "is at its last step, 60, already" in out
+    assert (tmp_path / "run" / "config.json").read_bytes() == before  # nothing was trained, with that seed or another
+    code, out, _ = run("train", "--resume", "--out", tmp_path / "run", "--steps", "62", "--clash-weight", "0.5")
+    assert code == 0
+    assert "from step 61 on, steps = 62, not 60" in out and "from step 61 on, clash_weight = 0.5, not 1.0" in out
+    assert open_run(tmp_path / "run").config.clash_weight == 0.5
+
+
+def test_a_detail_that_the_pixels_do_not_hold_is_said(finished, run, tmp_path):
+    words = ["train", finished / "sim/particles.star", "--reference", CLOSED, "--out", tmp_path / "run", "--steps", "1"]
+    code, out, _ = run(*words, "--low-pass", "4", "--batch-size", "16")
+    assert code == 0 and "hold no detail of 4 Å; images are compared down to 8 Å" in out
+
+
+@pytest.mark.parametrize(
+    ("message", "said"), [((), "stopped"), (("stopped at step 3 of 9; go on with: x",), "stopped at step 3 of 9; go on with: x")]
+)
+def test_ctrl_c_says_where_it_stopped(message, said, run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt(*message)
+
+    monkeypatch.setattr("cryostar_nb.__main__.inspect_particles", stop)
+    assert run("info", "x.star") == (130, "", f"cryostar-nb: {said}\n")
+
+
 def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(finished, run):
     before = (finished / "run" / "config.json").read_bytes()
     complain(run("train", "--resume", "--out", finished / "run", "--low-pass", "12"), "resolution=9.0", "resolution=12.0", "--out")
@@ -164,7 +293,8 @@ def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(finished,
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "was"), [("--encoder-input", "structure", "image"), ("--method", "nma", "star"), ("--modes", "9", "16")]
+    ("option", "value", "was"),
+    [("--encoder-input", "structure", "image"), ("--method", "nma", "star"), ("--modes", "9", "16"), ("--density", "atoms", "nodes")],
 )
 def test_a_run_is_not_resumed_with_another_network_and_keeps_its_settings(option, value, was, finished, run):
     before = (finished / "run" / "config.json").read_bytes()
@@ -299,7 +429,7 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
     page = (tmp_path / "out" / "doctor.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=\s*['\"]?(https?:)?//", page)
     write_star(tmp_path / "wrong.star", dataclasses.replace(particles, rotations=particles.rotations.mT))
-    code, out, _ = run("doctor", tmp_path / "wrong.star", *options, "--root", finished / "sim")
+    code, out, _ = run("doctor", tmp_path / "wrong.star", *options, "--overwrite", "--root", finished / "sim")
     assert code == 0 and "verdict: transpose\n" in out
     words = shlex.split(out.splitlines()[-1].removeprefix("train with: cryostar-nb "))
     assert words[:2] == ["train", str(tmp_path / "out" / "particles.star")]
