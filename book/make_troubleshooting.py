@@ -1,6 +1,5 @@
 """Write `book/troubleshooting.md` from the advice of the doctor and what it passes to `train`: `python book/make_troubleshooting.py`."""
 
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from cryostar_nb.docking import MIRROR, Placement
 from cryostar_nb.hypotheses import Hypothesis, Origin, placed
 from cryostar_nb.particles import Particles
 from cryostar_nb.reading import Reading, read_particles
-from cryostar_nb.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_flags
+from cryostar_nb.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_command, train_flags
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "book" / "troubleshooting.md"
@@ -54,10 +53,10 @@ def command(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -
     """The command to train with, as the doctor says it."""
     star = needs_star(particles, hypothesis, turn_poses=turn_poses)
     model = is_moved(corrected_placement(hypothesis, turn_poses=turn_poses))
-    files = ["checked/particles.star" if star else "particles.star", "--reference", "checked/reference.cif" if model else "model.cif"]
+    files = ("checked/particles.star" if star else "particles.star", "checked/reference.cif" if model else "model.cif")
     flags = [] if star else train_flags(particles, hypothesis, Reading(), None)
     flags += ["--invert"] * (star and hypothesis.contrast < 0)
-    return shlex.join(["cryostar-nb", "train", *files, *flags])
+    return train_command(*files, flags)
 
 
 def section(name: str, commands: list[str]) -> str:

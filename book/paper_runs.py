@@ -167,10 +167,10 @@ def simulate(run: PaperRun, work: Path) -> tuple[Path, Path]:
     if (folder / "particles.star").exists():  # it is written last
         return folder, reference
     if run.system == "adk":
-        cryostar("simulate", "--closed", ENDS["closed"], "--open", ENDS["open"], "--morph", run.morph, *common)
+        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], "--morph", run.morph, *common)
     elif run.system == "adk_dims":
         write_structure(reference, read_trajectory(*files)[0])
-        cryostar("simulate", "--closed", reference, "--trajectory", files[0], "--topology", files[1], *common)
+        cryostar("simulate", "--overwrite", "--closed", reference, "--trajectory", files[0], "--topology", files[1], *common)
     elif run.system == "7pbl":
         call(ROOT / "book" / "make_complex.py", *common)
     else:

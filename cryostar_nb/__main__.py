@@ -146,6 +146,8 @@ class Doctor:
     """Replace what is in OUT already; never a file that is read."""
     json: bool = False
     """Print one JSON object instead of text."""
+    invert: bool = False
+    """Turn the contrast of the images round first: set when protein is known to be dark on a bright ground."""
     n_particles: int = 500
     """How many particles to look at, evenly spread over the file."""
     resolution: float | None = None
@@ -168,6 +170,7 @@ class Doctor:
             map_pixel_size=self.map_pixel_size,
             count=self.n_particles,
             resolution=self.resolution,
+            invert=self.invert,
         )
         written = {} if self.out is None else write_corrected(found, self.out, self.reference)
         result = as_json(found, written, self.reference, self.reading)

@@ -17,6 +17,7 @@ from cryostar_nb.doctor import (
     candidates,
     choose_band,
     decide,
+    mirror_of,
     particles_needed,
     score,
     settle_scale,
@@ -42,6 +43,7 @@ from cryostar_nb.star import write_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_structure
 
+LEAST_EDGE, MOST_EDGE = 0.5, 2.0  # of a map, in edges of the particles' box
 RINGS = 5  # of the table of correlations by resolution
 
 
@@ -60,6 +62,8 @@ class Diagnosis:
     twins: list[str]  # sets of faults that predict the same images as the winner
     hypothesis: Hypothesis  # the winner's, with the place of the model where images were compared with a map; else the default
     notes: list[str]
+    lost: bool = False  # whether no place was found for the model in the map
+    invert: bool = False  # whether the images were inverted before
 
     @property
     def default(self) -> Scored:
@@ -69,7 +73,7 @@ class Diagnosis:
     @property
     def decided(self) -> bool:
         """Whether there is a verdict."""
-        return self.winner is not None and not self.rivals
+        return self.winner is not None and not self.rivals and not self.lost
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -115,12 +119,18 @@ def diagnose(
     density: DensityMap | None = None,
     count: int = 500,
     resolution: float | None = None,
+    invert: bool = False,
 ) -> Diagnosis:
-    """Diagnose particles against a model, a map, or both. With both, images are compared with the map, and the model is docked into it."""
+    """Diagnose particles against a model, a map, or both. With both, images are compared with the map, and the model is docked into it.
+
+    `invert` turns the contrast of the images round first.
+    """
     if count < 2:
         raise InputError(f"n_particles = {count}; give at least 2")
+    if density is not None:
+        check_edges(particles, density)
     band = choose_band(particles, resolution)
-    sample = take_sample(particles, band, count)
+    sample = take_sample(particles, band, count, invert=invert)
     finest = 0.9 * sample.resolution  # a smaller pixel size looks further
     if density is not None:
         reference = map_spectrum(density, finest)
@@ -131,17 +141,32 @@ def diagnose(
     scored = candidates(sample, reference)
     winner, rivals = decide(scored)
     if winner is None:
-        return Diagnosis(particles, atoms, band, sample, reference, scored, None, [], [], Hypothesis(), _notes(particles, scored, None))
+        return Diagnosis(
+            particles, atoms, band, sample, reference, scored, None, [], [], Hypothesis(), _notes(particles, scored, None), invert=invert
+        )
     others = [one for one in scored if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE]
     twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
     notes = _notes(particles, others, winner)
     settled, remark = settle_scale(sample, reference, winner, shape_is_known=density is not None)
     notes += [remark] if remark else []
-    scored = scored if settled is winner else [*scored, settled]
-    hypothesis = settled.hypothesis
+    if settled is not winner and "pixel size" not in settled.faults:  # the same was scored before
+        settled = next((one for one in scored if one.faults == settled.faults), settled)
+    scored = scored if any(settled is one for one in scored) else [*scored, settled]
+    if mirror_of(winner, scored) is not None:
+        notes.append("Docked against the images, the reference fits about as well as its mirror image: it may not be what they show.")
+    hypothesis, lost = settled.hypothesis, False
     if atoms is not None and density is not None:
-        hypothesis = _with_model(atoms, density, hypothesis, notes)
-    return Diagnosis(particles, atoms, band, sample, reference, scored, settled, rivals, twins, hypothesis, notes)
+        hypothesis, lost = _with_model(atoms, density, hypothesis, notes)
+    return Diagnosis(particles, atoms, band, sample, reference, scored, settled, rivals, twins, hypothesis, notes, lost=lost, invert=invert)
+
+
+def check_edges(particles: Particles, density: DensityMap) -> None:
+    """Raise InputError for a map that is so much smaller or larger than the particles' box that it cannot be theirs."""
+    edge, box = density.box_size * density.voxel_size, particles.box_size * particles.pixel_size
+    if not LEAST_EDGE <= edge / box <= MOST_EDGE:
+        raise InputError(
+            f"the map is {edge:.0f} Å wide ({density.box_size} voxels of {density.voxel_size:g} Å) and the box of {particles.source} {box:.0f} Å ({particles.box_size} pixels of {particles.pixel_size:g} Å); give the true voxel size (--map-pixel-size) or pixel size (--pixel-size), or the map of these particles"
+        )
 
 
 def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> list[str]:
@@ -157,8 +182,11 @@ def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> 
     return notes
 
 
-def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]) -> Hypothesis:
-    """A hypothesis of where the map belongs, moved on to the model: first to its place in the map, then with the map."""
+def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]) -> tuple[Hypothesis, bool]:
+    """A hypothesis of where the map belongs, moved on to the model: first to its place in the map, then with the map.
+
+    And whether the model is lost: it does not fit where it is, and elsewhere its mirror image fits as well.
+    """
     docked = dock_into_map(atoms, density, frame="poses")
     notes.append(
         f"The model correlates with the map by {docked.before:.2f} where it is, by {docked.after:.2f} docked, and by {docked.mirrored:.2f} docked as its mirror image."
@@ -167,10 +195,15 @@ def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes:
     centre = structure_spectrum(atoms, docked.resolution).centre
     stays = not docked.other_hand and (not placed(placement, centre).faults() or docked.before > (1 - WORTH_PLACING) * docked.after)
     if stays:
-        return there
+        return there, False
+    if docked.of_either_hand:
+        notes.append(
+            "It fits about as well as its mirror image: it may not be the molecule of the map, or the map is too coarse to place it."
+        )
+        return there, True
     whole = Placement(there.placement.matrix @ placement.matrix, there.placement.matrix @ placement.move + there.placement.move)
     place = placed(whole, centre)
-    return dataclasses.replace(there, placement=whole, offset=place.offset, angle=place.angle)
+    return dataclasses.replace(there, placement=whole, offset=place.offset, angle=place.angle), False
 
 
 def diagnose_files(
@@ -182,12 +215,18 @@ def diagnose_files(
     map_pixel_size: float | None = None,
     count: int = 500,
     resolution: float | None = None,
+    invert: bool = False,
 ) -> Diagnosis:
     """Diagnose files; `reading` says how to read the particles, and `map_pixel_size`, in Å, overrides the header of the map."""
     atoms = None if reference is None else read_structure(reference)
     values = None if density is None else read_map(density, pixel_size=map_pixel_size)
     return diagnose(
-        read_particles(particles, **vars(reading or Reading())), atoms=atoms, density=values, count=count, resolution=resolution
+        read_particles(particles, **vars(reading or Reading())),
+        atoms=atoms,
+        density=values,
+        count=count,
+        resolution=resolution,
+        invert=invert,
     )
 
 
@@ -220,7 +259,9 @@ def as_json(
             for one in sorted(found.scored, key=lambda one: -one.mean)
         ],
         "between": sorted(name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None) if found.rivals else [],
-        "train_flags": train_flags(found.particles, found.hypothesis, reading or Reading(), star) if found.decided else [],
+        "train_flags": train_flags(found.particles, found.hypothesis, reading or Reading(), star, invert=found.invert)
+        if found.decided
+        else [],
         "particles": written.get("particles", str(found.particles.source)),
         "reference": written.get("reference", None if reference is None else str(reference)),
         "needs_files": any(needed[name] and name not in written for name in needed),
@@ -251,12 +292,19 @@ def details(found: Diagnosis) -> list[str]:
     """What the verdict means, what helps, and the numbers that go with it, in sentences."""
     if found.verdict == "undecided":
         lines = [ADVICE["undecided"].meaning, ADVICE["undecided"].remedy]
-        if found.winner is not None:
+        if found.rivals:
+            assert found.winner is not None
             names = ", ".join(name_of(one.faults) for one in (found.winner, *found.rivals))
             lines.insert(1, f"It is one of these: {names}.")
+        if found.lost or (found.winner is not None and mirror_of(found.winner, found.scored) is not None):
+            return lines  # more particles would not help
         return [*lines, f"About {found.needed:,} particles would decide it, and {len(found.sample.images):,} were used."]
     h = found.hypothesis
     lines = [f"{ADVICE[name].meaning} {ADVICE[name].remedy}" for name in found.faults or ("ok",)]
+    if found.invert and "contrast sign" in found.faults:
+        lines = [line.replace("Give --invert.", "Leave out --invert.") for line in lines]
+    if found.twins:
+        lines.append(f"These predict the same images, and what helps against one helps against the others: {found.verdict}.")
     if h.scale != 1:
         lines.append(
             f"The pixel size is {found.particles.pixel_size * h.scale:.4g} Å ({100 * (h.scale - 1):+.1f} %), not {found.particles.pixel_size:.4g} Å."

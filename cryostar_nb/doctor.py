@@ -10,6 +10,7 @@ of the number of particles, which tells how many would be needed.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,16 +41,19 @@ from cryostar_nb.particles import Particles
 COARSE = 12  # cycles across the box of the coarse band
 DOCKING = 9.0  # Å, of the target that a reference is docked against
 SCALES = (0.925, 0.95, 0.975, 1.025, 1.05, 1.075)
+GROSS_SCALES = (0.25, 0.5, 2.0, 4.0)  # binned, or not, where the file says otherwise
 RULERS = ("on", "negated", "flipped")  # transfer functions that a wrong pixel size would spoil
 MOST_COEFFICIENTS = 2000  # of the whole band
 FINEST = 4.0  # Å
 MOST_SETS = 16  # of faults that are scored in the whole band, beside single ones
+BY_SHAPE = 0.03  # part by which a molecule in another shape can look larger or smaller at any resolution (2.5 %: AdK, open for closed)
 TRUSTED = 8.0  # Å, where parts of a molecule are seen, whatever its shape
 SIGNAL, SIGNAL_PLACED = 5.0, 7.0  # z-score that says that there is a signal; docking tries millions of places, and noise fits one
 CLEAR, CLEAR_PLACED = 2.5, 4.0  # z-score of a difference that counts
 BY_CHANCE = 2.0  # z-score of the best of the simple hypotheses in pure noise, about
 WORTH = 0.01  # part of the correlation that a fault must cost
 WORTH_PLACING = 0.03  # part of it that docking must gain
+OF_THIS_HAND = 1.15  # times the correlation of its mirror image, docked as well: else a docked reference fits by its outline alone
 ALIKE = 0.985  # correlation of predictions that are as good as the same
 
 
@@ -123,7 +127,7 @@ def _highest(function: Callable[[float], float], middle: float, reach: float) ->
 def best_scale(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Scored:
     """The hypothesis with the pixel size that fits best, near its own but outside of what is no fault; sought in finer and finer bands."""
     part, scale = sample.thinned(150), hypothesis.scale
-    for cycles, reach in ((COARSE, 0.02), (2 * COARSE, 0.008), (4 * COARSE, 0.003)):
+    for cycles, reach in ((COARSE, 0.02 * scale), (2 * COARSE, 0.008 * scale), (4 * COARSE, 0.003 * scale)):
         band = part.between(0, cycles / sample.edge)
         scale = _highest(lambda x, band=band: score(band, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, reach)  # type: ignore[misc]
     side = 1 if hypothesis.scale > 1 else -1
@@ -167,6 +171,9 @@ def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
     mirrors = [Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)) for signs in MIRRORS.values()]
     bases = [Hypothesis(), *(placed(mirror, reference.centre) for mirror in mirrors), *docked(sample, reference)]
     tried = [*scan(coarse, reference, bases, (1.0,)), *scan(coarse.thinned(250), reference, bases, SCALES, RULERS)]
+    ways = itertools.product(bases[: 1 + len(mirrors)], (True, False), (True, False))
+    binned = [dataclasses.replace(base, ctf_follows=ctf, shifts_follow=shifts) for base, ctf, shifts in ways]
+    tried += scan(coarse.thinned(100), reference, binned, GROSS_SCALES, RULERS)
     tried.sort(key=lambda one: -one[0])
     variants: dict[tuple[str, ...], Hypothesis] = {(): Hypothesis()}
     for _, hypothesis in tried:
@@ -205,7 +212,18 @@ def decide(scored: list[Scored]) -> tuple[Scored | None, list[Scored]]:
     # What was found by docking, and is no better than noise, is nobody's rival.
     others = [one for one in scored if one is not winner and not at_its_limit(one) and (one.has_signal or not one.placed)]
     rivals = [one for one in others if len(one.faults) <= max(1, len(winner.faults))]
-    return winner, [one for one in rivals if one.likeness(winner) < ALIKE and winner.z(one) < CLEAR]
+    rivals = [one for one in rivals if one.likeness(winner) < ALIKE and winner.z(one) < CLEAR]
+    mirrored = mirror_of(winner, scored)
+    return winner, [*rivals, *([] if mirrored is None or mirrored in rivals else [mirrored])]
+
+
+def mirror_of(winner: Scored, scored: list[Scored]) -> Scored | None:
+    """The best docking of the other hand, if the winner was docked too and is not clearly better: then neither place means anything."""
+    if not winner.placed:
+        return None
+    others = [one for one in scored if one.placed and one.hypothesis.placement.mirrored != winner.hypothesis.placement.mirrored]
+    best = max(others, key=lambda one: one.mean, default=None)
+    return best if best is not None and winner.mean < OF_THIS_HAND * best.mean else None
 
 
 def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool) -> tuple[Scored, str | None]:
@@ -214,17 +232,13 @@ def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_i
     Where the CTF is no ruler, because there is none or because it was fitted with the wrong pixel size, only the size of the
     molecule is, and a molecule in another shape is larger or smaller. Its parts are not: the pixel size comes from the finest
     ring of frequencies that has a signal, after coarser ones have led there. With a model, whose shape may be another than the
-    particles', that ring must reach to 8 Å; where it does not, there is a remark. With their own map, `shape_is_known`.
+    particles', that ring must reach to 8 Å, and the size be 3 % off; else there is a remark. With their own map, `shape_is_known`.
     """
     if "pixel size" in winner.faults:
-        return winner, None
+        return confirm_scale(sample, reference, winner, shape_is_known=shape_is_known)
     hypothesis = dataclasses.replace(winner.hypothesis, ctf_follows=False, shifts_follow=False)
-    scale, lower, finest, z = 1.0, 0.0, math.inf, 0.0
-    for factor in (4, 2.5, 1.6, 1.25, 1):
-        resolution = factor * sample.resolution
-        ring, lower = sample.between(lower, 1 / resolution), 1 / resolution
-        if not len(ring.frequencies):
-            continue
+    scale, finest, z = 1.0, math.inf, 0.0
+    for resolution, ring in _rings(sample):
         found = _highest(lambda x, ring=ring: score(ring, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, 0.04)  # type: ignore[misc]
         changed = score(ring, reference, dataclasses.replace(hypothesis, scale=found))
         if changed.z() < 1.6 * SIGNAL:
@@ -234,12 +248,41 @@ def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_i
     gains = 1 - winner.mean / whole.mean > WORTH and whole.z(winner) > 1.5 * CLEAR and z > 1
     if abs(scale - 1) < LEAST_SCALE or not (gains or z > 1.5 * CLEAR):
         return winner, None
-    if shape_is_known or finest <= TRUSTED:
+    if shape_is_known or (finest <= TRUSTED and abs(scale - 1) >= BY_SHAPE):
         return whole, None
+    return winner, _looks_scaled(scale, finest)
+
+
+def confirm_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool) -> tuple[Scored, str | None]:
+    """The winner, or the same with the file's pixel size where another shape would explain it as well; and a remark.
+
+    It would where the CTF is no ruler and the size is little off, and where the finest ring that has a signal does not gain.
+    """
+    h = winner.hypothesis
+    plain = dataclasses.replace(h, scale=1.0)
+    if abs(h.scale - 1) < BY_SHAPE and not shape_is_known and (h.ctf == "off" or not h.ctf_follows):
+        return score(sample, reference, plain), _looks_scaled(h.scale, sample.resolution)
+    if abs(h.scale - 1) > 0.1:  # of a binning, not of a shape
+        return winner, None
+    for resolution, ring in reversed(_rings(sample)):
+        scaled, unscaled = (score(ring, reference, hypothesis) for hypothesis in (h, plain))
+        if max(scaled.z(), unscaled.z()) >= 1.6 * SIGNAL:
+            if scaled.z(unscaled) > 1:
+                return winner, None
+            return score(sample, reference, plain), _looks_scaled(h.scale, resolution)
+    return winner, None
+
+
+def _rings(sample: Sample) -> list[tuple[float, Sample]]:
+    """Rings of frequencies, coarse to fine, with the resolution to which each reaches, in Å."""
+    edges = [factor * sample.resolution for factor in (math.inf, 4, 2.5, 1.6, 1.25, 1)]
+    rings = [(fine, sample.between(1 / coarse, 1 / fine)) for coarse, fine in itertools.pairwise(edges)]
+    return [(resolution, ring) for resolution, ring in rings if len(ring.frequencies)]
+
+
+def _looks_scaled(scale: float, resolution: float) -> str:
     percent = 100 * (1 / scale - 1)
-    return winner, (
-        f"At {finest:.0f} Å the particles look {abs(percent):.1f} % {'larger' if percent > 0 else 'smaller'} than the model: they have another shape, or their pixel size and CTF are wrong together."
-    )
+    return f"At {resolution:.0f} Å the particles look {abs(percent):.1f} % {'larger' if percent > 0 else 'smaller'} than the reference: they have another shape, or their pixel size and CTF are wrong together."
 
 
 def particles_needed(scored: list[Scored], winner: Scored | None, count: int) -> int:

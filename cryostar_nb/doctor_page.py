@@ -1,7 +1,6 @@
 """The doctor's report: as text for a terminal, and as one page that needs no network, with particles beside what was predicted."""
 
 import html
-import shlex
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from cryostar_nb.diagnosis import Diagnosis, name_of
 from cryostar_nb.doctor import Scored, at_its_limit
-from cryostar_nb.hypotheses import LEAST_SCALE, Sample, predict
+from cryostar_nb.hypotheses import LEAST_SCALE, Sample, predict, spread
 from cryostar_nb.page import page, picture, section, table
+from cryostar_nb.remedies import train_command
 from cryostar_nb.visualisation import plot_correlations, plot_images
 
 SHOWN = 6  # particles
@@ -46,8 +46,7 @@ def as_text(found: Diagnosis, result: dict[str, Any]) -> str:
         if result["needs_files"]:
             lines.append("to train, run this again with --out FOLDER: it writes the corrected files")
         else:
-            files = [result["particles"], "--reference", result["reference"] or "MODEL"]
-            lines.append(f"train with: {shlex.join(['cryostar-nb', 'train', *files, *result['train_flags']])}")
+            lines.append(f"train with: {train_command(result['particles'], result['reference'] or 'MODEL', result['train_flags'])}")
     return "\n".join(lines)
 
 
@@ -92,4 +91,5 @@ def _pictures(found: Diagnosis) -> tuple[list[np.ndarray], list[str]]:
         return list(found.band.decode(torch.cat([plain.real, plain.imag], dim=-1)).numpy())
 
     images = [image for _, vectors in kinds for image in draw(vectors)]
-    return images, [f"{name} {int(row) + 1}" if name == "particle" else name for name, _ in kinds for row in rows]
+    numbers = spread(len(sample.images), len(found.particles))[rows.numpy()] + 1  # in the file
+    return images, [f"{name} {number}" if name == "particle" else name for name, _ in kinds for number in numbers]

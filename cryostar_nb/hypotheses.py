@@ -141,7 +141,7 @@ class Sample:
 
     def thinned(self, count: int) -> "Sample":
         """So many of the particles, evenly spread over them, or all."""
-        rows = _spread(count, len(self.images))
+        rows = spread(count, len(self.images))
         return Sample(self.particles.select(rows), self.frequencies, self.images[torch.from_numpy(rows)], self.weight)
 
     @property
@@ -155,16 +155,16 @@ class Sample:
         return 1 / float(self.frequencies.norm(dim=-1).max())
 
 
-def _spread(count: int, total: int) -> Int[np.ndarray, " row"]:
+def spread(count: int, total: int) -> Int[np.ndarray, " row"]:
     """So many rows, evenly spread over a total, or all."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
-def take_sample(particles: Particles, band: Band, count: int | None = None) -> Sample:
-    """Read the images of so many particles, evenly spread over all of them (none: all), and whiten them."""
+def take_sample(particles: Particles, band: Band, count: int | None = None, *, invert: bool = False) -> Sample:
+    """Read the images of so many particles, evenly spread over all of them (none: all), turn their contrast round or not, and whiten them."""
     if count is not None:
-        particles = particles.select(_spread(count, len(particles)))
-    real, imaginary = load_band_vectors(particles, band).chunk(2, dim=-1)
+        particles = particles.select(spread(count, len(particles)))
+    real, imaginary = load_band_vectors(particles, band, invert=invert).chunk(2, dim=-1)
     images = torch.complex(real, imaginary)
     shell = band.indices.float().norm(dim=-1).round().long()
     counts = torch.bincount(shell).clamp(min=1)
@@ -230,15 +230,21 @@ def scan(
 ) -> Iterator[tuple[float, Hypothesis]]:
     """Mean correlations of everything: both rotations, all CTFs, origins and signs, at these pixel sizes, for each placement of `bases`."""
     how = origins(sample.particles.pixel_size)
-    shifted = sample.weight * sample.images.conj() * ramps(sample, how)
+    seen_by = sample.weight * sample.images.conj()
     size = torch.linalg.vector_norm(sample.images, dim=-1)
     for scale in scales:
-        blurs = [(ctf, transfer(sample, ctf, scale)) for ctf in ctfs]
+        shifted = {follow: seen_by * ramps(sample, how, scale if follow else 1.0) for follow in {base.shifts_follow for base in bases}}
+        blurs = {
+            (ctf, follow): transfer(sample, ctf, scale if follow else 1.0)
+            for ctf in ctfs
+            for follow in {base.ctf_follows for base in bases}
+        }
         for base in bases:
             for transpose in (False, True):
                 seen = slices(sample, reference, transpose, scale, base.placement)
-                products = shifted * seen
-                for ctf, blur in blurs:
+                products = shifted[base.shifts_follow] * seen
+                for ctf in ctfs:
+                    blur = blurs[ctf, base.ctf_follows]
                     norms = torch.linalg.vector_norm(seen * blur * sample.weight, dim=-1) * size
                     for origin, score in zip(how, (products.real * blur).sum(-1).div(norms).mean(-1).tolist(), strict=True):
                         way = dataclasses.replace(base, scale=scale, ctf=ctf, transpose=transpose, origin=origin)

@@ -63,6 +63,7 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
     if names is not None and rotations is not None and shifts is not None:
         _repeats(source, names, rotations, shifts, problems)
     _aberrations(source, problems)
+    _sign(source, problems)
     return result | {"columns_used": list(source.used), "columns_ignored": list(source.ignored), "problems": list(problems)}
 
 
@@ -164,20 +165,27 @@ def _repeats(source: Metadata, names: ImageNames, rotations: np.ndarray, shifts:
 
 def _aberrations(source: Metadata, problems: dict[str, None]) -> None:
     """Columns that change the images and that the CTF here does not follow."""
-    for column in source.not_modelled:
-        if column not in source.columns:
-            continue
-        usual = 1.0 if column in ("rlnMagMat00", "rlnMagMat11") else 0.0
-        values = source.raw(column)
-        given = (
-            (np.abs(values - usual) > 1e-6).any()
-            if values.dtype.kind in "fiu"
-            else any(set("123456789") & set(str(text)) for text in values)
+    given = [column for column in source.not_modelled if column in source.columns and _is_given(column, source.raw(column))]
+    if given:
+        problems[
+            f"{source.path}: not followed: {', '.join(given)}; these change detail finer than about 4 Å: train with --low-pass 4 or coarser"
+        ] = None
+
+
+def _is_given(column: str, values: np.ndarray) -> bool:
+    """Whether an aberration is there at all; text is the list of coefficients of RELION's Zernike columns."""
+    if values.dtype.kind not in "fiu":
+        return any(set("123456789") & set(str(text)) for text in values)
+    usual = 1.0 if column in ("rlnMagMat00", "rlnMagMat11") else 0.0
+    return bool((np.abs(values - usual) > 1e-6).any())
+
+
+def _sign(source: Metadata, problems: dict[str, None]) -> None:
+    """What cryoSPARC notes where it turns the contrast of these images round when it reads them."""
+    if "blob/sign" in source.columns and (source.raw("blob/sign") < 0).any():
+        problems[f"{source.path}: blob/sign is -1 and not followed; if protein is dark in these images (`doctor` tells), give --invert"] = (
+            None
         )
-        if given:
-            problems[
-                f"{source.path}: {column} is given and not followed; beyond about 4 Å correct for it before (extract or subtract with the aberrations applied)"
-            ] = None
 
 
 def describe(found: dict[str, Any]) -> str:

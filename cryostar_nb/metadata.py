@@ -134,7 +134,11 @@ class Metadata(ABC):
 
     def pixel_size(self, given: float | None = None) -> float:
         """The one pixel size of all images, in Å; `given` overrides the file's."""
-        values = self.pixel_sizes() if given is None else np.array([given], dtype=np.float64)
+        if given is not None:
+            if not 0.01 <= given <= 1000:
+                raise InputError(f"pixel size = {given:g} Å was given; give the edge of a pixel in Å (--pixel-size)")
+            return float(given)
+        values = self.pixel_sizes()
         bad = np.flatnonzero(~((values >= 0.01) & (values <= 1000)))
         if len(bad):
             raise InputError(
@@ -191,6 +195,8 @@ def locate(source: Metadata, names: ImageNames, root: Path, *, allow_outside: bo
     Links inside the root are followed: whoever made them may read what they lead to.
     """
     base = os.path.abspath(root)
+    if not os.path.isdir(base):
+        raise InputError(f"{root}: is no folder; give the folder that the image names of {source.path} start from (--root)")
     for index, name in enumerate(names.files):
         if not allow_outside and os.path.commonpath([base, os.path.normpath(os.path.join(base, name))]) != base:
             row = int(np.argmax(names.file_of == index))
@@ -220,6 +226,11 @@ def check_stacks(source: Metadata, names: ImageNames, stacks: Sequence[Path]) ->
     np.maximum.at(last_of, names.file_of, names.image_in_file)
     boxes = np.empty(len(stacks), dtype=np.int64)
     for index, stack in enumerate(stacks):
+        if not os.path.exists(stack):
+            row = int(np.argmax(names.file_of == index))
+            raise InputError(
+                f"{source.path}: particle {row + 1} has its image in {names.files[index]}, and there is no file {stack}; give the folder that this name starts from (--root)"
+            )
         data = open_stack(stack)
         boxes[index], last = data.shape[-1], int(last_of[index])
         if last >= len(data):

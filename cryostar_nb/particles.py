@@ -77,9 +77,7 @@ class Particles:
 
 def open_stack(path: Path) -> NDArray[np.generic]:
     """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
-    existing_file(
-        path, "an MRC stack (image names are relative to the metadata file or a folder above it, or to the folder given as --root)"
-    )
+    existing_file(path, "an MRC stack")
     status = path.stat()
     return _map_stack(path, status.st_mtime_ns, status.st_size)
 

@@ -26,7 +26,7 @@ from cryostar_nb.training import TrainConfig
 
 MOST_ATOMS = 40_000  # beyond, a model is docked by its nodes
 LARGEST_GRID = 128  # voxels along an edge, of the FSC
-CLEARLY = 1.1  # times the correlation: the other hand fits clearly better
+CLEARLY = 1.3  # times the correlation: one hand fits clearly better than the other; a molecule that is not there fits with either
 Frame = Literal["auto", "map", "poses"]
 
 
@@ -70,6 +70,11 @@ class DockedModel:
     def other_hand(self) -> bool:
         """Whether the mirror image fits clearly better."""
         return self.mirrored > CLEARLY * self.after
+
+    @property
+    def of_either_hand(self) -> bool:
+        """Whether neither fits clearly better: the molecule is another, or too little detail is there to tell."""
+        return max(self.after, self.mirrored) <= CLEARLY * min(self.after, self.mirrored)
 
 
 def _dock(target: Target, model: Spectrum, resolution: float, *, either_sign: bool) -> DockedModel:
@@ -178,9 +183,10 @@ def as_report(docked: DockedModel) -> str:
         place = ", ".join(f"{value:g}" for value in docked.map_centre)
         lines.append(f"frame: {said}; the map's centre voxel lies at ({place}) Å")
     lines.append(f"moved by {docked.shift:.2f} Å and {docked.angle:.2f} degrees")
-    lines.append(
-        f"mirror image: correlation {docked.mirrored:.3f}" + ("; IT FITS CLEARLY BETTER: the hand is wrong" if docked.other_hand else "")
-    )
+    remark = "; IT FITS CLEARLY BETTER: the hand is wrong" if docked.other_hand else ""
+    if docked.of_either_hand:
+        remark = "; ABOUT AS GOOD: too little detail to tell the hand, or this molecule is not there"
+    lines.append(f"mirror image: correlation {docked.mirrored:.3f}{remark}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,9 +175,10 @@ def image_root(particles: Particles, star: Path) -> Path | None:
     return None if all(folder.is_relative_to(own) for folder in folders) else Path(os.path.commonpath(folders))
 
 
-def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, star: Path | None) -> list[str]:
+def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, star: Path | None, *, invert: bool = False) -> list[str]:
     """What to pass to `train` beside the files: with the corrected STAR file if there is one, else as the particles were read here."""
-    faults, flags = hypothesis.faults(), ["--invert"] * ("contrast sign" in hypothesis.faults())
+    faults = hypothesis.faults()
+    flags = ["--invert"] * (invert != ("contrast sign" in faults))
     if star is not None:
         root = image_root(particles, star)
         return flags if root is None else [*flags, "--root", str(root)]
@@ -192,8 +194,16 @@ def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, 
     return flags
 
 
+def train_command(particles: str, reference: str, flags: list[str]) -> str:
+    """The command to train with, as people would type it."""
+    return shlex.join(["cryostar-nb", "train", particles, "--reference", reference, *flags, "--out", "run", "--preset", "ours"])
+
+
 def needs_star(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> bool:
     """Whether flags do not help: the STAR file must be another."""
-    others = {"contrast sign", "model offset", "model orientation"} | (set() if particles.phase_flipped else {"phase flipped"})
-    others |= ({"pixel size"} if hypothesis.ctf_follows else set()) | (set() if turn_poses else {"hand"})
-    return bool(set(hypothesis.faults()) - others)
+    h = hypothesis
+    by_flags = {"contrast sign", "model offset", "model orientation"}
+    by_flags |= set() if particles.phase_flipped else {"phase flipped"}
+    by_flags |= {"pixel size"} if h.ctf_follows and (h.shifts_follow or abs(h.scale - 1) < 0.1) else set()
+    by_flags |= set() if turn_poses else {"hand"}
+    return bool(set(h.faults()) - by_flags)

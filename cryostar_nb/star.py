@@ -113,13 +113,15 @@ class StarFile(Metadata):
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
         """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0."""
-        shifts = np.zeros((len(self), 2))
-        for axis, letter in enumerate("XY"):
-            if f"rlnOrigin{letter}Angst" in self.columns:
-                shifts[:, axis] = -self.numbers(f"rlnOrigin{letter}Angst")
-            elif f"rlnOrigin{letter}" in self.columns:
-                shifts[:, axis] = -self.numbers(f"rlnOrigin{letter}") * (pixel_size or self.pixel_sizes())
-        return shifts
+        for names, unit in ((("rlnOriginXAngst", "rlnOriginYAngst"), 1.0), (("rlnOriginX", "rlnOriginY"), None)):
+            there = [name for name in names if name in self.columns]
+            if len(there) == 1:
+                absent = next(name for name in names if name not in there)
+                raise InputError(f"{self.path}: has {there[0]} and no {absent}; give both, or delete it where nothing is shifted")
+            if there:
+                size = np.broadcast_to(unit or pixel_size or self.pixel_sizes(), (len(self),))
+                return -np.stack([self.numbers(name) * size for name in names], axis=1)
+        return np.zeros((len(self), 2))
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """As the particle table has them."""

@@ -2,7 +2,9 @@
 
     python tests/doctor_sweep.py [--n-particles 500] [--snr 0.05] [--states 50] [--box-size 64] [--pixel-size 2] [--singly]
 
-Not part of the suite: each of the 115 data sets takes the doctor about ten seconds. Ends with exit code 1 if one is wrong.
+Then what is not a fault of this list: a pixel size off by a factor of two, the model of another molecule or of another state,
+and the map of another molecule. Not part of the suite: each of the 132 data sets takes the doctor about ten seconds. Ends with
+exit code 1 if one is wrong.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 
 from cryostar_nb.diagnosis import diagnose
+from cryostar_nb.maps import DensityMap, model_density
 from cryostar_nb.reading import read_particles
 from cryostar_nb.simulation import SimulationConfig, draw_particles, draw_poses, simulate
 from cryostar_nb.star import Poses, write_star
@@ -42,6 +45,34 @@ def simulated(config, folder, *, with_ctf):
     return particles, particles.images(slice(None))
 
 
+def others(particles, images, without_ctf, folder):
+    """Name, what to diagnose, and the verdicts that are right, of what is not a fault alone or a pair."""
+    closed, opened = read_structure(CLOSED), read_structure(OPEN)
+    foreign = read_structure(DATA / "7pbl.pdb.gz")
+    foreign = foreign[foreign.chains == foreign.chains[0]]
+    foreign = foreign.with_positions(foreign.positions - foreign.positions.mean(axis=0))
+    stack = folder / "others.mrcs"
+    for factor, moved in itertools.product((0.5, 2.0), (True, False)):
+        for more in ((), ("contrast sign",), ("transpose",)):
+            spoilt = faults.write_spoilt(particles, images, more, folder / f"others{len(more)}{''.join(more)[:1]}.mrcs")
+            shifts = spoilt.shifts * (factor if moved else 1)
+            wrong = dataclasses.replace(spoilt, pixel_size=spoilt.pixel_size * factor, shifts=shifts)
+            name = " + ".join([*more, f"pixels {factor:g} times as large", "shifts in pixels right" if moved else "shifts in Å right"])
+            yield name, wrong, {"atoms": closed}, [" + ".join([*more, "pixel size"])]
+    sound = faults.write_spoilt(particles, images, (), stack)
+    yield "a model of another molecule", sound, {"atoms": foreign}, ["undecided"]
+    yield "a map of another molecule", sound, {"atoms": closed, "density": map_of(foreign, particles)}, ["undecided"]
+    yield "a model of another molecule, a right map", sound, {"atoms": foreign, "density": map_of(closed, particles)}, ["undecided"]
+    yield "a model of another state", sound, {"atoms": opened}, ["ok"]
+    yield "a model of another state, CTF off", without_ctf, {"atoms": opened}, ["CTF off"]
+
+
+def map_of(atoms, particles):
+    positions, electrons = (torch.from_numpy(values).float() for values in (atoms.positions, atoms.electrons))
+    density = model_density(positions, electrons, 1.5, box_size=particles.box_size, pixel_size=particles.pixel_size)
+    return DensityMap(density, particles.pixel_size, np.zeros(3))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("n-particles", 500), ("snr", 0.05), ("states", 50), ("box-size", 64), ("pixel-size", 2.0), ("seed", 0)):
@@ -59,17 +90,24 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = {with_ctf: simulated(config, folder / str(with_ctf), with_ctf=with_ctf) for with_ctf in (True, False)}
+        tried = 0
+
+        def examine(name, expected, *what, **against):
+            nonlocal wrong, tried
+            used = time.process_time()
+            found = diagnose(*what, **against)
+            tried, wrong = tried + 1, wrong + (found.verdict not in expected)
+            told = "" if found.verdict in expected else f"  WRONG, should be {' or '.join(expected)}"
+            print(f"{name:40} -> {found.verdict}{told}  ({time.process_time() - used:.0f} s)", flush=True)
+
         for case in cases:
             particles, images = made["CTF off" not in case]
             spoilt = faults.write_spoilt(particles, images, case, folder / "spoilt.mrcs")
             positions = faults.spoil_model(torch.from_numpy(model.positions), case)
-            used = time.process_time()
-            found = diagnose(spoilt, atoms=model.with_positions(positions.numpy()))
-            right = found.verdict == faults.verdict(case)
-            wrong += not right
-            told = "" if right else f"  WRONG, should be {faults.verdict(case)}"
-            print(f"{' + '.join(case) or 'nothing':40} -> {found.verdict}{told}  ({time.process_time() - used:.0f} s)", flush=True)
-    print(f"{len(cases) - wrong} of {len(cases)} right, {time.monotonic() - began:.0f} s")
+            examine(" + ".join(case) or "nothing", [faults.verdict(case)], spoilt, atoms=model.with_positions(positions.numpy()))
+        for name, particles, against, expected in others(*made[True], made[False][0], folder):
+            examine(name, expected, particles, **against)
+    print(f"{tried - wrong} of {tried} right, {time.monotonic() - began:.0f} s")
     sys.exit(wrong > 0)
 
 

@@ -262,7 +262,7 @@ def oblong_images(folder):
 
 @case(
     "a stack that is not there",
-    "gone.mrcs: there is no such file; give the path of an MRC stack (image names are relative to the metadata file or a folder above it, or to the folder given as --root)",
+    "particles.star: particle 1 has its image in gone.mrcs, and there is no file gone.mrcs; give the folder that this name starts from (--root)",
 )
 def absent_stack(folder):
     return star(folder, ("1@stack.mrcs", "1@gone.mrcs"))
@@ -402,6 +402,14 @@ def counted_from_zero(folder):
 @case("a negative pixel size", "particles.star: particle 1 has a pixel size of -1.5 Å; correct it or give --pixel-size")
 def negative_pixel_size(folder):
     return star(folder, ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 -1.5 8"))
+
+
+@case(
+    "an origin along x alone",
+    "particles.star: has rlnOriginXAngst and no rlnOriginYAngst; give both, or delete it where nothing is shifted",
+)
+def half_an_origin(folder):
+    return star(folder, ("_rlnOriginYAngst", "_rlnOriginYInAngst"))
 
 
 @case(

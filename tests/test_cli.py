@@ -433,7 +433,8 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
     assert code == 0 and "verdict: transpose\n" in out
     words = shlex.split(out.splitlines()[-1].removeprefix("train with: cryostar-nb "))
     assert words[:2] == ["train", str(tmp_path / "out" / "particles.star")]
-    assert run(*words, "--out", tmp_path / "run", "--steps", "2", *QUICK)[0] == 0
+    words[words.index("--out") + 1] = tmp_path / "run"
+    assert run(*words, "--steps", "2", *QUICK)[0] == 0
     corrected = read_particles(tmp_path / "out" / "particles.star", root=finished / "sim")
     assert torch.allclose(corrected.rotations, particles.rotations, atol=1e-6)
 

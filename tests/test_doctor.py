@@ -161,6 +161,66 @@ def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkey
     assert float((found.hypothesis.placement(moved) - positions).norm(dim=-1).max()) < 1.0
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_pixel_size_off_by_a_binning_is_found_and_the_shifts_with_it(write, model, truth, no_docking, tmp_path, factor, moved):
+    particles = write()
+    wrong = dataclasses.replace(particles, pixel_size=PIXEL * factor, shifts=particles.shifts * (factor if moved else 1))
+    found = diagnose(wrong, atoms=model)
+    assert found.verdict == "pixel size"
+    assert found.hypothesis.scale * factor == pytest.approx(1, rel=0.01)
+    # A flag is enough where the shifts are right in Å; where they are right in pixels, the file must be another.
+    assert found.needs_star == moved
+    corrected = corrected_particles(wrong, found.hypothesis, turn_poses=False)
+    torch.testing.assert_close(corrected.shifts, truth.shifts, rtol=0.02, atol=0.02)
+
+
+def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(write, make_nodes, monkeypatch):
+    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+    rng = np.random.default_rng(13)
+    steps = rng.standard_normal((60, 3)) + np.array([0.1, 0.5, 0.3])
+    other = np.cumsum(3.8 * steps / np.linalg.norm(steps, axis=1)[:, None], axis=0)
+    found = diagnose(write(snr=1.0), atoms=make_nodes(other - other.mean(axis=0)))
+    assert found.verdict == "undecided" and not found.needs_model
+    assert any("about as well as its mirror image" in note for note in found.notes)
+    result = as_json(found)
+    assert result["train_flags"] == [] and not any("particles would decide" in line for line in result["details"])
+
+
+def test_a_model_of_another_molecule_is_not_placed_in_a_map(write, model, make_nodes, no_docking, monkeypatch):
+    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+    positions = torch.from_numpy(model.positions).float()
+    density = DensityMap(model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL), PIXEL, np.zeros(3))
+    rng = np.random.default_rng(12)
+    other = rng.standard_normal((60, 3)) * 12
+    found = diagnose(write(), atoms=make_nodes(other), density=density)
+    assert found.verdict == "undecided" and found.lost and not found.needs_model
+    assert "may not be the molecule of the map" in found.notes[-1]
+
+
+@pytest.mark.parametrize("voxel_size", [PIXEL / 2.1, PIXEL * 2.1])
+def test_a_map_of_another_width_is_refused(write, model, voxel_size):
+    density = DensityMap(torch.zeros(BOX, BOX, BOX), voxel_size, np.zeros(3))
+    with pytest.raises(InputError, match=r"the map is .* Å wide .*--map-pixel-size.*--pixel-size"):
+        diagnose(write(), atoms=model, density=density)
+
+
+def test_images_may_be_inverted_before_and_the_flag_is_passed_on(write, model, no_docking):
+    dark = diagnose(write("contrast sign"), atoms=model, invert=True)
+    assert dark.verdict == "ok" and as_json(dark)["train_flags"] == ["--invert"]
+    bright = diagnose(write(), atoms=model, invert=True)
+    assert bright.verdict == "contrast sign" and as_json(bright)["train_flags"] == []
+    assert "Leave out --invert." in as_json(bright)["details"][0]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.98, "CTF off"), (0.95, "CTF off + pixel size")])
+def test_where_the_ctf_is_no_ruler_a_small_difference_of_size_is_only_remarked(write, model, no_docking, size, expected):
+    """A model of another state is larger or smaller by some percent too."""
+    found = diagnose(write("CTF off", snr=1.0), atoms=model.with_positions(model.positions * size))
+    assert found.verdict == expected
+    assert any("% larger than the reference" in note for note in found.notes) == (expected == "CTF off")
+
+
 def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model, monkeypatch):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     found = diagnose(write(snr=0), atoms=model)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from test_bad_input import write_sound_files
 
 from cryostar_nb.__main__ import parse
 from cryostar_nb.errors import InputError
@@ -94,9 +95,10 @@ def test_the_text_says_the_same(star, capsys):
         ({}, {"rlnImagePixelSize": [1.5, 1.6]}, r"particle 1 has a pixel size of 1\.5 Å and particle 31 of 1\.6 Å; .*--optics-group"),
         ({}, {"rlnImageSize": [8, 16]}, r"particle 31 is said to have a box of 16 pixels and .* has one of 8"),
         ({}, {"rlnVoltage": [0.0, 200.0]}, r"particle 1 has rlnVoltage = 0; give the voltage in kV"),
-        ({}, {"rlnBeamTiltX": [0.0, 0.3]}, r"rlnBeamTiltX is given and not followed"),
-        ({}, {"rlnMagMat00": [1.0, 1.01]}, r"rlnMagMat00 is given and not followed"),
-        ({}, {"rlnOddZernike": ["[0,0.1]", "[0,0]"]}, r"rlnOddZernike is given and not followed"),
+        ({}, {"rlnBeamTiltX": [0.0, 0.3]}, r"not followed: rlnBeamTiltX; .*--low-pass 4"),
+        ({}, {"rlnBeamTiltX": [0.0, 0.3], "rlnBeamTiltY": [0.1, 0.3]}, r"not followed: rlnBeamTiltX, rlnBeamTiltY; "),
+        ({}, {"rlnMagMat00": [1.0, 1.01]}, r"not followed: rlnMagMat00; "),
+        ({}, {"rlnOddZernike": ["[0,0.1]", "[0,0]"]}, r"not followed: rlnOddZernike; "),
     ],
 )
 def test_each_problem_is_one_line_and_the_rest_is_still_told(changes, optics, words, star):
@@ -167,3 +169,23 @@ def test_side_views_of_one_axis_are_uneven_and_a_single_view_is_most(rng):
     assert top["view_evenness"] < 1e-9 and top["views_seen"] == 0.01
     fixed = pose_coverage(np.broadcast_to(np.eye(3), (5, 3, 3)))
     assert fixed["in_plane_evenness"] == pytest.approx(0)
+
+
+def test_a_root_that_is_no_folder_is_a_problem_and_not_a_crash(star, tmp_path):
+    path, _ = star()
+    found = inspect_particles(path, Reading(root=tmp_path / "nowhere"))
+    assert any("nowhere: is no folder" in problem for problem in found["problems"]) and found["n_particles"] == COUNT
+
+
+@pytest.mark.parametrize(("sign", "said"), [(-1, True), (1, False)])
+def test_the_sign_of_cryosparc_is_said_to_be_not_followed(sign, said, tmp_path):
+    write_sound_files(tmp_path)
+    table = np.load(tmp_path / "particles.cs")
+    signed = np.empty(len(table), dtype=[*table.dtype.descr, ("blob/sign", "<f4")])
+    for name in table.dtype.names:
+        signed[name] = table[name]
+    signed["blob/sign"] = sign
+    with (tmp_path / "signed.cs").open("wb") as handle:
+        np.save(handle, signed)
+    problems = inspect_particles(tmp_path / "signed.cs")["problems"]
+    assert any("blob/sign is -1 and not followed" in problem and "--invert" in problem for problem in problems) == said

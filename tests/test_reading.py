@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from test_bad_input import write_sound_files
 
 from cryostar_nb.cryosparc import write_cs
 from cryostar_nb.errors import InputError
@@ -349,3 +350,17 @@ def test_a_pickle_of_unequal_rows_is_no_indices(tmp_path):
 def test_an_empty_range_is_refused():
     with pytest.raises(InputError, match=r"9:12: none of 7 particles is in this range"):
         read_indices("9:12", COUNT)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pixel_size": -2.0}, r"pixel size = -2 Å was given; .*--pixel-size"),
+        ({"pixel_size": float("nan")}, r"pixel size = nan Å was given"),
+        ({"root": "nowhere"}, r"nowhere: is no folder; .*particles\.star .*--root"),
+    ],
+)
+def test_an_option_that_cannot_be_is_not_blamed_on_the_file(options, said, tmp_path):
+    write_sound_files(tmp_path)
+    with pytest.raises(InputError, match=said):
+        read_particles(tmp_path / "particles.star", **options)
