@@ -5,7 +5,8 @@ Colours are Okabe & Ito's, which readers with any colour vision can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -71,15 +72,21 @@ def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
+def _colours(labels: Iterable[str]) -> list[str]:
+    """A colour for each label: its own where it has one, and the next that no other has where it has none."""
+    names = list(labels)
+    rest = itertools.cycle([colour for colour in _CYCLE if colour not in [COLOURS.get(name) for name in names]])
+    return [COLOURS[name] if name in COLOURS else next(rest) for name in names]
+
+
 def plot_rmsd_per_state(curves: Mapping[str, tuple[Values, Values | None]], ax: Axes | None = None) -> Figure:
     """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None).
 
     A state that is NaN or None, because no particle is in it, is a gap.
     """
     ax = _axes(ax)
-    for number, (label, (mean, sd)) in enumerate(curves.items()):
+    for (label, (mean, sd)), colour in zip(curves.items(), _colours(curves), strict=True):
         mean = np.asarray(mean, dtype=float)
-        colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
         state = np.arange(1, len(mean) + 1)
         ax.plot(state, mean, color=colour, label=label)
         if sd is not None:
@@ -111,8 +118,8 @@ def plot_information_floor(
     ax.fill_between(snr, floor - 2 * error, floor + 2 * error, color=COLOURS["truth"], alpha=0.3, linewidth=0)
     ax.plot(snr, floor, color=COLOURS["truth"], label="information floor")
     ax.axhline(mean_structure, color=COLOURS["idle"], linestyle="--", label="always the mean structure")
-    for number, (label, (places, values)) in enumerate((methods or {}).items()):
-        colour = COLOURS.get(label, _CYCLE[number % len(_CYCLE)])
+    methods = methods or {}
+    for (label, (places, values)), colour in zip(methods.items(), _colours(methods), strict=True):
         ax.plot(np.asarray(places), np.asarray(values), marker="o", linestyle="", color=colour, label=label)
     ax.set(xlabel="SNR of an image", ylabel="Cα-RMSD to the truth (Å)", xscale="log", ylim=(0, None))
     ax.legend(frameon=False)

@@ -191,3 +191,10 @@ def test_the_motion_is_measured_between_the_percentiles_of_the_particles(make_no
     assert motion["moving"] == pytest.approx({"nodes": 8, "true": 9.0, "found": 8.1, "error": 0.9}, abs=0.05)
     assert motion["still"] == pytest.approx({"nodes": 8, "true": 0.0, "found": 0.0, "error": 0.0}, abs=0.01)
     assert motion["chains"] == {"A": motion["still"], "B": motion["moving"]}
+
+
+def test_no_two_curves_of_a_figure_have_the_same_colour():
+    names = ("star", "star (paper)", "cont", "another", "nma")
+    axes = plot_rmsd_per_state({name: ([1.0, 2.0], None) for name in names}).axes[0]
+    colours = {line.get_label(): line.get_color() for line in axes.lines}
+    assert set(colours) == set(names) and len(set(colours.values())) == len(names)
