@@ -95,8 +95,8 @@ def api_page() -> str:
 
 
 def help_of(*words: str) -> str:
-    """What the command line says of itself, without colours, 100 columns wide."""
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    """What the command line says of itself, without colours, 80 columns wide, which fit a page."""
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     command = [sys.executable, "-m", "cryostar_nb", *words, "--help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return "\n".join(line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()).strip()

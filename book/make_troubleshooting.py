@@ -1,5 +1,6 @@
 """Write `book/troubleshooting.md` from the advice of the doctor and what it passes to `train`: `python book/make_troubleshooting.py`."""
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -62,7 +63,8 @@ def command(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -
 def section(name: str, commands: list[str]) -> str:
     """One verdict: what is seen, what is said, what to do."""
     advice = ADVICE[name]
-    lines = [f"## `{name}`", f"**Seen.** {advice.seen}", f"**The doctor says.** {advice.meaning} {advice.remedy}"]
+    seen, said = (re.sub(r"(?<!`)--[a-z-]+", r"`\g<0>`", text) for text in (advice.seen, f"{advice.meaning} {advice.remedy}"))
+    lines = [f"## `{name}`", f"**Seen.** {seen}", f"**The doctor says.** {said}"]
     if commands:
         lines.append("\n".join(["```", *commands, "```"]))
     return "\n" + "\n\n".join(lines) + "\n"
