@@ -148,11 +148,12 @@ def diagnose(
     twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
     notes = _notes(particles, others, winner)
     settled, remark = settle_scale(sample, reference, winner, shape_is_known=density is not None)
-    notes += [remark] if remark else []
+    doubtful = mirror_of(winner, scored) is not None
+    notes += [remark] if remark and not doubtful else []
     if settled is not winner and "pixel size" not in settled.faults:  # the same was scored before
         settled = next((one for one in scored if one.faults == settled.faults), settled)
     scored = scored if any(settled is one for one in scored) else [*scored, settled]
-    if mirror_of(winner, scored) is not None:
+    if doubtful:
         notes.append("Docked against the images, the reference fits about as well as its mirror image: it may not be what they show.")
     hypothesis, lost = settled.hypothesis, False
     if atoms is not None and density is not None:
@@ -185,7 +186,7 @@ def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> 
 def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]) -> tuple[Hypothesis, bool]:
     """A hypothesis of where the map belongs, moved on to the model: first to its place in the map, then with the map.
 
-    And whether the model is lost: it does not fit where it is, and elsewhere its mirror image fits as well.
+    And whether the model is lost: it does not fit where it is, and elsewhere no better than chance or its mirror image.
     """
     docked = dock_into_map(atoms, density, frame="poses")
     notes.append(
@@ -196,9 +197,9 @@ def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes:
     stays = not docked.other_hand and (not placed(placement, centre).faults() or docked.before > (1 - WORTH_PLACING) * docked.after)
     if stays:
         return there, False
-    if docked.of_either_hand:
+    if not docked.means_something:
         notes.append(
-            "It fits about as well as its mirror image: it may not be the molecule of the map, or the map is too coarse to place it."
+            f"No place is clearly better than its mirror image's and than chance ({docked.chance:.2f}): it may not be the molecule of the map, or the map is too coarse to place it."
         )
         return there, True
     whole = Placement(there.placement.matrix @ placement.matrix, there.placement.matrix @ placement.move + there.placement.move)

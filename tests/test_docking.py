@@ -1,6 +1,7 @@
 """Docking: the search and the refinement, into a map and against images, and the files that come of it."""
 
 import dataclasses
+from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -15,10 +16,12 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.maps import DensityMap, model_density, model_spectrum
 from cryostar_nb.particles import Particles
-from cryostar_nb.placing import as_report, choose_frame, dock_files, dock_into_map, move_structure
+from cryostar_nb.placing import as_report, chance_correlation, choose_frame, dock_files, dock_into_map, move_structure
 from cryostar_nb.projector import make_images
 from cryostar_nb.star import write_star
 from cryostar_nb.structure_files import read_structure, write_structure
+
+DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +140,30 @@ def test_a_model_is_docked_in_the_frame_of_the_file_or_of_the_poses(helix, make_
     assert docked.frame == ("map" if in_file else "poses")
     assert float((docked.placement(moved) - place).norm(dim=-1).max()) < 0.6
     assert docked.before < 0.5 < 0.97 < docked.after and float(docked.fsc_after[0]) > 0.99
+
+
+def map_of(atoms, size=64, pixel=2.0):
+    positions, electrons = (torch.from_numpy(values).float() for values in (atoms.positions, atoms.electrons))
+    return DensityMap(model_density(positions, electrons, 1.5, box_size=size, pixel_size=pixel), pixel, np.zeros(3))
+
+
+def test_another_state_of_the_molecule_fits_and_another_molecule_does_not_whichever_hand():
+    closed, opened, ring = (read_structure(DATA / name) for name in ("1ake.pdb", "4ake.pdb", "7pbl.pdb.gz"))
+    docked = dock_into_map(closed, map_of(opened), frame="poses")
+    assert docked.means_something and not docked.other_hand and "NOT TO BE TRUSTED" not in as_report(docked)
+    mirrored = dock_into_map(closed.with_positions(closed.positions * [1, 1, -1]), map_of(opened), frame="poses")
+    assert mirrored.other_hand and "FITS CLEARLY BETTER" in as_report(mirrored)
+    chain = ring[ring.chains == "C"]
+    foreign = dock_into_map(chain.with_positions(chain.positions - chain.positions.mean(axis=0)), map_of(opened), frame="poses")
+    assert not foreign.means_something and not foreign.other_hand and "NOT TO BE TRUSTED" in as_report(foreign)
+    assert max(foreign.after, foreign.mirrored) == pytest.approx(foreign.chance, rel=0.35)
+
+
+def test_chance_falls_with_the_size_of_the_molecule_and_with_detail():
+    assert chance_correlation(10_935, 8.0) == pytest.approx(0.19, abs=0.01)
+    assert chance_correlation(4 * 10_935, 8.0) == pytest.approx(chance_correlation(10_935, 8.0) / 2)
+    assert chance_correlation(10_935, 4.0) < chance_correlation(10_935, 8.0) / 2
+    assert chance_correlation(10, 20.0) == 1.0
 
 
 def test_a_header_that_says_nothing_leaves_the_frame_to_the_model():

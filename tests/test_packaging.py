@@ -1,10 +1,13 @@
 """The three lists of dependencies say the same, and what the project promises about itself is there."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -57,3 +60,14 @@ def test_what_the_user_fixed_is_declared():
 @pytest.mark.parametrize("name", ["book", "notebooks", "cryostar_nb", "data", "tests", "environment.yml", "_config.yml", "README.md"])
 def test_the_top_level_that_the_user_fixed_is_there(name):
     assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize(("address", "shown"), [("", False), ("https://example.org/someone/cryostar_nb", True)])
+def test_the_pages_lead_to_colab_binder_and_the_repository_once_it_has_an_address(address, shown):
+    """The theme fails on buttons that lead to a repository without an address."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    options = {"repository_url": address, "launch_buttons": dict(settings["launch_buttons"])}
+    assert {"binderhub_url", "colab_url"} <= set(options["launch_buttons"])
+    config = SimpleNamespace(html_theme_options=options)
+    runpy.run_path(str(ROOT / "book" / "_ext" / "live_outputs.py"))["place_buttons"](None, config)
+    assert (options["use_repository_button"], bool(options["launch_buttons"])) == (shown, shown)

@@ -5,6 +5,7 @@
 * Progress bars are live widgets; a page leaves them out.
 * 3Dmol.js and plotly.js are loaded by the pages that use them, not by all. Thebe, which Jupyter Book adds to every page for
   kernels in the cloud, is not loaded: it is not used, and its settings come twice, which is an error in the browser.
+* The buttons to Colab, Binder and the repository appear once _config.yml has an address; the theme fails on them before.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from myst_nb.core.render import MimeData, NbElementRenderer, load_mime_renders
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -56,9 +58,19 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str
                 app.add_js_file(name, priority=100 + number, **later)
 
 
+def place_buttons(app: Sphinx, config: Config) -> None:
+    """Leave the buttons out that lead to a repository without an address."""
+    options = config.html_theme_options
+    has_address = bool(options.get("repository_url"))
+    options["use_repository_button"] = has_address
+    if not has_address:
+        options["launch_buttons"] = {}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the renderer, and ask plotly in the kernels for JSON alone."""
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     load_mime_renders().append(LiveOutputs)  # it is cached: this list is the one that myst-nb uses
+    app.connect("config-inited", place_buttons)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
