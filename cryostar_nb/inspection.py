@@ -182,10 +182,10 @@ def _is_given(column: str, values: np.ndarray) -> bool:
 
 def _sign(source: Metadata, problems: dict[str, None]) -> None:
     """What cryoSPARC notes where it turns the contrast of these images round when it reads them."""
-    if "blob/sign" in source.columns and (source.raw("blob/sign") < 0).any():
-        problems[f"{source.path}: blob/sign is -1 and not followed; if protein is dark in these images (`doctor` tells), give --invert"] = (
-            None
-        )
+    sign = source.raw("blob/sign") if "blob/sign" in source.columns else np.ones(1)
+    if sign.dtype.kind in "fi" and (sign < 0).any():
+        problem = "blob/sign is -1 and not followed; if protein is dark in these images (`doctor` tells), give --invert"
+        problems[f"{source.path}: {problem}"] = None
 
 
 def describe(found: dict[str, Any]) -> str:
