@@ -24,7 +24,7 @@ from cryostar_nb.doctor import (
 )
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
-from cryostar_nb.hypotheses import FAULTS, Hypothesis, Sample, placed, take_sample
+from cryostar_nb.hypotheses import FAULTS, Hypothesis, Sample, origins, placed, take_sample
 from cryostar_nb.maps import DensityMap, Spectrum, map_spectrum, read_map
 from cryostar_nb.particles import Particles
 from cryostar_nb.placing import dock_into_map, move_structure, structure_spectrum
@@ -173,7 +173,9 @@ def check_edges(particles: Particles, density: DensityMap) -> None:
 def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> list[str]:
     """What cannot matter here; `alike` predict the same images as the winner."""
     notes = []
-    if abs(particles.pixel_size - 1) < 0.03:
+    if len(origins(particles)) == 1:
+        notes.append("The particles have no shifts, so nothing is said about how their origins are read.")
+    elif abs(particles.pixel_size - 1) < 0.03:
         notes.append(f"With pixels of {particles.pixel_size:g} Å it does not matter whether origins are in Å or in pixels.")
     if winner is not None:
         apart = [set(one.faults) ^ set(winner.faults) for one in alike]

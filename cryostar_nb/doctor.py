@@ -53,8 +53,13 @@ CLEAR, CLEAR_PLACED = 2.5, 4.0  # z-score of a difference that counts
 BY_CHANCE = 2.0  # z-score of the best of the simple hypotheses in pure noise, about
 WORTH = 0.01  # part of the correlation that a fault must cost
 WORTH_PLACING = 0.03  # part of it that docking must gain
-OF_THIS_HAND = 1.15  # times the correlation of its mirror image, docked as well: else a docked reference fits by its outline alone
+OF_THIS_HAND = 1.2  # times the correlation of its mirror image, docked as well: else a docked reference fits by its outline alone
 ALIKE = 0.985  # correlation of predictions that are as good as the same
+
+
+def is_placed(faults: tuple[str, ...]) -> bool:
+    """Whether docking found where the reference is."""
+    return any(name.startswith("model") for name in faults)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Scored:
     @property
     def placed(self) -> bool:
         """Whether docking found where the reference is."""
-        return any(name.startswith("model") for name in self.faults)
+        return is_placed(self.faults)
 
     @property
     def has_signal(self) -> bool:
@@ -145,7 +150,7 @@ def docking_target(sample: Sample, way: Hypothesis | None = None) -> Target:
 def docked(sample: Sample, reference: Spectrum) -> list[Hypothesis]:
     """The reference, and its mirror image, docked against what the images say together, read in the ways in which they agree best."""
     coarse = sample.between(0, COARSE / sample.edge)
-    both, how = (False, True), origins(sample.particles.pixel_size)
+    both, how = (False, True), origins(sample.particles)
     ways = [Hypothesis(transpose=transpose, ctf=ctf, origin=origin) for transpose in both for origin in how for ctf in CTFS]
     agreement = {way: consistency_target(coarse, way)[1] for way in ways}
     ways.sort(key=agreement.__getitem__, reverse=True)
@@ -178,10 +183,13 @@ def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
     variants: dict[tuple[str, ...], Hypothesis] = {(): Hypothesis()}
     for _, hypothesis in tried:
         variants.setdefault(hypothesis.faults(), hypothesis)
-    best: list[Scored] = []
-    for place, (faults, hypothesis) in enumerate(variants.items()):
-        if place < MOST_SETS or len(set(faults) - {"contrast sign"}) < 2:
-            best.append((score if hypothesis.scale == 1 else best_scale)(sample, reference, hypothesis))
+    kept = {
+        faults: h for place, (faults, h) in enumerate(variants.items()) if place < MOST_SETS or len(set(faults) - {"contrast sign"}) < 2
+    }
+    for mirrored in (False, True):  # of what was docked both hands are compared, however badly one of them does
+        of_hand = [(faults, h) for faults, h in variants.items() if is_placed(faults) and h.placement.mirrored == mirrored]
+        kept |= dict(of_hand[:1])
+    best = [(score if h.scale == 1 else best_scale)(sample, reference, h) for h in kept.values()]
     best += [one.opposite() for one in best if len(set(one.faults) - {"contrast sign"}) < 2]
     found: dict[tuple[str, ...], Scored] = {}
     for one in sorted(best, key=lambda one: -one.mean):

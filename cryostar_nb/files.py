@@ -93,6 +93,8 @@ def check_outputs(paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), 
                 raise InputError(f"{path}: cannot be written, because {nearest} is a {kind}; choose another --out")
             if not os.access(nearest if nearest.is_dir() else nearest.parent, os.W_OK | os.X_OK):
                 raise InputError(f"{path}: cannot be written: {nearest} may not be changed; choose another --out")
+        except InputError:
+            raise
         except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered, a NUL character
             raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another --out") from error
         if path.exists():

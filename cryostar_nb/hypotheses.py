@@ -81,8 +81,11 @@ class Origin:
         return factor * (shifts.flip(-1) if self.exchanged else shifts)
 
 
-def origins(pixel_size: float) -> list[Origin]:
-    """All of them. With pixels of 1 Å the unit does not matter."""
+def origins(particles: Particles) -> list[Origin]:
+    """All of them. With pixels of 1 Å the unit does not matter, and without shifts nothing does."""
+    pixel_size = particles.pixel_size
+    if float(particles.shifts.abs().max()) < 0.01 * pixel_size:
+        return [Origin()]
     units = ("",) if abs(pixel_size - 1) < 0.03 else ("", "px", "Å")
     read = [Origin(sign, unit, exchanged=exchanged) for exchanged in (False, True) for sign in (1, -1) for unit in units]
     return [*read, Origin(off=True)]
@@ -229,7 +232,7 @@ def scan(
     sample: Sample, reference: Spectrum, bases: list[Hypothesis], scales: tuple[float, ...], ctfs: tuple[str, ...] = tuple(CTFS)
 ) -> Iterator[tuple[float, Hypothesis]]:
     """Mean correlations of everything: both rotations, all CTFs, origins and signs, at these pixel sizes, for each placement of `bases`."""
-    how = origins(sample.particles.pixel_size)
+    how = origins(sample.particles)
     seen_by = sample.weight * sample.images.conj()
     size = torch.linalg.vector_norm(sample.images, dim=-1)
     for scale in scales:

@@ -133,12 +133,14 @@ def _indices_in(path: Path) -> np.ndarray:
             return np.array([int(line) for line in path.read_text().split()])
         if path.suffix == ".csv":
             table = pd.read_csv(path)
-            column = next(name for name in ("index", "particle") if name in table.columns)
+            column = next((name for name in ("index", "particle") if name in table.columns), None)
+            if column is None or not len(table):
+                raise InputError(f"{path}: has no column index or particle, or no rows below it; give the particles that are chosen")
             return table[column].to_numpy() - (column == "particle")
     except InputError:
         raise
     except Exception as error:  # of many types: numpy's, pandas', of text that is no number
         raise InputError(
-            f"{path}: cannot be read as indices ({' '.join(str(error).split())[:200]}); give an integer for each particle"
+            f"{path}: cannot be read as indices ({' '.join(str(error).split())[:200] or type(error).__name__}); give an integer for each particle"
         ) from error
     raise InputError(f"{path}: indices are read from .npy, .txt, .csv or .pkl; give one of these, or START:STOP")

@@ -11,7 +11,7 @@ import json
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -130,6 +130,9 @@ def start_run(
     before = open_run(out) if resume else None
     if before is None:
         check_free(out)
+    for path, name in ((inputs.particles, "PARTICLES"), (inputs.reference, "--reference FILE")) if before is not None else ():
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file, and {out} was trained on it; say where it is now: train {name} --resume ...")
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
     density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()
@@ -187,7 +190,9 @@ def check_free(out: Path) -> None:
     if (out / "checkpoint.pt").exists():
         raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
     if (out / "config.json").exists():
-        read_config(out)  # of a run that was stopped before its first checkpoint
+        read_config(out)  # of a run that was stopped before its first checkpoint, and is begun anew
+        if (out / "latents.npy").exists():
+            raise InputError(f"{out}: holds a run whose checkpoint.pt is gone; restore it, or choose another --out")
     elif out.exists():
         others = sorted(path.name for path in out.iterdir() if not path.name.startswith((".", "vectors")))
         if others:
@@ -198,7 +203,8 @@ def check_can_go_on(before: Run, config: TrainConfig, nodes: Structure, band: Ba
     """Raise InputError when a run that is to be resumed was trained on something else, or further."""
     help_ = "resume with the same, or train into a new --out"
     if band != before.band:
-        raise InputError(f"{before.folder}: was trained on {before.band}, not on {band}; {help_}")
+        was, wanted = (f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å" for b in (before.band, band))
+        raise InputError(f"{before.folder}: was trained on images of {was}, not of {wanted}; {help_}")
     if before.n_particles not in (None, particles):
         raise InputError(f"{before.folder}: was trained on {before.n_particles:,} particles, not on {particles:,}; {help_}")
     for name in ("method", "modes", "encoder_input", "density"):
@@ -283,30 +289,56 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         files = _with_paths(values["inputs"])
         files["reading"] = Reading(**_with_paths(files["reading"]))
         model: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["model"].items()}
+        _check_kinds(values["train"], vars(TrainConfig()), get_type_hints(TrainConfig))
+        _check_kinds(values["grid"], {"box_size": 1, "pixel_size": 1.0, "n_particles": None}, {})
         return {
             "inputs": InputFiles(**files),
             "train": TrainConfig(**values["train"]),
             "model": ModelConfig(**model),
             "grid": values["grid"],
         }
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: is not a configuration that this version wrote ({error}); train into a new --out") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: is not a configuration that this version wrote ({' '.join(str(error).split())[:200]}); train into a new --out"
+        ) from error
+
+
+def _check_kinds(values: dict[str, Any], usual: dict[str, Any], hints: dict[str, Any]) -> None:
+    """Raise TypeError for a value that is of another kind than the usual one, or not one of the words that its type lists."""
+    for name, value in values.items():
+        default, words = usual.get(name), get_args(hints.get(name))
+        if isinstance(default, str):
+            good = value in words
+        elif isinstance(default, bool) or isinstance(value, bool):
+            good = isinstance(default, bool) and isinstance(value, bool)
+        else:
+            good = isinstance(value, int if isinstance(default, int) else int | float) or (default is None and value is None)
+        if not good:
+            raise TypeError(f"{name} = {value!r}")
 
 
 def open_run(folder: Path | str) -> Run:
     """Load a run's last checkpoint, on the CPU, ready for inference."""
     folder = Path(folder)
     values = read_config(folder)
-    checkpoint = existing_file(folder / "checkpoint.pt", "a run with a checkpoint")
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise InputError(f"{folder}: has no checkpoint yet (checkpoint.pt); train it anew, without --resume")
     nodes = read_nodes(folder / "reference.cif")
     band = Band(values["grid"]["box_size"], values["grid"]["pixel_size"], values["train"].low_pass)
     view = make_view(values["train"], nodes, band)
     model = build_model(values["train"], values["model"], nodes, band, view, find_modes=False)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-    except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]}); train again") from error
+        weights, step = state["model"], int(state["step"])
+    except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f"{checkpoint}: is damaged, or no checkpoint ({type(error).__name__}); train into a new --out") from error
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{checkpoint}: does not fit the network that config.json beside it describes; restore the two of one run"
+        ) from error
     return Run(
         folder,
         values["inputs"],
@@ -317,7 +349,7 @@ def open_run(folder: Path | str) -> Run:
         model.eval(),
         values["model"],
         values["grid"].get("n_particles"),
-        state["step"],
+        step,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryostar_nb import start
 from cryostar_nb.__main__ import main, parse
 from cryostar_nb.maps import DensityMap, model_density, write_map
 from cryostar_nb.reading import read_particles
@@ -168,7 +169,8 @@ def test_only_a_new_an_empty_or_an_unfinished_folder_takes_a_run(finished, run, 
     complain(run(*words, "--out", tmp_path / "mine"), "config.json", "--out")
     assert (tmp_path / "mine" / "config.json").read_text() == '{"mine": 1}'
     shutil.copytree(finished / "run", tmp_path / "run")
-    (tmp_path / "run" / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "latents.npy"):
+        (tmp_path / "run" / name).unlink()
     assert run(*words, "--out", tmp_path / "run")[0] == 0
     assert open_run(tmp_path / "run").step == 2
 
@@ -286,9 +288,79 @@ def test_ctrl_c_says_where_it_stopped(message, said, run, monkeypatch):
     assert run("info", "x.star") == (130, "", f"cryostar-nb: {said}\n")
 
 
+def test_ctrl_c_while_the_libraries_are_read_is_one_line_too(monkeypatch, capsys):
+    class Stop:
+        def find_spec(self, name, *_):
+            if name == "cryostar_nb.__main__":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "cryostar_nb.__main__")
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        start.main()
+    assert stop.value.code == 130 and capsys.readouterr().err == "cryostar-nb: stopped\n"
+
+
+def test_the_shell_gets_the_same_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cryostar-nb", "info", "nowhere.star"])
+    with pytest.raises(SystemExit) as stop:
+        start.main()
+    assert stop.value.code == 2 and "nowhere.star" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "low_pass", None),
+        ("train", "steps", "many"),
+        ("train", "steps", True),
+        ("train", "method", "stars"),
+        ("train", "elastic_between_chains", 1),
+        ("grid", "box_size", "x"),
+        ("grid", "n_particles", "all"),
+        ("inputs", "reading", 3),
+    ],
+)
+def test_a_damaged_configuration_is_named_and_kept(part, name, value, finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    settings = json.loads(path.read_text())
+    settings[part][name] = value
+    path.write_text(json.dumps(settings))
+    before = path.read_bytes()
+    complain(run("train", "--resume", "--out", tmp_path / "run", "--steps", "90"), "config.json: is not a configuration", "--out")
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_not_called_damaged(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace("512", "500"))
+    complain(run("analyse", tmp_path / "run"), "does not fit the network that config.json beside it describes")
+
+
+def test_a_run_without_its_checkpoint_or_its_particles_says_what_can_be_done(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    shutil.copytree(finished / "sim", tmp_path / "sim")
+    words = [tmp_path / "sim/particles.star", "--reference", CLOSED, *QUICK, "--steps", "60"]
+    assert run("train", *words, "--out", tmp_path / "other")[0] == 0
+    (tmp_path / "sim").rename(tmp_path / "moved")
+    complain(
+        run("train", "--resume", "--out", tmp_path / "other", "--steps", "62"), "sim/particles.star: there is no such file", "PARTICLES"
+    )
+    assert run("train", tmp_path / "moved/particles.star", "--resume", "--out", tmp_path / "other", "--steps", "62")[0] == 0
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    complain(run("train", "--resume", "--out", tmp_path / "run"), "has no checkpoint yet", "without --resume")
+    complain(run("train", tmp_path / "moved/particles.star", *words[1:], "--out", tmp_path / "run"), "checkpoint.pt is gone", "--out")
+
+
 def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(finished, run):
     before = (finished / "run" / "config.json").read_bytes()
-    complain(run("train", "--resume", "--out", finished / "run", "--low-pass", "12"), "resolution=9.0", "resolution=12.0", "--out")
+    complain(
+        run("train", "--resume", "--out", finished / "run", "--low-pass", "12"),
+        "32 pixels of 4 Å down to 9 Å, not of 32 pixels of 4 Å down to 12 Å",
+        "--out",
+    )
     assert (finished / "run" / "config.json").read_bytes() == before
 
 
