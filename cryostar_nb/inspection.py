@@ -184,11 +184,10 @@ def _sign(source: Metadata, problems: dict[str, None]) -> None:
     """What cryoSPARC notes where it turns the contrast of these images round when it reads them."""
     sign = source.raw("blob/sign") if "blob/sign" in source.columns else np.ones(1)
     if sign.dtype.kind in "fi" and (sign < 0).any():
-        dark, problem = (
-            int((sign < 0).sum()),
-            "blob/sign is -1 and not followed; if protein is dark in these images (`doctor` tells), give --invert",
-        )
-        if dark < len(sign):
+        dark = int((sign < 0).sum())
+        if dark == len(sign):
+            problem = "blob/sign is -1 and not followed; if protein is dark in these images (`doctor` tells), give --invert"
+        else:
             problem = f"blob/sign is -1 for {dark:,} of {len(sign):,} particles and not followed; take those of each sign apart (cryostar-nb select --indices)"
         problems[f"{source.path}: {problem}"] = None
 

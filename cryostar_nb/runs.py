@@ -130,9 +130,12 @@ def start_run(
     before = open_run(out) if resume else None
     if before is None:
         check_free(out)
-    for path, name in ((inputs.particles, "PARTICLES"), (inputs.reference, "--reference FILE")) if before is not None else ():
-        if not path.exists():
-            raise InputError(f"{path}: there is no such file, and {out} was trained on it; say where it is now: train {name} --resume ...")
+    else:
+        for path, name in ((inputs.particles, "PARTICLES"), (inputs.reference, "--reference FILE")):
+            if not path.exists():
+                raise InputError(
+                    f"{path}: there is no such file, and {out} was trained on it; say where it is now: train {name} --resume ..."
+                )
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
     density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()

@@ -175,18 +175,24 @@ def test_only_a_new_an_empty_or_an_unfinished_folder_takes_a_run(finished, run, 
     assert open_run(tmp_path / "run").step == 2
 
 
-@pytest.mark.parametrize("command", ["simulate", "preprocess", "select", "doctor", "dock"])
-def test_what_is_there_is_replaced_when_it_is_said_and_what_is_read_is_not(command, finished, run, tmp_path, monkeypatch):
-    out = {"select": tmp_path / "particles.star", "dock": tmp_path / "reference.cif"}.get(command, tmp_path)
-    particles = tmp_path / "in" / "particles.star"
-    shutil.copytree(finished / "sim", tmp_path / "in")
-    words = {
+def words_of(command, particles):
+    """What a command that writes needs, but for --out."""
+    return {
         "simulate": ["--closed", CLOSED, "--open", OPEN, *SMALL],
         "preprocess": [particles],
         "select": [particles, "--indices", ":"],
         "doctor": [particles, "--reference", CLOSED],
         "dock": [CLOSED, particles],
+        "train": [particles, "--reference", CLOSED],
     }[command]
+
+
+@pytest.mark.parametrize("command", ["simulate", "preprocess", "select", "doctor", "dock"])
+def test_what_is_there_is_replaced_when_it_is_said_and_what_is_read_is_not(command, finished, run, tmp_path, monkeypatch):
+    out = {"select": tmp_path / "particles.star", "dock": tmp_path / "reference.cif"}.get(command, tmp_path)
+    particles = tmp_path / "in" / "particles.star"
+    shutil.copytree(finished / "sim", tmp_path / "in")
+    words = words_of(command, particles)
     mine = tmp_path / ("reference.cif" if command in ("dock", "doctor") else "particles.star")
     mine.write_text("mine")
     complain(run(command, *words, "--out", out), mine.name, "is there already", "--overwrite")
@@ -212,14 +218,7 @@ def test_an_out_that_cannot_be_is_said_before_the_work(command, name, said, fini
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and access(path, mode))  # root may write anywhere
     particles = finished / "sim" / "particles.star"
-    words = {
-        "simulate": ["--closed", CLOSED, "--open", OPEN, *SMALL],
-        "preprocess": [particles],
-        "select": [particles, "--indices", ":"],
-        "doctor": [particles, "--reference", CLOSED],
-        "dock": [CLOSED, particles],
-        "train": [particles, "--reference", CLOSED],
-    }[command]
+    words = words_of(command, particles)
     suffix = {"select": ".star", "dock": ".cif"}.get(command, "")
     complain(run(command, *words, "--out", tmp_path / (name + suffix)), said, "choose another --out")
 
