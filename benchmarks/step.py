@@ -43,7 +43,8 @@ from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
-from cryostar_nb.training import TrainConfig, TrainingData, make_restraints, train
+from cryostar_nb.train_config import TrainConfig
+from cryostar_nb.training import TrainingData, make_restraints, train
 
 PARTICLES = 4096
 ROUNDS, SPANS = 3, 4  # runs of train() in turn with the peer; stretches of steps that count in each

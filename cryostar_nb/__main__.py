@@ -23,11 +23,12 @@ from cryostar_nb.placing import Frame, as_report, dock_files
 from cryostar_nb.preprocessing import Preprocessing, preprocess_file
 from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
-from cryostar_nb.runs import InputFiles, evaluate_run, low_pass_from_map, read_config, start_run
+from cryostar_nb.run_config import InputFiles, read_config
+from cryostar_nb.runs import evaluate_run, low_pass_from_map, start_run
 from cryostar_nb.selection import Choice, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.structure_files import structure_path
-from cryostar_nb.training import PRESETS, TrainConfig
+from cryostar_nb.train_config import PRESETS, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def parse(arguments: list[str]) -> Any:
         )
     if known.resume and known.out is not None:
         stored = read_config(known.out)
-        default = Train(out=known.out, resume=True, config=stored["train"], **vars(stored["inputs"]))
+        default = Train(out=known.out, resume=True, config=stored.train, **vars(stored.inputs))
     else:
         default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=preset, config=PRESETS[preset])
     arguments = arguments[1:]

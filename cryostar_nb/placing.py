@@ -23,7 +23,7 @@ from cryostar_nb.particles import Particles
 from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.structure import Structure, coarse_grain
 from cryostar_nb.structure_files import read_structure, structure_path
-from cryostar_nb.training import TrainConfig
+from cryostar_nb.train_config import TrainConfig
 
 MOST_ATOMS = 40_000  # beyond, a model is docked by its nodes
 LARGEST_GRID = 128  # voxels along an edge, of the FSC

@@ -6,12 +6,10 @@ particle, (particle, latent).
 """
 
 import csv
-import dataclasses
-import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,33 +27,15 @@ from cryostar_nb.loading import resident
 from cryostar_nb.maps import read_map
 from cryostar_nb.models import DeformationVAE, ModelConfig
 from cryostar_nb.particles import Particles
-from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.run_config import InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_atoms_and_nodes, read_nodes, read_structure, write_structure
-from cryostar_nb.training import TrainConfig, TrainingData, build_model, encoder_inputs, make_view, train
+from cryostar_nb.train_config import TrainConfig
+from cryostar_nb.training import TrainingData, build_model, encoder_inputs, make_view, train
 from cryostar_nb.vectors import VectorFile, open_vectors
 from cryostar_nb.view import StructureView
 
 FILES = ("config.json", "reference.cif", "atoms.cif", "checkpoint.pt", "metrics.csv", "latents.npy")
-PATHS = ("particles", "reference", "root", "passthrough", "poses_pkl", "ctf_pkl")  # among the settings in config.json
-
-
-@dataclass(frozen=True)
-class InputFiles:
-    """What a run reads: particles and reference, and how to read them."""
-
-    particles: Path
-    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack with cryoDRGN's pickles."""
-    reference: Path
-    """Reference structure, PDB or mmCIF, in the frame of the poses."""
-    invert: bool = False
-    """Set when protein is dark on a bright ground."""
-    reading: Reading = field(default_factory=Reading)
-    """How to read the particles."""
-
-    def read_particles(self) -> Particles:
-        """The particles, their pixels still on disk."""
-        return read_particles(self.particles, **vars(self.reading))
 
 
 @dataclass(frozen=True)
@@ -63,15 +43,26 @@ class Run:
     """A trained, or partly trained, model with all that it was trained on."""
 
     folder: Path
-    inputs: InputFiles
-    config: TrainConfig
+    settings: RunConfig
     nodes: Structure
-    band: Band
     view: StructureView | None
     model: DeformationVAE
-    sizes: ModelConfig
-    n_particles: int | None  # None: a version that did not note it
     step: int
+
+    @property
+    def inputs(self) -> InputFiles:
+        """What it read."""
+        return self.settings.inputs
+
+    @property
+    def config(self) -> TrainConfig:
+        """How it was trained."""
+        return self.settings.train
+
+    @property
+    def band(self) -> Band:
+        """The Fourier coefficients that were compared."""
+        return self.settings.band
 
     @property
     def reference(self) -> Float[Tensor, "atom 3"]:
@@ -140,23 +131,24 @@ def start_run(
     density = make_density(config, atoms, nodes)
     particles = inputs.read_particles()
     config.check(len(particles), hardware.devices * hardware.num_nodes)
-    band = Band(particles.box_size, particles.pixel_size, config.low_pass)
+    sizes = ModelConfig() if before is None else before.settings.model
+    settings = RunConfig(inputs, config, sizes, particles.box_size, particles.pixel_size, len(particles))
+    band = settings.band
     check_fit(inputs, nodes, particles)
     if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
         raise InputError(f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes")
     if before is not None:
-        check_can_go_on(before, config, nodes, band, len(particles))
+        check_can_go_on(before, settings, nodes)
         if config.steps == before.step:
             print(f"{out}: is at its last step, {before.step:,}, already; give a larger --steps to go on")
             before.latents()
             return before
-    sizes = ModelConfig() if before is None else before.sizes
     fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
     with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
         vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
     if fabric.is_global_zero:
         if before is not None:
-            for line in changes(before, inputs, config):
+            for line in settings.changes_from(before.settings):
                 print(f"{out}: from step {before.step + 1:,} on, {line}")
         finest = 2 * particles.pixel_size
         if config.low_pass < finest:
@@ -166,7 +158,9 @@ def start_run(
             print(
                 f"{inputs.particles}: {len(vectors):,} particles ({gigabytes:.3g} GB) are more than memory may hold; they are read from {vectors.path}"
             )
-        describe_run(out, inputs, config, nodes, band, len(particles), sizes)
+        out.mkdir(parents=True, exist_ok=True)
+        write_structure(out / "reference.cif", nodes)
+        settings.write(out)
         if config.density == "atoms":
             write_structure(out / "atoms.cif", atoms)
     data = training_data(particles, resident(vectors, fabric.device), fabric.device)
@@ -202,23 +196,25 @@ def check_free(out: Path) -> None:
             raise InputError(f"{out}: holds {others[0]}, and no run; choose a new or an empty folder (--out)")
 
 
-def check_can_go_on(before: Run, config: TrainConfig, nodes: Structure, band: Band, particles: int) -> None:
+def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
     """Raise InputError when a run that is to be resumed was trained on something else, or further."""
     help_ = "resume with the same, or train into a new --out"
-    if band != before.band:
-        was, wanted = (f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å" for b in (before.band, band))
+    if settings.band != before.band:
+        was, wanted = (f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å" for b in (before.band, settings.band))
         raise InputError(f"{before.folder}: was trained on images of {was}, not of {wanted}; {help_}")
-    if before.n_particles not in (None, particles):
-        raise InputError(f"{before.folder}: was trained on {before.n_particles:,} particles, not on {particles:,}; {help_}")
+    if settings.n_particles != before.settings.n_particles:
+        was, wanted = f"{before.settings.n_particles:,}", f"{settings.n_particles:,}"
+        raise InputError(f"{before.folder}: was trained on {was} particles, not on {wanted}; {help_}")
     for name in ("method", "modes", "encoder_input", "density"):
-        was, wanted = getattr(before.config, name), getattr(config, name)
+        was, wanted = getattr(before.config, name), getattr(settings.train, name)
         if was != wanted:
             raise InputError(f"{before.folder}: was trained with {name} = {was}, not {wanted}; {help_}")
     difference = difference_of(before.nodes, nodes)
     if difference:
         raise InputError(f"{before.folder}: was trained on another reference: {difference}; {help_}")
-    if config.steps < before.step:
-        raise InputError(f"{before.folder}: is at step {before.step:,} already, and steps = {config.steps:,}; give a larger --steps")
+    steps = settings.train.steps
+    if steps < before.step:
+        raise InputError(f"{before.folder}: is at step {before.step:,} already, and steps = {steps:,}; give a larger --steps")
 
 
 def difference_of(first: Structure, second: Structure) -> str:
@@ -233,44 +229,9 @@ def difference_of(first: Structure, second: Structure) -> str:
     return f"its nodes lie up to {apart:.3g} Å from these" if apart > 0.01 else ""
 
 
-def changes(before: Run, inputs: InputFiles, config: TrainConfig) -> list[str]:
-    """The settings and files of a run that are not what they were."""
-    was, now = vars(before.config), vars(config)
-    lines = [f"{name} = {now[name]}, not {was[name]}" for name in now if now[name] != was[name]]
-    for name, old in _plain_inputs(before.inputs).items():
-        new = _plain_inputs(inputs)[name]
-        lines += [f"{name} is {new}, not {old}"] * (new != old)
-    return lines
-
-
 def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
     """What the images of a run are made of."""
     return atom_density(atoms, config.atom_sigma) if config.density == "atoms" else node_density(nodes, config.sigma)
-
-
-def describe_run(
-    out: Path, inputs: InputFiles, config: TrainConfig, nodes: Structure, band: Band, particles: int, sizes: ModelConfig
-) -> None:
-    """Write `reference.cif` and `config.json`."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_structure(out / "reference.cif", nodes)
-    grid = {"box_size": band.box_size, "pixel_size": band.pixel_size, "n_particles": particles}
-    settings = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(sizes)}
-    write_json(out / "config.json", {"inputs": _plain_inputs(inputs), "grid": grid} | settings)
-
-
-def _plain_inputs(inputs: InputFiles) -> dict[str, Any]:
-    reading = {name: _plain(value) for name, value in vars(inputs.reading).items()}
-    return {name: _plain(value) for name, value in vars(inputs).items()} | {"reading": reading}
-
-
-def _plain(value: Any) -> Any:
-    """A path as an absolute name, anything else as it is."""
-    return str(value.resolve()) if isinstance(value, Path) else value
-
-
-def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: Path(value) if name in PATHS and value else value for name, value in settings.items()}
 
 
 def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:
@@ -282,55 +243,16 @@ def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> Non
         )
 
 
-def read_config(folder: Path | str) -> dict[str, Any]:
-    """The contents of a run's `config.json`, with `inputs` and `train` as their dataclasses."""
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise InputError(f"{folder}: is not a run folder (it has no config.json); give the --out of `cryostar-nb train`")
-    try:
-        values = json.loads(path.read_text())
-        files = _with_paths(values["inputs"])
-        files["reading"] = Reading(**_with_paths(files["reading"]))
-        model: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["model"].items()}
-        _check_kinds(values["train"], vars(TrainConfig()), get_type_hints(TrainConfig))
-        _check_kinds(values["grid"], {"box_size": 1, "pixel_size": 1.0, "n_particles": None}, {})
-        return {
-            "inputs": InputFiles(**files),
-            "train": TrainConfig(**values["train"]),
-            "model": ModelConfig(**model),
-            "grid": values["grid"],
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path}: is not a configuration that this version wrote ({' '.join(str(error).split())[:200]}); train into a new --out"
-        ) from error
-
-
-def _check_kinds(values: dict[str, Any], usual: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Raise TypeError for a value that is of another kind than the usual one, or not one of the words that its type lists."""
-    for name, value in values.items():
-        default, words = usual.get(name), get_args(hints.get(name))
-        if isinstance(default, str):
-            good = value in words
-        elif isinstance(default, bool) or isinstance(value, bool):
-            good = isinstance(default, bool) and isinstance(value, bool)
-        else:
-            good = isinstance(value, int if isinstance(default, int) else int | float) or (default is None and value is None)
-        if not good:
-            raise TypeError(f"{name} = {value!r}")
-
-
 def open_run(folder: Path | str) -> Run:
     """Load a run's last checkpoint, on the CPU, ready for inference."""
     folder = Path(folder)
-    values = read_config(folder)
+    settings = read_config(folder)
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         raise InputError(f"{folder}: has no checkpoint yet (checkpoint.pt); train it anew, without --resume")
     nodes = read_nodes(folder / "reference.cif")
-    band = Band(values["grid"]["box_size"], values["grid"]["pixel_size"], values["train"].low_pass)
-    view = make_view(values["train"], nodes, band)
-    model = build_model(values["train"], values["model"], nodes, band, view, find_modes=False)
+    view = make_view(settings.train, nodes, settings.band)
+    model = build_model(settings.train, settings.model, nodes, settings.band, view, find_modes=False)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         weights, step = state["model"], int(state["step"])
@@ -342,18 +264,7 @@ def open_run(folder: Path | str) -> Run:
         raise InputError(
             f"{checkpoint}: does not fit the network that config.json beside it describes; restore the two of one run"
         ) from error
-    return Run(
-        folder,
-        values["inputs"],
-        values["train"],
-        nodes,
-        band,
-        view,
-        model.eval(),
-        values["model"],
-        values["grid"].get("n_particles"),
-        step,
-    )
+    return Run(folder, settings, nodes, view, model.eval(), step)
 
 
 def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cryostar_nb.maps import DensityMap, model_density, write_map
 from cryostar_nb.runs import low_pass_from_map
 from cryostar_nb.structure import coarse_grain
 from cryostar_nb.structure_files import read_structure
-from cryostar_nb.training import TrainConfig
+from cryostar_nb.train_config import TrainConfig
 from cryostar_nb.visualisation import plot_density_quality, plot_fsc
 
 DATA = Path(__file__).parent.parent / "data"

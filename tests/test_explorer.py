@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from cryostar_nb.explorer import latent_explorer, representatives
-from cryostar_nb.runs import InputFiles, start_run
+from cryostar_nb.run_config import InputFiles
+from cryostar_nb.runs import start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.structure_files import write_structure
-from cryostar_nb.training import TrainConfig
+from cryostar_nb.train_config import TrainConfig
 
 
 @pytest.fixture

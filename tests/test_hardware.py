@@ -18,9 +18,11 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.hardware import CapturedStep, Hardware, start_fabric
 from cryostar_nb.models import DeformationVAE, ModelConfig
-from cryostar_nb.runs import InputFiles, start_run
+from cryostar_nb.run_config import InputFiles
+from cryostar_nb.runs import start_run
 from cryostar_nb.simulation import SimulationConfig, simulate
-from cryostar_nb.training import TrainConfig, TrainingData, train
+from cryostar_nb.train_config import TrainConfig
+from cryostar_nb.training import TrainingData, train
 
 ROOT = Path(__file__).parent.parent
 BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data

@@ -19,7 +19,8 @@ from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, el
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
-from cryostar_nb.training import TrainConfig, make_restraints, train
+from cryostar_nb.train_config import TrainConfig
+from cryostar_nb.training import make_restraints, train
 
 BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)

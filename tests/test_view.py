@@ -11,7 +11,8 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import make_images
 from cryostar_nb.spreading import adjoint_transform, transform_nodes
-from cryostar_nb.training import TrainConfig, encoder_inputs, make_view, train
+from cryostar_nb.train_config import TrainConfig
+from cryostar_nb.training import encoder_inputs, make_view, train
 from cryostar_nb.view import MOST_NODES, MOST_PLACES, REACH, StructureView, structure_view
 
 BAND = Band(32, 3.0, 8.0)
@@ -103,7 +104,7 @@ def test_training_by_the_view_learns_the_scale_once_and_resumes(helix_data, heli
     assert torch.allclose(whole.encoder.centre, inputs.mean(0), atol=1e-4 * float(inputs.abs().max()))
     assert torch.allclose(whole.encoder.spread, inputs.std(0), rtol=1e-3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryostar_nb.training.TrainConfig.learning_rate_at", lambda self, step: 1 / 0 if step == 25 else 1e-3)
+        patch.setattr("cryostar_nb.train_config.TrainConfig.learning_rate_at", lambda self, step: 1 / 0 if step == 25 else 1e-3)
         with pytest.raises(ZeroDivisionError):
             train(TrainConfig(**(vars(config) | {"checkpoint_every": 20})), helix_data, helix_nodes, band, tmp_path / "parts")
     state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
