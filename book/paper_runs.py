@@ -25,7 +25,9 @@ from provenance import commit, processor
 from cryostar_nb.evaluation import ENDS as PERCENTILES
 from cryostar_nb.evaluation import mean_around_percentiles, principal_components
 from cryostar_nb.files import write_json
-from cryostar_nb.structure_files import read_trajectory, write_structure
+from cryostar_nb.geometry import kabsch
+from cryostar_nb.structure import Structure
+from cryostar_nb.structure_files import read_nodes, read_structure, read_trajectory, write_structure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "book" / "results"
@@ -77,7 +79,7 @@ class PaperRun:
     reference: str = "closed"  # the end that the run knows
     snr: float = 0.1  # over the whole box
     seed: int = 0
-    morph: str = "linear"
+    morph: str = "linear"  # linear, rigid, or core: linear, with 4AKE superposed by what does not move
     changes: tuple[str, ...] = ()  # further options of `train`, for ablations
     steps: int = 12_000
     system: str = "adk"
@@ -150,6 +152,8 @@ RUNS = (
     PaperRun(snr=0.001, setting="ours", changes=("--kl-weight 0.005",)),
     # A path that is not a straight line.
     *(PaperRun(method, setting, morph="rigid") for method, setting in COMPARED),
+    # The straight line in another frame: the ends are 8.09 Å apart, and CORE stays where it is.
+    *(PaperRun(method, setting, morph="core") for method, setting in COMPARED),
     # One change at a time, for half as long.
     *(PaperRun("star", "ours", changes=changes, steps=6_000) for changes in ((), *((change,) for change in ABLATIONS))),
     # A path that a simulation took, a complex and the spliceosome, both in two populations.
@@ -182,7 +186,10 @@ def simulate(run: PaperRun, work: Path) -> tuple[Path, Path]:
     common = ["--out", folder, "--snr", run.snr, "--n-particles", particles, "--seed", run.data_seed]
     if (folder / "particles.star").exists():  # it is written last
         return folder, reference
-    if run.system == "adk":
+    if run.system == "adk" and run.morph == "core":
+        write_structure(folder / "4ake.pdb", superposed_on_the_core(ENDS["open"], ENDS["closed"]))
+        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", folder / "4ake.pdb", *common)
+    elif run.system == "adk":
         cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], "--morph", run.morph, *common)
     elif run.system == "adk_dims":
         write_structure(reference, read_trajectory(*files)[0])
@@ -192,6 +199,22 @@ def simulate(run: PaperRun, work: Path) -> tuple[Path, Path]:
     else:
         call(ROOT / "book" / "make_spliceosome.py", "--model", files[0], "--meta", files[1], *common)
     return folder, reference
+
+
+def superposed_on_the_core(mobile: Path, target: Path) -> Structure:
+    """A structure superposed on another by the nodes that stay: those further away than twice the RMSD are left out, five times over.
+
+    PyMOL's `align` drops outliers in this manner; the paper made its trajectory with PyMOL.
+    """
+    nodes, places = read_nodes(mobile).positions, read_nodes(target).positions
+    kept = np.ones(len(nodes), dtype=bool)
+    for _ in range(5):
+        rotation, translation = kabsch(nodes[kept], places[kept])
+        away = np.linalg.norm(nodes @ rotation.T + translation - places, axis=1)
+        kept &= away <= 2 * np.sqrt(np.mean(away[kept] ** 2))
+    rotation, translation = kabsch(nodes[kept], places[kept])
+    atoms = read_structure(mobile)
+    return atoms.with_positions(atoms.positions @ rotation.T + translation)
 
 
 def train_and_evaluate(run: PaperRun, work: Path) -> None:
