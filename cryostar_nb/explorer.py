@@ -49,7 +49,7 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> str:
     chosen = representatives(scores, points, seed)
     particles = run.inputs.read_particles().select(chosen)
     pixel_size = particles.pixel_size * particles.box_size / SIDE
-    resolution = max(2.1 * pixel_size, run.band.resolution)
+    resolution = max(2.1 * max(pixel_size, particles.pixel_size), run.band.resolution)  # within either grid
     fine, small = Band(particles.box_size, particles.pixel_size, resolution), Band(SIDE, pixel_size, resolution)
     structures, density = run.model.decoder(latents[torch.from_numpy(chosen)]), run.density()
     predicted = make_images(

@@ -16,15 +16,22 @@ from cryostar_nb.structure_files import write_structure
 from cryostar_nb.train_config import TrainConfig
 
 
-@pytest.fixture
-def run(tmp_path, helix_nodes):
-    folder = tmp_path
-    write_structure(folder / "closed.pdb", helix_nodes)
-    write_structure(folder / "open.pdb", helix_nodes.with_positions(1.1 * helix_nodes.positions))
-    config = SimulationConfig(n_particles=60, box_size=48, pixel_size=2.0, resolution=6.0, states=5)
+def train_run(folder, nodes, low_pass, **sizes):
+    write_structure(folder / "closed.pdb", nodes)
+    write_structure(folder / "open.pdb", nodes.with_positions(1.1 * nodes.positions))
+    config = SimulationConfig(n_particles=60, resolution=6.0, states=5, **sizes)
     simulate(config, closed=folder / "closed.pdb", open_=folder / "open.pdb", out=folder)
     inputs = InputFiles(folder / "particles.star", reference=folder / "closed.pdb")
-    return start_run(inputs, TrainConfig(steps=5, batch_size=8, low_pass=8.0), folder / "run")
+    return start_run(inputs, TrainConfig(steps=5, batch_size=8, low_pass=low_pass), folder / "run")
+
+
+@pytest.fixture
+def run(tmp_path, helix_nodes):
+    return train_run(tmp_path, helix_nodes, 8.0, box_size=48, pixel_size=2.0)
+
+
+def data_of(html):
+    return json.loads(re.search(r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html).group(1))
 
 
 def test_representatives_lie_where_the_particles_are(rng):
@@ -43,7 +50,7 @@ def test_few_particles_are_all_shown(rng):
 def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run):
     html = latent_explorer(run, points=10)
     assert not re.search(r"https?://|src=|href=", html)
-    data = json.loads(re.search(r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html).group(1))
+    data = data_of(html)
     labels = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
     assert 1 < len(labels) <= 10
     packed = np.frombuffer(base64.b64decode(data["structures"]), dtype=np.int16).reshape(len(labels), len(run.nodes), 3)
@@ -53,3 +60,11 @@ def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run)
     pictures = np.frombuffer(base64.b64decode(data["particles"]), dtype=np.uint8).reshape(len(labels), data["side"], data["side"])
     assert (pictures.std(axis=(1, 2)) > 10).all()
     assert np.sum(data["density"]) == 60
+
+
+@pytest.mark.parametrize(("box_size", "pixel_size", "low_pass"), [(48, 2.0, 4.0), (32, 3.0, 4.0), (33, 3.0, 4.0), (72, 1.5, 2.0)])
+def test_pictures_are_of_one_size_whatever_the_box(box_size, pixel_size, low_pass, tmp_path, helix_nodes):
+    run = train_run(tmp_path, helix_nodes, low_pass, box_size=box_size, pixel_size=pixel_size)
+    data = data_of(latent_explorer(run, points=4))
+    for name in ("predictions", "particles"):
+        assert len(base64.b64decode(data[name])) == len(data["points"]) * data["side"] ** 2
