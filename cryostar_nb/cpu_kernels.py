@@ -116,16 +116,18 @@ def spread(positions, amplitudes, polynomials, scale, grid, first, last):
     `scale` turns positions into grid points. The window lies on grid points floor(u) - WINDOW/2 + 1 and the following.
     """
     size, margin, length, half = grid.shape[1], WINDOW // 2 - 1, grid.dtype.type(grid.shape[1]), grid.dtype.type(0.5)
+    zero = grid.dtype.type(0)
     padded = np.empty((size + WINDOW, size + WINDOW), grid.dtype)
     for image in range(first, last):
         padded[:] = 0
         for atom in range(positions.shape[1]):
             u, v = positions[image, atom, 0] * scale, positions[image, atom, 1] * scale
             u, v = u - np.floor(u / length) * length, v - np.floor(v / length) * length
-            if not (u <= length and v <= length):
+            if not (-1 <= u and u <= length + 1 and -1 <= v and v <= length + 1):
                 padded[0, 0] = np.nan  # an atom that is nowhere
                 continue
-            column, row = np.floor(u), np.floor(v)
+            # A rounding of the last digit may put a node just outside of the grid, where it is the same as just inside.
+            column, row = min(max(np.floor(u), zero), length), min(max(np.floor(v), zero), length)
             wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
             top, left = np.uint64(row), np.uint64(column)
             _add(padded[top + _0], left, amplitudes[atom] * wy[0], wx)
@@ -157,6 +159,7 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
     (degree, WINDOW) are the derivatives of the polynomials.
     """
     size, margin, length, half = field.shape[1], WINDOW // 2 - 1, field.dtype.type(field.shape[1]), field.dtype.type(0.5)
+    zero = field.dtype.type(0)
     padded = np.empty((size + WINDOW, size + WINDOW), field.dtype)
     for image in range(first, last):
         padded[margin : size + margin, margin : size + margin] = field[image]
@@ -173,10 +176,11 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
             u, v = positions[image, atom, 0] * scale, positions[image, atom, 1] * scale
             u, v = u - np.floor(u / length) * length, v - np.floor(v / length) * length
             gradients[image, atom, 2] = 0
-            if not (u <= length and v <= length):
+            if not (-1 <= u and u <= length + 1 and -1 <= v and v <= length + 1):
                 values[image, atom] = gradients[image, atom, 0] = gradients[image, atom, 1] = np.nan
                 continue
-            column, row = np.floor(u), np.floor(v)
+            # A rounding of the last digit may put a node just outside of the grid, where it is the same as just inside.
+            column, row = min(max(np.floor(u), zero), length), min(max(np.floor(v), zero), length)
             wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
             dx, dy = _window(u - column - half, slopes), _window(v - row - half, slopes)
             top, left = np.uint64(row), np.uint64(column)

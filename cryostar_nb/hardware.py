@@ -39,6 +39,18 @@ class Hardware:
     cache: Path | None = None
     """Folder in which to keep the particles as training reads them, so that another run need not read all pixels again."""
 
+    def check(self) -> torch.device:
+        """The device, or the first one. Raises InputError for hardware that is not there."""
+        device = choose_device(self.device)
+        for name in ("devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
+        if device.index is not None and self.devices > 1:
+            raise InputError(f"device = {self.device} is one GPU, and devices = {self.devices}; give --device {device.type}")
+        if device.type == "cuda" and self.devices > torch.cuda.device_count():
+            raise InputError(f"devices = {self.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that")
+        return device
+
 
 def choose_device(name: str) -> torch.device:
     """The device of this name; `auto` takes a GPU when there is one. Raises InputError for one that is not usable here."""
@@ -56,14 +68,7 @@ def start_fabric(hardware: Hardware) -> "Fabric":
     """Lightning Fabric on this hardware, its processes started and connected. One process needs none of that."""
     from lightning_fabric import Fabric
 
-    device = choose_device(hardware.device)
-    for name in ("devices", "num_nodes"):
-        if getattr(hardware, name) < 1:
-            raise InputError(f"{name} = {getattr(hardware, name)}; give a positive number")
-    if device.index is not None and hardware.devices > 1:
-        raise InputError(f"device = {hardware.device} is one GPU, and devices = {hardware.devices}; give --device {device.type}")
-    if device.type == "cuda" and hardware.devices > torch.cuda.device_count():
-        raise InputError(f"devices = {hardware.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that")
+    device = hardware.check()
     fabric = Fabric(
         accelerator=device.type,
         devices=hardware.devices if device.index is None else [device.index],

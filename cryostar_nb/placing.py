@@ -173,6 +173,7 @@ def dock_files(
     """
     reading = reading or Reading()
     atoms = read_structure(model)
+    structure_path(out, atoms)  # before the search
     if Path(target).suffix.lower() in (".mrc", ".map", ".ccp4") and reading.poses_pkl is None:
         docked = dock_into_map(atoms, read_map(target, pixel_size=reading.pixel_size), frame=frame)
     else:
@@ -219,4 +220,5 @@ def move_structure(source: Path | str, out: Path | str, placement: Placement) ->
     if out.suffix == ".cif":
         write_text(out, document.make_mmcif_document().as_string())
     else:
+        document.shorten_chain_names()
         write_text(out, document.make_pdb_string(gemmi.PdbWriteOptions(cryst1_record=False)))

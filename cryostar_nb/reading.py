@@ -109,6 +109,8 @@ def read_indices(where: Path | str, count: int) -> Int[np.ndarray, " row"]:
     if indices.dtype == bool:
         if indices.shape != (count,):
             raise InputError(f"{path}: is a mask of shape {indices.shape} and there are {count} particles; give one value for each")
+        if not indices.any():
+            raise InputError(f"{path}: is a mask that chooses none of {count} particles; set it for those that are wanted")
         return np.flatnonzero(indices)
     if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
         raise InputError(f"{path}: holds {indices.dtype} of shape {indices.shape}; give integers, one for each particle that is chosen")

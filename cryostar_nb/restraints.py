@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import pair_distances
 from cryostar_nb.losses import stable_edges
 from cryostar_nb.pairs import clash_sums, length_change_sums
@@ -17,7 +18,7 @@ class Restraints:
     """The structural losses of one reference: its bonds, its elastic edges, and the search for clashes.
 
     `method` chooses them: all of section 2.3 (star), continuity alone (cont), or none (nma). Distances are in Å;
-    `percentile` is p of eq. 7, and `measure` what varies there.
+    `percentile` is p of eq. 7, and `measure` what varies there. Raises InputError for a reference without bonds or edges.
     """
 
     def __init__(
@@ -36,6 +37,10 @@ class Restraints:
         self.method, self.clash_distance, self.percentile, self.measure = method, clash_distance, percentile, measure
         self.bonds = torch.from_numpy(bonds(nodes)).to(device)
         self.edges = torch.from_numpy(elastic_edges(nodes, elastic_cutoff, between_chains=elastic_between_chains)).to(device)
+        if method != "nma" and not len(self.bonds):
+            raise InputError(f"of {len(nodes)} nodes no two are bonded, and continuity needs bonds; give a reference whose chains are whole")
+        if method == "star" and not len(self.edges):
+            raise InputError(f"elastic_cutoff = {elastic_cutoff:g}: no two nodes are that near; give a larger --elastic-cutoff")
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
         self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)

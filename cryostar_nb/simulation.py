@@ -70,6 +70,11 @@ class SimulationConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
+        for name in ("defocus_log_sd", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
+        if not 0 <= self.amplitude_contrast <= 1:
+            raise InputError(f"amplitude_contrast = {self.amplitude_contrast}; give a fraction from 0 to 1")
 
 
 def matching_atoms(closed: Structure, open_: Structure) -> tuple[Structure, Structure]:

@@ -121,11 +121,14 @@ def read_nodes(path: Path | str) -> Structure:
     return read_atoms_and_nodes(path)[1]
 
 
-def structure_path(path: Path | str) -> Path:
-    """The path of a structure to be written. Raises InputError for a suffix other than .pdb and .cif."""
+def structure_path(path: Path | str, structure: Structure | None = None) -> Path:
+    """The path of a structure to be written. Raises InputError for a suffix other than .pdb and .cif, and for one that cannot hold it."""
     path = Path(path)
     if path.suffix not in (".pdb", ".cif"):
         raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
+    if path.suffix == ".pdb" and structure is not None and not fits_pdb(structure):
+        chains = len(set(structure.chains.tolist()))
+        raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
     return path
 
 
@@ -134,10 +137,7 @@ def write_structure(path: Path | str, structure: Structure, frames: Float[np.nda
 
     Raises InputError where PDB cannot hold the structure (more than 62 chains or 99,999 atoms): use .cif then.
     """
-    path = structure_path(path)
-    if path.suffix == ".pdb" and not fits_pdb(structure):
-        chains = len(set(structure.chains.tolist()))
-        raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
+    path = structure_path(path, structure)
     if path.suffix == ".pdb":
         write_text(path, pdb_text(structure, frames))
     else:

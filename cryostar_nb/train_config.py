@@ -76,6 +76,8 @@ class TrainConfig:
             "learning_rate",
             "low_pass",
             "sigma",
+            "atom_sigma",
+            "clash_distance",
             "elastic_cutoff",
             "modes",
             "checkpoint_every",
@@ -83,8 +85,8 @@ class TrainConfig:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
-        for name in ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur"):
-            if not getattr(self, name) >= 0:
+        for name in ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur", "kl_weight", "weight_decay", "warmup_steps"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
         if self.final_elastic_weight is not None and not (self.final_elastic_weight > 0 and self.elastic_weight > 0):
             raise InputError(

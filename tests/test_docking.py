@@ -196,6 +196,20 @@ def test_a_docked_model_needs_a_suffix_that_says_how(helix_nodes, tmp_path):
         move_structure(tmp_path / "model.pdb", tmp_path / "moved.xyz", STAY)
 
 
+def test_a_model_that_a_pdb_file_cannot_hold_is_refused_before_the_search(helix_nodes, tmp_path):
+    names = np.repeat([f"X{number}" for number in range(63)], len(helix_nodes))
+    many = dataclasses.replace(helix_nodes[np.tile(np.arange(len(helix_nodes)), 63)], chains=names)
+    write_structure(tmp_path / "model.cif", many)
+    with pytest.raises(InputError, match=r"docked\.pdb: 63 chains .* write \.cif"):
+        dock_files(tmp_path / "model.cif", tmp_path / "no.mrc", tmp_path / "docked.pdb")
+
+
+def test_a_moved_model_with_long_chain_names_fits_a_pdb_file(helix_nodes, tmp_path):
+    write_structure(tmp_path / "model.cif", dataclasses.replace(helix_nodes, chains=np.full(len(helix_nodes), "AAA")))
+    move_structure(tmp_path / "model.cif", tmp_path / "moved.pdb", STAY)
+    assert set(read_structure(tmp_path / "moved.pdb").chains) == {"A"}
+
+
 def test_a_model_is_docked_against_particles(helix, make_nodes, microscope, rng, tmp_path, write_stack):
     bent = helix(24) - helix(24).mean(0)
     bent[16:] += np.outer(np.arange(8), [3.0, 1.0, -0.5])

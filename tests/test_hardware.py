@@ -162,9 +162,12 @@ def test_half_precision_reaches_the_encoder_and_nothing_else(data, nodes, tmp_pa
         ({"device": "gpu"}, "device = gpu: not usable here"),
     ],
 )
-def test_impossible_hardware_is_refused(given, message):
+def test_impossible_hardware_is_refused(given, message, tmp_path):
+    hardware = Hardware(**{"device": "cpu"} | given)
     with pytest.raises(InputError, match=message):
-        start_fabric(Hardware(**{"device": "cpu"} | given))
+        start_fabric(hardware)
+    with pytest.raises(InputError, match=message):  # before anything is read
+        start_run(InputFiles(tmp_path / "none.star", tmp_path / "none.pdb"), CONFIG, tmp_path / "run", hardware=hardware)
 
 
 # A recorded step

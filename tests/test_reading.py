@@ -330,6 +330,7 @@ def test_a_range_needs_no_file(text, expected):
         ([1, 2, 1], "entry 3 is 1, which came before"),
         ([0.5], "holds float64"),
         ([], "holds float64"),
+        ([False] * 7, "is a mask that chooses none of 7 particles"),
         ([True, False], r"is a mask of shape \(2,\) and there are 7 particles"),
         ([[1, 2]], r"of shape \(1, 2\)"),
         (np.array([1, None]), "cannot be read as indices"),

@@ -277,3 +277,10 @@ def test_a_simulation_that_fails_leaves_nothing_half_written(ends, tmp_path, mon
     with pytest.raises(RuntimeError, match="the disk is full"):
         simulate(config(), **ends, out=tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"particles.mrcs"}
+
+
+@pytest.mark.parametrize("setting", [{"amplitude_contrast": 2.0}, {"defocus_log_sd": -1.0}, {"seed": -1}], ids=lambda s: next(iter(s)))
+def test_a_setting_that_cannot_be_simulated_is_refused(setting):
+    (name, value) = next(iter(setting.items()))
+    with pytest.raises(InputError, match=f"{name} = {value}; give"):
+        SimulationConfig(**setting).check()

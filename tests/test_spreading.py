@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from cryostar_nb import cpu_kernels, projector
+from cryostar_nb import cpu_kernels, kernels, projector
 from cryostar_nb.fourier import Band
 from cryostar_nb.projector import project_band
 from cryostar_nb.spreading import transform_nodes
@@ -164,6 +164,22 @@ def test_memory_is_that_of_the_nodes_and_of_the_pixels_not_of_their_product():
     used = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     product = 16 * 13_936 * 128 * 4  # bytes of one table of every node at every pixel of an axis, of which the dense way needs four
     assert used < product
+
+
+@pytest.mark.parametrize("size", [56, 96, 112, 128])
+def test_a_node_within_a_rounding_of_the_edge_stays_on_the_grid(size, generator):
+    polynomials = torch.rand(cpu_kernels.DEGREE + 1, cpu_kernels.WINDOW, generator=generator)
+    edges = torch.tensor([float(turn * size) for turn in range(-3, 4)])
+    near = torch.cat([edges, edges.nextafter(edges - 1), edges.nextafter(edges + 1)])
+    positions = torch.stack([near, near.flip(0), torch.zeros_like(near)], dim=-1)[:, None]
+    grid = kernels.spread(positions, torch.ones(1), polynomials, 1.0, size)
+    inside = torch.tensor([[10.0, 10.0, 0], [10 - 1e-6, 10.0, 0], [10 - 1e-6, 10 - 1e-6, 0]])[:, None]  # left or right of a point
+    possible = kernels.spread(inside, torch.ones(1), polynomials, 1.0, size).sum((1, 2))
+    off = ((grid.sum((1, 2))[:, None] - possible) / possible).abs().amin(1)
+    assert off.max() < 1e-3
+    field = torch.ones(len(positions), size, size)
+    values, _ = kernels.interpolate(field, positions, polynomials, polynomials[1:], 1.0)
+    np.testing.assert_allclose(values[:, 0], grid.sum((1, 2)), rtol=1e-4)
 
 
 def test_sums_of_no_nodes_are_zero():

@@ -19,6 +19,7 @@ from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, el
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
+from cryostar_nb.restraints import Restraints
 from cryostar_nb.train_config import TrainConfig
 from cryostar_nb.training import make_restraints, train
 
@@ -292,6 +293,27 @@ def test_the_measure_of_relaxation_decides_what_is_released(measure, dropped, no
 
 
 # Schedules and configuration
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"clash_distance": -4.0}, {"atom_sigma": 0.0}, {"kl_weight": -1.0}, {"weight_decay": -0.1}, {"warmup_steps": -1}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_a_setting_that_cannot_be_meant_is_refused(setting):
+    (name, value) = next(iter(setting.items()))
+    with pytest.raises(InputError, match=f"{name} = {value}; give"):
+        TrainConfig(**setting).check(1000)
+    TrainConfig(kl_weight=0.0, weight_decay=0.0, warmup_steps=0).check(1000)
+
+
+def test_a_reference_that_its_losses_cannot_hold_together_is_refused(make_nodes):
+    apart = make_nodes(np.arange(5)[:, None] * np.array([40.0, 0, 0]))
+    with pytest.raises(InputError, match="of 5 nodes no two are bonded"):
+        Restraints(apart, method="cont")
+    with pytest.raises(InputError, match="elastic_cutoff = 1: no two nodes are that near"):
+        Restraints(make_nodes(np.arange(5)[:, None] * np.array([3.8, 0, 0])), elastic_cutoff=1.0)
+    assert Restraints(apart, method="nma").losses(torch.zeros(1, 5, 3)) == {}
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
