@@ -72,7 +72,7 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> str:
         "first": int(np.argmin(scores[chosen, 0])),
         "density": density_of_particles.astype(int).tolist(),
         "atoms": [
-            [f" {name:<3s}"[:4], f"{residue:>3s}"[-3:], chain[-1:], int(number)]
+            [f" {name:<3s}"[:4], f"{residue:>3s}"[-3:], (chain or " ")[-1], int(number)]
             for name, residue, chain, number in zip(
                 nodes.atom_names.tolist(), nodes.residue_names.tolist(), nodes.chains.tolist(), nodes.residue_numbers.tolist(), strict=True
             )

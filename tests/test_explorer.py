@@ -1,6 +1,7 @@
 """The latent explorer holds what the run holds: structures, pictures, and particles that stand for all."""
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -68,3 +69,9 @@ def test_pictures_are_of_one_size_whatever_the_box(box_size, pixel_size, low_pas
     data = data_of(latent_explorer(run, points=4))
     for name in ("predictions", "particles"):
         assert len(base64.b64decode(data[name])) == len(data["points"]) * data["side"] ** 2
+
+
+def test_a_chain_without_a_name_takes_its_column(run):
+    nameless = dataclasses.replace(run.nodes, chains=np.full(len(run.nodes), ""))
+    atoms = data_of(latent_explorer(dataclasses.replace(run, nodes=nameless), points=4))["atoms"]
+    assert [chain for _, _, chain, _ in atoms] == [" "] * len(run.nodes)
