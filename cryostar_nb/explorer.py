@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.cluster.vq import kmeans2
+from scipy.spatial import cKDTree
 
 from cryostar_nb.evaluation import principal_components
 from cryostar_nb.fourier import Band
@@ -31,9 +32,7 @@ def representatives(scores: Float[np.ndarray, "particle 2"], count: int, seed: i
     spread = scores.std(axis=0)
     scaled = scores / np.where(spread > 0, spread, 1)
     centres, _ = kmeans2(scaled, min(count, len(scores)), minit="++", rng=seed)
-    far = np.square(scaled[:, None] - centres[None]).sum(-1) if len(scores) * len(centres) < 1e8 else None
-    nearest = far.argmin(0) if far is not None else np.array([np.square(scaled - centre).sum(-1).argmin() for centre in centres])
-    return np.unique(nearest)
+    return np.unique(cKDTree(scaled).query(centres)[1])
 
 
 @torch.no_grad()
