@@ -15,7 +15,7 @@ from scipy.spatial.distance import pdist
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
-from cryostar_nb.simulation import SimulationConfig, draw_particles
+from cryostar_nb.simulation import SimulationConfig, draw_poses
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
 
@@ -67,7 +67,7 @@ def quarter_band(nodes: Structure, box_size: int) -> Band:
 
 def particle_parameters(count: int) -> tuple[torch.Tensor, CTFParameters]:
     """Rotations and CTF parameters of `count` simulated particles, as float32."""
-    drawn = draw_particles(SimulationConfig(n_particles=count), Path("none"), Path("none"), np.random.default_rng(0))
+    drawn = draw_poses(SimulationConfig(n_particles=count), np.random.default_rng(0))
     assert drawn.ctf is not None
     return drawn.rotations.float(), drawn.ctf.to(torch.float32)
 

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import make_images, project_real, rotate
-from cryostar_nb.simulation import SimulationConfig, draw_particles, simulate
+from cryostar_nb.simulation import SimulationConfig, draw_poses, simulate
 from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
@@ -97,7 +97,7 @@ class PeerStep:
 
     def noise_batch(self, batch_size: int = BATCH) -> Batch:
         """What the loader would give, with pixels of noise, which cost what pictures cost."""
-        drawn = draw_particles(SimulationConfig(n_particles=batch_size), Path("none"), Path("none"), np.random.default_rng(0))
+        drawn = draw_poses(SimulationConfig(n_particles=batch_size), np.random.default_rng(0))
         assert drawn.ctf is not None
         defocus, zeros = drawn.ctf.defocus_u.float().reshape(-1, 1, 1) / 1e4, torch.zeros(batch_size)
         batch = {"defocusU": defocus, "defocusV": defocus, "angleAstigmatism": torch.zeros_like(defocus), "shiftX": zeros, "shiftY": zeros}

@@ -19,12 +19,9 @@ so one rendering of an image serves all noise levels, all true states and any nu
 instead of one a pixel.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +30,10 @@ from torch import Tensor
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band, coordinate_axis
-from cryostar_nb.particles import Particles, batches
+from cryostar_nb.metadata import Poses
+from cryostar_nb.particles import batches
 from cryostar_nb.projector import gaussian_density, make_images
-from cryostar_nb.simulation import SimulationConfig, atom_sigma, draw_particles
+from cryostar_nb.simulation import SimulationConfig, atom_sigma, draw_poses
 from cryostar_nb.structure import Structure, node_atoms
 
 _BATCH = 64  # particles whose posteriors are in memory at a time
@@ -60,13 +58,8 @@ class InformationFloor:
     prior_per_state: Float[np.ndarray, " state"]  # RMSD of always answering with the mean structure
     prior_mean: float  # its mean
     prior_rms: float  # its root mean square
-    signal_variance: float  # of a clean image over the whole box, averaged
     n_particles: int
     draws: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same for JSON: lists and numbers."""
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in dataclasses.asdict(self).items()}
 
 
 def information_floor(
@@ -117,7 +110,6 @@ def information_floor(
         prior_per_state=prior.numpy(),
         prior_mean=float(prior.mean()),
         prior_rms=float(prior.square().mean().sqrt()),
-        signal_variance=signal_variance,
         n_particles=config.n_particles,
         draws=draws,
     )
@@ -140,31 +132,30 @@ def scatter_matrices(
 
     The latter is that of a clean image over the whole box, with all its detail, averaged over particles and states.
     """
-    particles, band, states = _particles_and_band(config, path)
+    poses, band, states = _poses_and_band(config, path)
     kept = torch.ones(band.size, dtype=torch.bool)
     if low_pass is not None:
         kept = band.per_coefficient((band.frequencies.norm(dim=-1) <= 1 / low_pass + 1e-9).double()).bool()
-    scatter = torch.empty(len(particles), len(path), len(path), dtype=torch.float64)
+    scatter = torch.empty(len(poses), len(path), len(path), dtype=torch.float64)
     power = 0.0
-    for rows in batches(len(particles), 1, "rendering all states"):
-        vectors = _clean_vectors(atoms, states, particles, rows.start, band, config, ctf=ctf).double()
+    for rows in batches(len(poses), 1, "rendering all states"):
+        vectors = _clean_vectors(atoms, states, poses, rows.start, band, config, ctf=ctf).double()
         power += float(vectors.square().sum(-1).mean())
         difference = (vectors - vectors.mean(0))[:, kept]
         scatter[rows.start] = difference @ difference.mT
-    return scatter, power / len(particles) / config.box_size**2
+    return scatter, power / len(poses) / config.box_size**2
 
 
-def _particles_and_band(config: SimulationConfig, path: Float[np.ndarray, "state atom 3"]) -> tuple[Particles, Band, Tensor]:
+def _poses_and_band(config: SimulationConfig, path: Float[np.ndarray, "state atom 3"]) -> tuple[Poses, Band, Tensor]:
     """Poses and CTFs as `simulate` draws them, its band (up to Nyquist), and the path in its precision."""
-    nowhere = Path("not-written")
-    particles = draw_particles(config, nowhere, nowhere, np.random.default_rng(config.seed))
-    return particles, Band(config.box_size, config.pixel_size, 2 * config.pixel_size), torch.from_numpy(path).float()
+    poses = draw_poses(config, np.random.default_rng(config.seed))
+    return poses, Band(config.box_size, config.pixel_size, 2 * config.pixel_size), torch.from_numpy(path).float()
 
 
 def _clean_vectors(
     atoms: Structure,
     positions: Float[Tensor, "state atom 3"],
-    particles: Particles,
+    poses: Poses,
     particle: int,
     band: Band,
     config: SimulationConfig,
@@ -172,14 +163,14 @@ def _clean_vectors(
     ctf: bool,
 ) -> Float[Tensor, "state band"]:
     """The clean images of these positions in the pose and CTF of a particle: `simulate`'s, before it decodes them."""
-    assert particles.ctf is not None
+    assert poses.ctf is not None
     return make_images(
         positions,
         torch.from_numpy(atoms.electrons).float(),
         torch.tensor(atom_sigma(config.resolution)),
         band,
-        rotations=particles.rotations[particle].float(),
-        ctf=particles.ctf[particle] if ctf else None,
+        rotations=poses.rotations[particle].float(),
+        ctf=poses.ctf[particle] if ctf else None,
     )
 
 
@@ -248,16 +239,16 @@ def signal_measures(atoms: Structure, path: Float[np.ndarray, "state atom 3"], c
 
     Particle i shows state i modulo the number of states.
     """
-    particles, band, states = _particles_and_band(config, path)
+    poses, band, states = _poses_and_band(config, path)
     radius = float(np.linalg.norm(path, axis=-1).max()) + DISC_MARGIN
     axis = coordinate_axis(config.box_size, config.pixel_size)
     disc = axis[:, None].square() + axis.square() <= radius**2
     sums = dict.fromkeys(("box", "disc", "silhouette", "peak", "before_ctf"), 0.0)
-    for number in range(len(particles)):
+    for number in range(len(poses)):
         state = number % len(path)
         one = states[state : state + 1]
         image, projection = (
-            band.decode(_clean_vectors(atoms, one, particles, number, band, config, ctf=ctf))[0].double() for ctf in (True, False)
+            band.decode(_clean_vectors(atoms, one, poses, number, band, config, ctf=ctf))[0].double() for ctf in (True, False)
         )
         above_ground = projection - projection.min()  # a band leaves the mean out; the ground of a projection is 0
         sums["box"] += _variance(image)
@@ -272,7 +263,7 @@ def signal_measures(atoms: Structure, path: Float[np.ndarray, "state atom 3"], c
         box_size=config.box_size,
         pixel_size=config.pixel_size,
     )
-    measures = {name: value / len(particles) for name, value in sums.items()}
+    measures = {name: value / len(poses) for name, value in sums.items()}
     return measures | {"volume": _variance(density) * config.pixel_size**2}
 
 

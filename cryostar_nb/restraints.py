@@ -38,7 +38,9 @@ class Restraints:
         self.bonds = torch.from_numpy(bonds(nodes)).to(device)
         self.edges = torch.from_numpy(elastic_edges(nodes, elastic_cutoff, between_chains=elastic_between_chains)).to(device)
         if method != "nma" and not len(self.bonds):
-            raise InputError(f"of {len(nodes)} nodes no two are bonded, and continuity needs bonds; give a reference whose chains are whole")
+            raise InputError(
+                f"of {len(nodes)} nodes no two are bonded, and continuity needs bonds; give a reference whose chains are whole"
+            )
         if method == "star" and not len(self.edges):
             raise InputError(f"elastic_cutoff = {elastic_cutoff:g}: no two nodes are that near; give a larger --elastic-cutoff")
         self.bond_lengths = pair_distances(reference, self.bonds)

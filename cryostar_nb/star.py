@@ -245,11 +245,6 @@ def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> No
         handle.writelines([*kept[:first], *chosen, *kept[first:]])
 
 
-def read_tables(path: Path | str) -> pd.DataFrame:
-    """The particle table of a STAR file, with the columns of its optics group joined to every row."""
-    return StarFile(path).table
-
-
 def read_poses(path: Path | str) -> Poses:
     """Read the poses and CTFs of a RELION STAR file, in its order; the images that it names need not exist.
 
