@@ -207,17 +207,27 @@ def traverse(
     latents: Float[Tensor, "particle latent"],
     scores: Float[Tensor, " particle"],
     percentiles: Float[Tensor, " frame"],
-    reference: Float[Tensor, "atom 3"],
 ) -> Float[Tensor, "frame atom 3"]:
     """Structures along a component, at these percentiles of its scores.
 
     Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies where the particles are;
-    a straight line through a curved latent space would not. The frame nearest to the reference comes first or last, and the
-    order is turned so that it is first.
+    a straight line through a curved latent space would not.
     """
-    frames = decoder(mean_around_percentiles(latents, scores, percentiles))
-    from_reference = rmsd(frames, reference)
-    return frames.flip(0) if from_reference[0] > from_reference[-1] else frames
+    return decoder(mean_around_percentiles(latents, scores, percentiles))
+
+
+def components_from_reference(
+    decoder: nn.Module, latents: Float[Tensor, "particle latent"], reference: Float[Tensor, "atom 3"]
+) -> PrincipalComponents:
+    """`principal_components`, whose signs are arbitrary, the first turned so that it leads away from the reference.
+
+    The structure at its 5th percentile is then no farther from the reference than that at its 95th.
+    """
+    pca = principal_components(latents)
+    low, high = rmsd(traverse(decoder, latents, pca.scores[:, 0], torch.tensor(ENDS)), reference)
+    sign = torch.ones(len(pca.components))
+    sign[0] = -1 if low > high else 1
+    return dataclasses.replace(pca, components=sign[:, None] * pca.components, scores=sign * pca.scores)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 
-from cryostar_nb.evaluation import principal_components
 from cryostar_nb.fourier import Band
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import Run
@@ -43,7 +42,7 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> str:
     """
     points = max(2, min(points, MOST_NODES // len(run.nodes)))
     latents = run.latents()
-    pca = principal_components(latents)
+    pca = run.components()
     scores = pca.scores[:, :2].numpy().astype(np.float64)
     chosen = representatives(scores, points, seed)
     particles = run.inputs.read_particles().select(chosen)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.evaluation import ENDS, PrincipalComponents, local_geometry, mean_around_percentiles, principal_components, traverse
+from cryostar_nb.evaluation import ENDS, PrincipalComponents, local_geometry, mean_around_percentiles, traverse
 from cryostar_nb.explorer import latent_explorer
 from cryostar_nb.files import replacing, write_text
 from cryostar_nb.geometry import rmsd
@@ -35,14 +35,14 @@ def analyse_run(folder: Path | str) -> Path:
     """Write what a person wants to see of a run into its folder, and return the path of the page.
 
     `latents.npy` (particle, latent); `pca.csv`, the scores of every particle; `traversal_pc1.pdb` (multi-model) and
-    `traversal_pc1.dcd`, structures from the 5th to the 95th percentile of the first component; `latents.html`, an interactive
-    scatter; `report.html`, all of it on one page that needs no network.
+    `traversal_pc1.dcd`, structures from the 5th to the 95th percentile of the first component, which leads away from the reference;
+    `latents.html`, an interactive scatter; `report.html`, all of it on one page that needs no network.
     """
     run = open_run(folder)
     latents = run.latents()
-    pca = principal_components(latents)
+    pca = run.components()
     percentiles = torch.linspace(LOW, HIGH, FRAMES)
-    frames = traverse(run.model.decoder, latents, pca.scores[:, 0], percentiles, run.reference)
+    frames = traverse(run.model.decoder, latents, pca.scores[:, 0], percentiles)
     write_scores(run.folder / "pca.csv", pca)
     suffix = "pdb" if fits_pdb(run.nodes) else "cif"
     write_structure(run.folder / f"traversal_pc1.{suffix}", run.nodes, frames.numpy())

@@ -19,7 +19,7 @@ from torch import Tensor
 from cryostar_nb.agreement import agreement_with_map
 from cryostar_nb.density import Density, atom_density, node_density
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import evaluate
+from cryostar_nb.evaluation import PrincipalComponents, components_from_reference, evaluate
 from cryostar_nb.files import check_outputs, existing_file, replacing, write_json
 from cryostar_nb.fourier import Band
 from cryostar_nb.hardware import Hardware, start_fabric
@@ -82,6 +82,10 @@ class Run:
         particles = self.inputs.read_particles()
         vectors = open_vectors(particles, self.band, invert=self.inputs.invert, spill=self.folder)
         return save_latents(self.folder, self.model, training_data(particles, vectors), self.view)
+
+    def components(self) -> PrincipalComponents:
+        """Principal components of the latents; the first leads away from the reference."""
+        return components_from_reference(self.model.decoder, self.latents(), self.reference)
 
     def metrics(self) -> dict[str, list[float]]:
         """The columns of `metrics.csv`."""

@@ -9,7 +9,6 @@ from jaxtyping import Int
 
 from cryostar_nb.cryosparc import CryosparcFile, write_cs, write_table
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import principal_components
 from cryostar_nb.metadata import Metadata, make_particles, project_root, repeated_rows
 from cryostar_nb.reading import Reading, open_metadata, read_indices
 from cryostar_nb.runs import open_run
@@ -23,7 +22,7 @@ class Choice:
     indices: str | None = None
     """File of indices counted from 0 (.npy, .txt, .pkl, or .csv with a column `index`, or `particle` counted from 1), a mask in .npy, or START:STOP."""
     pc: int = 1
-    """Principal component of a run that --above and --below are about."""
+    """Principal component of a run that --above and --below are about; the first leads away from the reference."""
     above: float | None = None
     """Those above this percentile of the component, 0 to 100."""
     below: float | None = None
@@ -46,7 +45,7 @@ def select_particles(source: Path | str, out: Path | str, choice: Choice, readin
     if source.is_dir():
         run = open_run(source)
         source, reading = run.inputs.particles, run.inputs.reading
-        scores = principal_components(run.latents()).scores.numpy()
+        scores = run.components().scores.numpy()
     reading = reading or Reading()
     metadata = open_metadata(source, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
     rows = chosen_rows(metadata, choice, scores)

@@ -17,6 +17,8 @@ import torch
 
 from cryostar_nb import start
 from cryostar_nb.__main__ import main, parse
+from cryostar_nb.evaluation import ENDS, traverse
+from cryostar_nb.geometry import rmsd
 from cryostar_nb.maps import DensityMap, model_density, write_map
 from cryostar_nb.reading import read_particles
 from cryostar_nb.runs import open_run
@@ -96,6 +98,34 @@ def test_analyse_writes_every_promised_file(finished):
     models = mdtraj.load(str(finished / "run" / "traversal_pc1.pdb"))
     assert frames.n_frames == models.n_frames == 21
     np.testing.assert_allclose(frames.xyz, models.xyz, atol=1e-4)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_all_that_is_said_of_the_first_component_leads_away_from_the_reference(sign, finished, run, tmp_path, monkeypatch):
+    """Whatever sign the components come with: scores, traversal, explorer and selection agree."""
+    decompose = torch.linalg.svd
+
+    def turned(matrix, **options):
+        left, values, right = decompose(matrix, **options)
+        return sign * left, values, sign * right
+
+    monkeypatch.setattr("torch.linalg.svd", turned)
+    shutil.copytree(finished / "run", tmp_path / "run")
+    opened = open_run(tmp_path / "run")
+    assert run("analyse", tmp_path / "run")[0] == 0
+    frames = torch.from_numpy(mdtraj.load(str(tmp_path / "run" / "traversal_pc1.pdb")).xyz) * 10
+    from_reference = rmsd(frames[[0, -1]], opened.reference)
+    assert from_reference[0] < from_reference[1]
+    scores = torch.from_numpy(np.loadtxt(tmp_path / "run" / "pca.csv", delimiter=",", skiprows=1)[:, 1])
+    expected = traverse(opened.model.decoder, opened.latents(), scores, torch.tensor(ENDS))
+    torch.testing.assert_close(frames[[0, -1]], expected, atol=0.01, rtol=0)
+    labels = re.findall(r"(\d+): PC1 (-?[\d.]+), PC2", (tmp_path / "run" / "report.html").read_text())
+    assert labels
+    for particle, score in labels:
+        assert float(score) == pytest.approx(float(scores[int(particle) - 1]), abs=0.006)
+    assert run("select", tmp_path / "run", "--out", tmp_path / "high.star", "--above", "90")[0] == 0
+    high = read_particles(tmp_path / "high.star", root=finished / "sim").image_in_stack
+    assert set(high.tolist()) == set(scores.argsort(descending=True)[:16].tolist())
 
 
 @pytest.mark.parametrize("page", ["report.html", "latents.html"])

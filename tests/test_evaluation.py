@@ -11,6 +11,7 @@ from torch import nn
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import (
+    components_from_reference,
     evaluate,
     helix_content,
     in_helix,
@@ -156,12 +157,17 @@ def test_principal_components_find_the_axes_and_their_share(generator):
     torch.testing.assert_close(pca.scores @ pca.components + pca.mean, spread, atol=1e-4, rtol=1e-4)
 
 
-def test_a_traversal_follows_the_percentiles_and_starts_at_the_reference(chain, generator):
-    reference = torch.from_numpy(chain.positions).float()
-    latents = torch.linspace(0, 10, 1001)[:, None]
-    for sign in (1, -1):  # the sign of a component is arbitrary, the traversal is not
-        frames = traverse(Line(reference), latents, sign * latents[:, 0], torch.tensor([5.0, 50.0, 95.0]), reference)
-        torch.testing.assert_close((frames - reference)[:, 0, 0], torch.tensor([0.5, 5.0, 9.5]), atol=0.01, rtol=0)
+@pytest.mark.parametrize("start", [0, 10])  # one of them needs the other sign than the one that comes of the latents
+def test_the_first_component_and_its_traversal_lead_away_from_the_reference(chain, generator, start):
+    closed = torch.from_numpy(chain.positions).float()
+    latents = torch.stack([torch.linspace(0, 10, 1001), 0.1 * torch.randn(1001, generator=generator)], dim=1)
+    decoder = Line(closed)
+    reference = decoder(torch.tensor([float(start), 0.0]))
+    pca = components_from_reference(decoder, latents, reference)
+    frames = traverse(decoder, latents, pca.scores[:, 0], torch.tensor([5.0, 50.0, 95.0]))
+    torch.testing.assert_close((frames - reference)[:, 0, 0].abs(), torch.tensor([0.5, 5.0, 9.5]), atol=0.02, rtol=0)
+    torch.testing.assert_close(pca.scores @ pca.components + pca.mean, latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pca.scores[:, 1], principal_components(latents).scores[:, 1])
 
 
 class MovingChain(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from cryostar_nb import selection as module
 from cryostar_nb.__main__ import parse
 from cryostar_nb.errors import InputError
+from cryostar_nb.evaluation import principal_components
 from cryostar_nb.reading import Reading, read_particles
 from cryostar_nb.selection import Choice, select_particles
 
@@ -218,7 +219,9 @@ def a_run(star, tmp_path, monkeypatch, rng):
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
     latents = torch.from_numpy(np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)]))
     inputs = types.SimpleNamespace(particles=tmp_path / "once.star", reading=Reading())
-    monkeypatch.setattr(module, "open_run", lambda folder: types.SimpleNamespace(inputs=inputs, latents=lambda: latents))
+    monkeypatch.setattr(
+        module, "open_run", lambda folder: types.SimpleNamespace(inputs=inputs, components=lambda: principal_components(latents))
+    )
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 
