@@ -1,0 +1,84 @@
+"""Draw the structures at both ends of the rehearsal's runs, as in the paper's Figure 4 (ii): `book/images/spliceosome_ends.webp`.
+
+    python book/make_spliceosome_figure.py TRUTH NAME=RUN ... [--out FILE]
+
+TRUTH is the truth.npz of the rehearsal, each RUN a run folder of it. A column is a run, its rows the structures that it makes at the 5th and the
+95th percentile of its first component; the last column is the truth at the same percentiles of the states.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from cryostar_nb.evaluation import ENDS, traverse
+from cryostar_nb.runs import Run, open_run
+from cryostar_nb.structure import Structure, bonds
+
+DOMAINS = {"U2 and SF3b": "OPQRSZTUVWYstuvwxy2I", "helicase": "B"}  # those of notebook 11
+COLOUR = {"U2 and SF3b": "#D55E00", "helicase": "#0072B2", "body and foot": "#999999"}
+
+
+def view_of(moved: Float[np.ndarray, "node 3"], still: Float[np.ndarray, " 3"], positions: Float[np.ndarray, "node 3"]) -> np.ndarray:
+    """Axes (2, 3) of a plane in which the motion is seen from its side: along the mean motion, and from what stays to what moves."""
+    up = moved.mean(0) / np.linalg.norm(moved.mean(0))
+    out = positions.mean(0) - still
+    out -= (out @ up) * up
+    return np.stack([out / np.linalg.norm(out), up])
+
+
+def draw(ax: Axes, positions: Float[np.ndarray, "node 3"], nodes: Structure, axes: np.ndarray) -> None:
+    """The chains' traces, what is nearer drawn later."""
+    pairs = bonds(nodes)
+    flat, depth = positions @ axes.T, positions @ np.cross(axes[0], axes[1])
+    domain = {letter: name for name, letters in DOMAINS.items() for letter in letters}
+    colours = np.array([COLOUR[domain.get(chain, "body and foot")] for chain in nodes.chains[pairs[:, 0]]])
+    order = np.argsort(depth[pairs].mean(1))
+    ax.add_collection(LineCollection(list(flat[pairs[order]]), colors=colours[order].tolist(), linewidths=0.5))
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.set_frame_on(False)
+
+
+def ends_of(run: Run) -> Float[np.ndarray, "end node 3"]:
+    """Structures at the 5th and the 95th percentile of the first component."""
+    return traverse(run.model.decoder, run.latents(), run.components().scores[:, 0], torch.tensor(ENDS)).numpy()
+
+
+def main() -> None:
+    """Draw all runs, and the truth."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images" / "spliceosome_ends.webp")
+    arguments = parser.parse_args()
+    runs = {name: open_run(folder) for name, folder in (word.split("=", 1) for word in arguments.runs)}
+    nodes = next(iter(runs.values())).nodes
+    with np.load(arguments.truth) as truth:
+        low, high = np.percentile(truth["state"], ENDS, method="nearest")
+        true = truth["positions"][[low, high]]
+    columns = {name: ends_of(run) for name, run in runs.items()} | {"truth": true}
+    motion = true[1] - true[0]
+    moving = np.linalg.norm(motion, axis=-1) > 1
+    axes = view_of(motion[moving], true[0][~moving].mean(0), true[0][moving])
+    limits = [(float(side.min()) - 10, float(side.max()) + 10) for side in np.concatenate(true @ axes.T).T]
+
+    figure = Figure(figsize=(2.4 * len(columns), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(columns))
+    for column, (name, ends) in zip(panels.T, columns.items(), strict=True):
+        for ax, positions, percentile in zip(column, ends, ENDS, strict=True):
+            draw(ax, positions, nodes, axes)
+            ax.set(xlim=limits[0], ylim=limits[1])
+            if ax is panels[0, 0] or ax is panels[1, 0]:
+                ax.set_ylabel(f"{percentile:.0f} %")
+        column[0].set_title(name, fontsize=10)
+    arguments.out.parent.mkdir(exist_ok=True)
+    figure.savefig(arguments.out, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
