@@ -34,8 +34,8 @@ from torch.utils.data import DataLoader
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import make_images, project_real, rotate
+from cryostar_nb.reading import read_particles
 from cryostar_nb.simulation import SimulationConfig, draw_poses, simulate
-from cryostar_nb.star import read_star
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import read_nodes
 
@@ -175,7 +175,7 @@ def dense_projection(
 
 def check(step: PeerStep, nodes: Structure, star: Path, batches: Iterator[Batch]) -> None:
     """Stop where the peer is not driven as it is meant to be: its images would differ from ours, or its loss not fall."""
-    batch, particles = next(iter(step.loader(star, shuffle=False))), read_star(star)
+    batch, particles = next(iter(step.loader(star, shuffle=False))), read_particles(star)
     band, sigma, rotations = Band(step.box_size, step.pixel_size, LOW_PASS), torch.tensor(2.0), particles.rotations[:BATCH].float()
     positions, electrons = (torch.from_numpy(array).float() for array in (nodes.positions, nodes.electrons))
     assert particles.ctf is not None

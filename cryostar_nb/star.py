@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from cryostar_nb.errors import InputError
 from cryostar_nb.files import existing_file, replacing, write_text
 from cryostar_nb.geometry import relion_angles_from_rotations, rotations_from_relion_angles
-from cryostar_nb.metadata import ImageNames, Metadata, Poses, make_particles
+from cryostar_nb.metadata import ImageNames, Metadata, Poses
 from cryostar_nb.particles import Particles
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -248,19 +248,9 @@ def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> No
 def read_poses(path: Path | str) -> Poses:
     """Read the poses and CTFs of a RELION STAR file, in its order; the images that it names need not exist.
 
-    Origins in pixels (RELION 3.0) become Å by the file's own pixel size. Raises InputError as `read_star` does.
+    Origins in pixels (RELION 3.0) become Å by the file's own pixel size. Raises InputError as `reading.read_particles` does.
     """
     return StarFile(path).poses()
-
-
-def read_star(path: Path | str, *, root: Path | str | None = None, pixel_size: float | None = None, ctf: bool = True) -> Particles:
-    """Read the particles of a RELION STAR file; the images stay on disk.
-
-    `root` is the folder that image names are relative to (default: the nearest, from the folder of the STAR file upward, that
-    has the first image). `pixel_size`, in Å, overrides the file's. `ctf=False` is for images that the microscope's CTF has not
-    touched. Raises InputError for anything missing or impossible, naming the row and the value.
-    """
-    return make_particles(StarFile(path), root=root, pixel_size=pixel_size, ctf=ctf)
 
 
 def write_star(path: Path | str, particles: Particles, *, root: Path | None = None, more: pd.DataFrame | None = None) -> None:

@@ -9,7 +9,7 @@ from cryostar_nb.ctf import contrast_transfer_function, electron_wavelength
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rotations_from_relion_angles
 from cryostar_nb.projector import gaussian_density, make_images, project_band, project_real
-from cryostar_nb.star import read_star
+from cryostar_nb.reading import read_particles
 from cryostar_nb.vectors import load_band_vectors
 
 BOXES = pytest.mark.parametrize("box_size", [32, 33])
@@ -136,7 +136,7 @@ def test_a_relion_origin_moves_the_image_to_its_centre(box_size, origin, tmp_pat
     write_stack(tmp_path / "stack.mrcs", (image + 1e-4 * rng.standard_normal(image.shape))[None], PIXEL)
     columns = {"rlnImageName": ["1@stack.mrcs"], "rlnAngleRot": [0], "rlnAngleTilt": [0], "rlnAnglePsi": [0]}
     columns |= {"rlnDetectorPixelSize": [PIXEL], "rlnMagnification": [10_000], **origin}
-    particles = read_star(write_table(tmp_path / "particles.star", {"": columns}), ctf=False)
+    particles = read_particles(write_table(tmp_path / "particles.star", {"": columns}), ctf=False)
     np.testing.assert_allclose(particles.shifts, [[x * PIXEL, y * PIXEL]], atol=1e-12)
 
     band = Band(box_size, PIXEL, 2 * PIXEL)

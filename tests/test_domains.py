@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from cryostar_nb.domains import clear_hinge, hinge_path, linkers, propose_hinge
 from cryostar_nb.errors import InputError
-from cryostar_nb.star import read_star
+from cryostar_nb.reading import read_particles
 from cryostar_nb.structure import bonds
 from cryostar_nb.structure_files import read_nodes, read_structure
 
@@ -216,7 +216,7 @@ def test_the_complex_is_simulated_in_two_populations_by_its_script(tmp_path):
     done = subprocess.run([*command, "--pixel-size", "4"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "chains C: 309 residues turn by 25°" in done.stdout
     truth, nodes = np.load(tmp_path / "truth.npz"), read_nodes(ROOT / "data" / "7pbl.pdb.gz")
-    assert len(read_star(tmp_path / "particles.star")) == 40
+    assert len(read_particles(tmp_path / "particles.star")) == 40
     moved = np.linalg.norm(truth["positions"][-1] - truth["positions"][0], axis=-1)
     assert moved[nodes.chains == "C"].mean() > 8
     assert moved[nodes.chains != "C"].max() < 1e-3

@@ -10,8 +10,9 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import shift_band
+from cryostar_nb.reading import read_particles
 from cryostar_nb.simulation import SimulationConfig, draw_particles, draw_states, simulate
-from cryostar_nb.star import read_poses, read_star, write_star
+from cryostar_nb.star import read_poses, write_star
 from cryostar_nb.structure_files import write_structure
 
 
@@ -59,7 +60,7 @@ def test_uniform_draws_come_in_the_old_order(model, tmp_path):
     simulate(settings, **model, out=tmp_path / "out")
     rng = np.random.default_rng(3)
     rotations, defocus = random_rotations(20, rng), 1e4 * rng.lognormal(1.0, 0.3, 20)
-    particles = read_star(tmp_path / "out" / "particles.star")
+    particles = read_particles(tmp_path / "out" / "particles.star")
     np.testing.assert_allclose(particles.rotations, rotations, atol=1e-7)
     np.testing.assert_allclose(particles.ctf.defocus_u, defocus, rtol=1e-8)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "truth.npz")["state"], rng.permutation(np.arange(20) % 5))
@@ -68,7 +69,7 @@ def test_uniform_draws_come_in_the_old_order(model, tmp_path):
 def test_poses_are_those_of_the_first_rows(given, model, tmp_path):
     poses = read_poses(given())
     simulate(config(), **model, out=tmp_path / "out", poses=tmp_path / "given.star")
-    made = read_star(tmp_path / "out" / "particles.star")
+    made = read_particles(tmp_path / "out" / "particles.star")
     assert (len(poses), len(made)) == (25, 20)
     torch.testing.assert_close(made.rotations, poses.rotations[:20], atol=1e-7, rtol=0)
     torch.testing.assert_close(made.shifts, poses.shifts[:20], atol=1e-7, rtol=0)
@@ -81,7 +82,7 @@ def test_an_image_with_a_shift_is_the_shifted_image(given, model, tmp_path):
     images = []
     for name, values in (("still", torch.zeros(25, 2).double()), ("moved", shifts)):
         simulate(config(), **model, out=tmp_path / name, poses=given(values))
-        images.append(read_star(tmp_path / name / "particles.star").images(slice(None)).double())
+        images.append(read_particles(tmp_path / name / "particles.star").images(slice(None)).double())
     still, moved = images
     scale = still.abs().max()
     assert (moved - torch.roll(still, (-2, 3), dims=(1, 2))).abs().max() < 1e-3 * scale

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.projector import make_images
+from cryostar_nb.reading import read_particles
 from cryostar_nb.simulation import (
     SimulationConfig,
     atom_sigma,
@@ -21,7 +22,6 @@ from cryostar_nb.simulation import (
     rigid_morph,
     simulate,
 )
-from cryostar_nb.star import read_star
 from cryostar_nb.structure_files import write_structure, write_trajectory
 
 STATES = 5
@@ -145,7 +145,7 @@ def clean_images(particles, truth, settings):
 def test_the_truth_projected_under_the_poses_of_the_star_file_is_what_the_images_show(box_size, ends, tmp_path):
     settings = config(box_size=box_size, snr=1e8)
     simulate(settings, **ends, out=tmp_path)
-    particles, truth = read_star(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
+    particles, truth = read_particles(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
     assert (particles.box_size, particles.pixel_size, len(particles)) == (box_size, 3.0, 60)
     images, clean = particles.images(slice(None)).double(), clean_images(particles, truth, settings)
     assert torch.nn.functional.cosine_similarity(images.flatten(1), clean.flatten(1), dim=-1).min() > 0.99999
@@ -157,7 +157,7 @@ def test_the_truth_projected_under_the_poses_of_the_star_file_is_what_the_images
 def test_the_signal_to_noise_ratio_is_the_one_asked_for(ends, tmp_path):
     settings = config(n_particles=300, snr=0.05)
     simulate(settings, **ends, out=tmp_path)
-    particles, truth = read_star(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
+    particles, truth = read_particles(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
     clean = clean_images(particles, truth, settings)
     noise = particles.images(slice(None)) - clean
     measured = float(clean.var(dim=(1, 2), correction=0).mean() / noise.var())
@@ -171,7 +171,7 @@ def test_the_signal_to_noise_ratio_is_the_one_asked_for(ends, tmp_path):
 def test_the_noise_is_white(ends, tmp_path):
     settings = config(n_particles=100, snr=0.05)
     simulate(settings, **ends, out=tmp_path)
-    particles, truth = read_star(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
+    particles, truth = read_particles(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
     noise = particles.images(slice(None)) - clean_images(particles, truth, settings)
     power = torch.fft.fft2(noise).abs().square().mean(0) / (32**2 * float(noise.var()))
     assert torch.allclose(power, torch.ones(32, 32).double(), atol=0.7)

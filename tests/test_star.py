@@ -11,7 +11,7 @@ from cryostar_nb.geometry import random_rotations, rotations_from_relion_angles
 from cryostar_nb.particles import Particles
 from cryostar_nb.projector import project_real
 from cryostar_nb.reading import read_particles
-from cryostar_nb.star import read_star, write_star
+from cryostar_nb.star import write_star
 from cryostar_nb.vectors import load_band_vectors
 
 CTF_FIELDS = {
@@ -87,7 +87,7 @@ def one_table(**changes):
 
 
 def test_poses_shifts_and_ctf_are_read_row_by_row(star):
-    particles, columns = read_star(star()), particle_columns()
+    particles, columns = read_particles(star()), particle_columns()
     assert (len(particles), particles.box_size, particles.pixel_size) == (3, 8, 1.25)
     angles = [columns[f"rlnAngle{name}"] for name in ("Rot", "Tilt", "Psi")]
     np.testing.assert_allclose(particles.rotations, rotations_from_relion_angles(*angles), atol=1e-12)
@@ -98,14 +98,14 @@ def test_poses_shifts_and_ctf_are_read_row_by_row(star):
 
 
 def test_images_come_from_their_stacks_in_the_order_of_the_table(star, stacks):
-    particles = read_star(star())
+    particles = read_particles(star())
     np.testing.assert_array_equal(particles.images(slice(None)), stacks[[1, 2, 0]])
     np.testing.assert_array_equal(particles.images(np.array([2, 0])), stacks[[0, 1]])
     assert particles.images(slice(1, 2)).dtype == torch.float32
 
 
 def test_a_selection_of_particles_keeps_what_belongs_together(star, stacks):
-    particles = read_star(star())
+    particles = read_particles(star())
     some = particles.select(np.array([2, 0]))
     np.testing.assert_array_equal(some.images(slice(None)), stacks[[0, 1]])
     assert torch.equal(some.rotations, particles.rotations[[2, 0]])
@@ -114,7 +114,7 @@ def test_a_selection_of_particles_keeps_what_belongs_together(star, stacks):
 
 
 def test_the_tables_may_come_in_either_order(star):
-    particles = read_star(star(order=("particles", "optics")))
+    particles = read_particles(star(order=("particles", "optics")))
     assert particles.ctf.voltage_kv.tolist() == [300.0] * 3
 
 
@@ -127,38 +127,38 @@ def test_each_optics_group_has_its_own_microscope(star):
         "rlnAmplitudeContrast": [0.07, 0.1],
         "rlnImagePixelSize": [1.25, 1.25],
     }
-    ctf = read_star(star({"rlnOpticsGroup": [2, 7, 2]}, optics)).ctf
+    ctf = read_particles(star({"rlnOpticsGroup": [2, 7, 2]}, optics)).ctf
     assert ctf.voltage_kv.tolist() == [300.0, 200.0, 300.0]
     assert ctf.spherical_aberration_mm.tolist() == [2.7, 1.4, 2.7]
     assert ctf.amplitude_contrast.tolist() == [0.1, 0.07, 0.1]
 
 
 def test_relion_3_0_has_one_table_and_a_magnification(star):
-    particles = read_star(star(one_table(), order=("particles",)))
+    particles = read_particles(star(one_table(), order=("particles",)))
     assert particles.pixel_size == pytest.approx(1e4 * 6.25 / 50_000)
     assert particles.ctf.voltage_kv.tolist() == [300.0] * 3
 
 
 def test_origins_of_relion_3_0_are_in_pixels(star):
     origins = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": [2.0, 0.0, -1.0], "rlnOriginY": [0.5, -4.0, 0.0]}
-    particles = read_star(star(origins))
+    particles = read_particles(star(origins))
     np.testing.assert_allclose(particles.shifts, -1.25 * np.array([[2.0, 0.5], [0.0, -4.0], [-1.0, 0.0]]))
 
 
 def test_without_origins_the_particles_are_centred(star):
-    particles = read_star(star({"rlnOriginXAngst": None, "rlnOriginYAngst": None}))
+    particles = read_particles(star({"rlnOriginXAngst": None, "rlnOriginYAngst": None}))
     assert torch.equal(particles.shifts, torch.zeros(3, 2, dtype=torch.float64))
 
 
 def test_phase_shift_and_b_factor_are_read_where_they_are_given(star):
-    ctf = read_star(star({"rlnPhaseShift": [90.0, 0.0, 45.0], "rlnCtfBfactor": [50.0, 0.0, 1.0]})).ctf
+    ctf = read_particles(star({"rlnPhaseShift": [90.0, 0.0, 45.0], "rlnCtfBfactor": [50.0, 0.0, 1.0]})).ctf
     assert ctf.phase_shift_deg.tolist() == [90.0, 0.0, 45.0]
     assert ctf.b_factor.tolist() == [50.0, 0.0, 1.0]
 
 
 def test_the_pixel_size_can_be_given(star):
     origins = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": [2.0, 0.0, -1.0], "rlnOriginY": [0.0, 0.0, 0.0]}
-    particles = read_star(star(origins, {"rlnImagePixelSize": None}), pixel_size=3.0)
+    particles = read_particles(star(origins, {"rlnImagePixelSize": None}), pixel_size=3.0)
     assert particles.pixel_size == 3.0
     assert particles.shifts[0].tolist() == [-6.0, 0.0]
 
@@ -171,19 +171,19 @@ def test_image_names_are_relative_to_the_root_that_is_given(star, stacks, tmp_pa
     (tmp_path / "job").mkdir()
     path = path.rename(tmp_path / "job" / "particles.star")
     with pytest.raises(InputError, match=r"particle 1 has its image in .*no file .*job/stack\.mrcs; .*root"):
-        read_star(path)
-    np.testing.assert_array_equal(read_star(path, root=tmp_path / "elsewhere").images(slice(None)), stacks[[1, 2, 0]])
+        read_particles(path)
+    np.testing.assert_array_equal(read_particles(path, root=tmp_path / "elsewhere").images(slice(None)), stacks[[1, 2, 0]])
 
 
 def test_the_project_root_is_the_nearest_folder_above_that_has_the_images(star, stacks, tmp_path, write_stack):
     job = tmp_path / "Refine3D" / "job012"
     job.mkdir(parents=True)
     path = star().rename(job / "run_data.star")
-    np.testing.assert_array_equal(read_star(path).images(slice(None)), stacks[[1, 2, 0]])
+    np.testing.assert_array_equal(read_particles(path).images(slice(None)), stacks[[1, 2, 0]])
     (tmp_path / "Refine3D" / "more").mkdir()
     write_stack(tmp_path / "Refine3D" / "stack.mrcs", stacks[:2] + 1)
     write_stack(tmp_path / "Refine3D" / "more" / "stack.mrcs", stacks[2:] + 1)
-    np.testing.assert_array_equal(read_star(path).images(slice(None)), stacks[[1, 2, 0]] + 1)
+    np.testing.assert_array_equal(read_particles(path).images(slice(None)), stacks[[1, 2, 0]] + 1)
 
 
 @pytest.mark.parametrize("way", ["../stack.mrcs", "more/../../stack.mrcs", "absolute"])
@@ -201,20 +201,20 @@ def test_an_image_outside_the_root_is_refused_unless_allowed(way, star, stacks, 
 
 def test_a_single_image_needs_no_number(star, stacks, tmp_path, write_stack):
     write_stack(tmp_path / "one.mrc", stacks[1])
-    particles = read_star(star({"rlnImageName": ["one.mrc", "1@stack.mrcs", "one.mrc"]}))
+    particles = read_particles(star({"rlnImageName": ["one.mrc", "1@stack.mrcs", "one.mrc"]}))
     np.testing.assert_array_equal(particles.images(slice(None)), stacks[[1, 0, 1]])
 
 
 def test_images_without_a_ctf_need_no_ctf_columns(star):
     ctf_columns = dict.fromkeys(("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"))
-    assert read_star(star(ctf_columns), ctf=False).ctf is None
+    assert read_particles(star(ctf_columns), ctf=False).ctf is None
 
 
 def test_a_stack_without_the_mark_of_the_format_is_read(star, stacks, tmp_path):
     with (tmp_path / "stack.mrcs").open("r+b") as handle:
         handle.seek(208)  # 'MAP ' and the machine stamp: absent from external_data's relion31.mrcs, among others
         handle.write(bytes(8))
-    np.testing.assert_array_equal(read_star(star()).images(slice(None)), stacks[[1, 2, 0]])
+    np.testing.assert_array_equal(read_particles(star()).images(slice(None)), stacks[[1, 2, 0]])
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<i2", "<f2", "<u2", "<i1"])
@@ -224,21 +224,21 @@ def test_other_number_types_and_an_extended_header_are_read(dtype, star, stacks,
         handle.set_data(images)
         handle.set_image_stack()
         handle.set_extended_header(np.zeros(130, dtype="V1"))
-    particles = read_star(star())
+    particles = read_particles(star())
     np.testing.assert_array_equal(particles.images(slice(None)), [images[1], stacks[2], images[0]])
 
 
 @pytest.mark.parametrize("flag", [0, 1])
 def test_the_flag_of_flipped_phases_is_read_and_written(flag, star, tmp_path):
-    particles = read_star(star(optics={"rlnCtfDataArePhaseFlipped": [flag]}))
+    particles = read_particles(star(optics={"rlnCtfDataArePhaseFlipped": [flag]}))
     assert particles.phase_flipped is bool(flag)
     write_star(tmp_path / "again.star", particles)
-    assert read_star(tmp_path / "again.star").phase_flipped is bool(flag)
+    assert read_particles(tmp_path / "again.star").phase_flipped is bool(flag)
 
 
 def test_flipped_phases_of_some_particles_are_refused(star):
     with pytest.raises(InputError, match=r"particle 1 has rlnCtfDataArePhaseFlipped = 0 and particle 3 has 1; choose those of one kind"):
-        read_star(star({"rlnCtfDataArePhaseFlipped": [0, 0, 1]}))
+        read_particles(star({"rlnCtfDataArePhaseFlipped": [0, 0, 1]}))
 
 
 def test_a_corrected_file_is_read_anew_after_it_failed(star):
@@ -247,17 +247,17 @@ def test_a_corrected_file_is_read_anew_after_it_failed(star):
     sound = path.read_text()
     path.write_text(sound.replace("_rlnAngleTilt", "_rlnAngleRot").replace(" 80.0 ", " 80.0 1 2 "))
     with pytest.raises(InputError):
-        read_star(path)
+        read_particles(path)
     path.write_text(sound)
-    assert len(read_star(path)) == 3
+    assert len(read_particles(path)) == 3
 
 
 def test_a_stack_that_is_written_anew_is_read_anew(star, stacks, tmp_path, write_stack):
     path = star()
-    read_star(path).images(slice(None))
+    read_particles(path).images(slice(None))
     write_stack(tmp_path / "new.mrcs", stacks[:2] + 1)
     (tmp_path / "new.mrcs").replace(tmp_path / "stack.mrcs")
-    np.testing.assert_array_equal(read_star(path).images(np.array([2])), stacks[:1] + 1)
+    np.testing.assert_array_equal(read_particles(path).images(np.array([2])), stacks[:1] + 1)
 
 
 # Writing
@@ -316,26 +316,26 @@ def test_particles_without_a_ctf_cannot_be_written(tmp_path, rng):
 @pytest.mark.parametrize("column", ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
 def test_a_missing_angle_is_named(column, star):
     with pytest.raises(InputError, match=rf"particles\.star: has no column {column}, which the pose needs; give the particles STAR"):
-        read_star(star({column: None}))
+        read_particles(star({column: None}))
 
 
 @pytest.mark.parametrize("column", [name for name in CTF_FIELDS.values() if name not in ("rlnPhaseShift", "rlnCtfBfactor")])
 def test_a_missing_ctf_column_is_named(column, star):
     with pytest.raises(InputError, match=rf"particles\.star: has no column {column}, which the CTF needs; run CTF estimation"):
-        read_star(star({column: None}, {column: None}))
+        read_particles(star({column: None}, {column: None}))
 
 
 def test_a_stack_shorter_than_its_star_file_is_named(star):
     names = ["000002@stack.mrcs", "000009@stack.mrcs", "000001@stack.mrcs"]
     with pytest.raises(InputError, match=r"particles\.star: particle 2 is image 9 of .*stack\.mrcs, which holds only 2; the stack is cut"):
-        read_star(star({"rlnImageName": names}))
+        read_particles(star({"rlnImageName": names}))
 
 
 def test_an_oblong_image_is_refused(star, tmp_path, write_stack):
     path = star()
     write_stack(tmp_path / "stack.mrcs", np.zeros((2, 8, 9)))
     with pytest.raises(InputError, match=r"stack\.mrcs: holds an array of shape \(2, 8, 9\); particle images are square"):
-        read_star(path)
+        read_particles(path)
 
 
 def test_mixed_boxes_are_refused(star, tmp_path, write_stack):
@@ -343,14 +343,14 @@ def test_mixed_boxes_are_refused(star, tmp_path, write_stack):
     write_stack(tmp_path / "more" / "stack.mrcs", np.zeros((1, 9, 9)))
     expected = r"particles\.star: .*stack\.mrcs has boxes of 8 pixels and .*more/stack\.mrcs of 9; extract all with one box"
     with pytest.raises(InputError, match=expected):
-        read_star(path)
+        read_particles(path)
 
 
 def test_a_missing_stack_is_named(star, tmp_path):
     path = star()
     (tmp_path / "more" / "stack.mrcs").unlink()
     with pytest.raises(InputError, match=r"particle 2 has its image in more/stack\.mrcs.*; .*root"):
-        read_star(path)
+        read_particles(path)
 
 
 def test_a_cut_stack_is_named(star, tmp_path):
@@ -358,26 +358,26 @@ def test_a_cut_stack_is_named(star, tmp_path):
     content = (tmp_path / "stack.mrcs").read_bytes()
     (tmp_path / "stack.mrcs").write_bytes(content[:-100])
     with pytest.raises(InputError, match=r"stack\.mrcs: is not a complete MRC file \(.*\); copy or export it again"):
-        read_star(path)
+        read_particles(path)
 
 
 def test_a_file_that_is_no_stack_is_named(star, tmp_path):
     path = star()
     (tmp_path / "stack.mrcs").write_text("no image")
     with pytest.raises(InputError, match=r"stack\.mrcs: is not a complete MRC file"):
-        read_star(path)
+        read_particles(path)
 
 
 def test_a_missing_star_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.star: there is no such file; give the path of a RELION particle STAR file"):
-        read_star(tmp_path / "absent.star")
+        read_particles(tmp_path / "absent.star")
 
 
 @pytest.mark.parametrize("content", ["", "no star\n", "data_x\n\nloop_\n_rlnVoltage\n300\n", "\x00\xff\x00"])
 def test_a_file_without_particles_is_named(content, tmp_path):
     (tmp_path / "odd.star").write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=r"odd\.star: (has no table with a column rlnImageName; give|is not text)"):
-        read_star(tmp_path / "odd.star")
+        read_particles(tmp_path / "odd.star")
 
 
 NUMBER_COLUMNS = pytest.mark.parametrize("column", ["rlnAngleTilt", "rlnOriginYAngst", "rlnDefocusU"])
@@ -386,42 +386,42 @@ NUMBER_COLUMNS = pytest.mark.parametrize("column", ["rlnAngleTilt", "rlnOriginYA
 @NUMBER_COLUMNS
 def test_text_in_a_column_of_numbers_is_named(column, star):
     with pytest.raises(InputError, match=rf"particles\.star: particle 2 has {column} = 'abc'; give a finite number"):
-        read_star(star({column: [1.0, "abc", 2.0]}))
+        read_particles(star({column: [1.0, "abc", 2.0]}))
 
 
 @NUMBER_COLUMNS
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_number_that_is_not_finite_is_named(column, value, star):
     with pytest.raises(InputError, match=rf"particles\.star: particle 2 has {column} = {value}; give a finite number"):
-        read_star(star({column: [1.0, value, 2.0]}))
+        read_particles(star({column: [1.0, value, 2.0]}))
 
 
 def test_an_unknown_optics_group_is_named(star):
     expected = r"particles\.star: particle 3 is of optics group 4, which the optics table lacks \(it has \[1\]\)"
     with pytest.raises(InputError, match=expected):
-        read_star(star({"rlnOpticsGroup": [1, 1, 4]}))
+        read_particles(star({"rlnOpticsGroup": [1, 1, 4]}))
 
 
 def test_a_particle_table_without_optics_groups_is_named(star):
     with pytest.raises(InputError, match=r"particles\.star: the particle table has no column rlnOpticsGroup"):
-        read_star(star({"rlnOpticsGroup": None}))
+        read_particles(star({"rlnOpticsGroup": None}))
 
 
 @pytest.mark.parametrize("name", ["0@stack.mrcs", "-1@stack.mrcs", "x@stack.mrcs", "@stack.mrcs"])
 def test_a_bad_image_name_is_named(name, star):
     expected = rf"particles\.star: particle 2 has rlnImageName = '{name}'; it is written 000001@stack\.mrcs, counted from 1"
     with pytest.raises(InputError, match=expected):
-        read_star(star({"rlnImageName": ["1@stack.mrcs", name, "2@stack.mrcs"]}))
+        read_particles(star({"rlnImageName": ["1@stack.mrcs", name, "2@stack.mrcs"]}))
 
 
 def test_a_voltage_of_zero_is_named(star):
     with pytest.raises(InputError, match=r"particles\.star: particle 1 has rlnVoltage = 0; give the voltage in kV, for example 300"):
-        read_star(star(optics={"rlnVoltage": [0.0]}))
+        read_particles(star(optics={"rlnVoltage": [0.0]}))
 
 
 def test_an_amplitude_contrast_above_one_is_named(star):
     with pytest.raises(InputError, match=r"particles\.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0\.1"):
-        read_star(star(optics={"rlnAmplitudeContrast": [10.0]}))
+        read_particles(star(optics={"rlnAmplitudeContrast": [10.0]}))
 
 
 def test_mixed_pixel_sizes_are_refused(star):
@@ -429,23 +429,23 @@ def test_mixed_pixel_sizes_are_refused(star):
     optics |= {"rlnOpticsGroup": [1, 2], "rlnImagePixelSize": [1.25, 1.3]}
     expected = r"particles\.star: particle 1 has a pixel size of 1\.25 Å and particle 2 of 1\.3 Å; rescale them"
     with pytest.raises(InputError, match=expected):
-        read_star(star({"rlnOpticsGroup": [1, 2, 1]}, optics))
+        read_particles(star({"rlnOpticsGroup": [1, 2, 1]}, optics))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_pixel_size_that_is_not_positive_is_refused(value, star):
     with pytest.raises(InputError, match=rf"particles\.star: particle 1 has a pixel size of {value:g} Å; correct it or give --pixel-size"):
-        read_star(star(optics={"rlnImagePixelSize": [value]}))
+        read_particles(star(optics={"rlnImagePixelSize": [value]}))
 
 
 def test_a_magnification_of_zero_is_refused(star):
     with pytest.raises(InputError, match=r"particles\.star: particle 2 has a pixel size of inf Å"):
-        read_star(star(one_table(rlnMagnification=[50_000.0, 0.0, 50_000.0]), order=("particles",)))
+        read_particles(star(one_table(rlnMagnification=[50_000.0, 0.0, 50_000.0]), order=("particles",)))
 
 
 def test_without_any_pixel_size_the_remedy_is_named(star):
     with pytest.raises(InputError, match=r"particles\.star: has neither rlnImagePixelSize nor .*; give the pixel size \(--pixel-size"):
-        read_star(star(optics={"rlnImagePixelSize": None}))
+        read_particles(star(optics={"rlnImagePixelSize": None}))
 
 
 # What training reads
@@ -458,7 +458,7 @@ def noisy(tmp_path, rng, star, write_stack):
     def write(images):
         write_stack(tmp_path / "stack.mrcs", images[[2, 0]])
         write_stack(tmp_path / "more" / "stack.mrcs", images[[1]])
-        return read_star(star())
+        return read_particles(star())
 
     return write
 
@@ -474,7 +474,7 @@ def big_star(tmp_path, write_stack, write_table):
         columns = {name: [0.0] * count for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
         columns |= {"rlnImageName": [f"{i + 1}@big.mrcs" for i in range(count)], "rlnImagePixelSize": [1.5] * count}
         columns |= {"rlnOriginXAngst": -1.5 * shifts[:, 0], "rlnOriginYAngst": -1.5 * shifts[:, 1]}
-        return read_star(write_table(tmp_path / "big.star", {"": columns}), ctf=False)
+        return read_particles(write_table(tmp_path / "big.star", {"": columns}), ctf=False)
 
     return write
 
