@@ -107,7 +107,8 @@ def check_outputs(paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), 
 class MetricsLog:
     """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log.
 
-    Each line goes to the system as it is written. Of a run that was killed the last one may be cut; it is dropped.
+    Each line goes to the system as it is written. Of a run that was killed the last one may be cut; it is dropped when the run
+    goes on, and `Run.metrics` leaves it out until then.
     """
 
     def __init__(self, path: Path | None, keep_before: int) -> None:

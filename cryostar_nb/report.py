@@ -89,8 +89,10 @@ def report_page(
         ("Explore", latent_explorer(run), "Point at the map, click to hold a particle, or use the arrow keys: the structure found for the nearest particle, its projection, and its image. Dots: the particles that can be reached."),
         ("Latent space", picture(plot_latents(scores, pca.explained.tolist(), marks), "density of particles over two principal components of the latent"), "Each particle's latent mean, seen along its two widest directions. <a href='latents.html'>Open the interactive version</a>."),
         ("Particles and what the model makes of them", picture(plot_images(*compare_particles(run, latents), columns=6), "particle images above the projections of their structures"), f"Above: particles, low-passed to {run.config.low_pass:g} Å. Below: the projection of the structure found for each, with its pose and CTF."),
-        ("Training", picture(plot_training(run.metrics()), "losses against step"), f"{run.step:,} steps of {run.config.batch_size} particles."),
     ]  # fmt: skip
+    if metrics := run.metrics():
+        caption = f"{run.step:,} steps of {run.config.batch_size} particles."
+        figures.append(("Training", picture(plot_training(metrics), "losses against step"), caption))
     rows = [
         ("particles", f"{len(latents):,}"),
         ("residues", f"{len(run.nodes):,}"),

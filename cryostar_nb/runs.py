@@ -88,9 +88,9 @@ class Run:
         return components_from_reference(self.model.decoder, self.latents(), self.reference)
 
     def metrics(self) -> dict[str, list[float]]:
-        """The columns of `metrics.csv`."""
-        with (self.folder / "metrics.csv").open(newline="") as handle:
-            rows = list(csv.DictReader(handle))
+        """The columns of `metrics.csv`; none before the first line is written. A last line that was cut is left out."""
+        lines = (self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 

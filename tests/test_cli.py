@@ -139,6 +139,23 @@ def test_the_report_holds_the_moving_structure(finished):
     assert text.count("MODEL ") >= 21 and "backAndForth" in text and text.count("data:image/png") == 4
 
 
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_a_last_line_of_the_log_that_was_cut_is_left_out(whole, finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    log = tmp_path / "run" / "metrics.csv"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:whole]) + lines[whole][:3])
+    assert open_run(tmp_path / "run").metrics().get("step") == ([50.0] if whole == 2 else None)
+
+
+def test_a_run_that_was_stopped_before_its_first_line_is_analysed(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_text("")
+    assert run("analyse", tmp_path / "run")[0] == 0
+    headings = [re.findall("<h2>(.*?)</h2>", (folder / "run" / "report.html").read_text()) for folder in (finished, tmp_path)]
+    assert headings[0] == [*headings[1], "Training"]
+
+
 def test_resume_takes_settings_from_the_run_and_lets_flags_override(finished):
     command = parse(["train", "--resume", "--out", str(finished / "run"), "--steps", "70"])
     assert (command.config.steps, command.config.batch_size, command.config.low_pass) == (70, 16, 9.0)
