@@ -1,6 +1,7 @@
 """How good is it? RMSD to the truth, local geometry, and the shape of the latent space."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -136,9 +137,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
-    Returns the numbers of `evaluation.json`: mean RMSD over particles, its mean and sd per state, the same for the
-    predictor that does nothing (always the reference), local geometry against the reference and against the truth, helix
-    content, and `motion_along_first_component`.
+    Returns the numbers of `evaluation.json`: mean RMSD over particles, its mean and sd per state, the mean of the five most open
+    states (of those that have a particle; NaN where none has), the same for the predictor that does nothing (always the
+    reference), local geometry against the reference and against the truth, helix content, and `motion_along_first_component`.
     """
     states, positions = torch.from_numpy(truth["state"]), torch.from_numpy(truth["positions"]).float()
     if len(states) != len(latents):
@@ -147,6 +148,7 @@ def evaluate(
         raise InputError(f"the truth has {positions.shape[1]} nodes and the reference {len(nodes)}; give the truth of the same molecule")
     errors = rmsd_to_truth(decoder, latents, positions, states)
     mean, sd = per_state(errors, states, len(positions))
+    most_open = [mean[state] for state in range(len(mean))[-5:] if (states == state).any()]
     idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
     sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000, max(50, 2_000_000 // len(nodes)))).long()
     with torch.no_grad():
@@ -156,7 +158,7 @@ def evaluate(
     return {
         "n_particles": len(latents),
         "rmsd_mean": float(errors.double().mean()),
-        "rmsd_most_open": float(np.mean(mean[-5:])),
+        "rmsd_most_open": float(np.mean(most_open)) if most_open else math.nan,
         "rmsd_per_state": mean,
         "rmsd_std_per_state": sd,
         "do_nothing_mean": float(idle[states].double().mean()),

@@ -102,6 +102,7 @@ def report_page(
     evaluation = run.folder / "evaluation.json"
     if evaluation.exists():
         result = json.loads(evaluation.read_text())
+        most_open = result["rmsd_most_open"]
         curves = {
             run.config.method: (result["rmsd_per_state"], result["rmsd_std_per_state"]),
             "idle": (result["do_nothing_per_state"], None),
@@ -116,7 +117,7 @@ def report_page(
         )
         rows += [
             ("mean Cα-RMSD", f"{result['rmsd_mean']:.2f} Å"),
-            ("at the five most open states", f"{result['rmsd_most_open']:.2f} Å"),
+            ("at the five most open states", "no particle" if most_open is None else f"{most_open:.2f} Å"),
             ("bond error", f"{result['bond_error']:.3f} Å"),
         ]
     else:

@@ -139,6 +139,17 @@ def test_the_report_holds_the_moving_structure(finished):
     assert text.count("MODEL ") >= 21 and "backAndForth" in text and text.count("data:image/png") == 4
 
 
+def test_a_run_without_particles_in_the_most_open_states_is_analysed(finished, run, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    truth = dict(np.load(finished / "sim" / "truth.npz"))
+    np.savez(tmp_path / "truth.npz", **(truth | {"positions": np.concatenate([truth["positions"]] * 2)}))  # five more, in which none is
+    assert run("evaluate", tmp_path / "run", "--truth", tmp_path / "truth.npz")[0] == 0
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["rmsd_most_open"] is None
+    assert run("analyse", tmp_path / "run")[0] == 0
+    row = re.search("at the five most open states</th><td>(.*?)</td>", (tmp_path / "run" / "report.html").read_text())
+    assert row.group(1) == "no particle"
+
+
 @pytest.mark.parametrize("whole", [0, 1, 2])
 def test_a_last_line_of_the_log_that_was_cut_is_left_out(whole, finished, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "run")

@@ -79,6 +79,13 @@ def test_evaluate_compares_with_doing_nothing(chain):
     assert result["helix_content"] == result["helix_content_of_truth"] == pytest.approx(10 / 12)
 
 
+@pytest.mark.parametrize(("states", "expected"), [(range(7), 4.0), ([0, 1, 4, 6, 6], 5.0), ([0, 1], np.nan)])
+def test_the_error_at_the_most_open_states_is_the_mean_over_those_with_particles(states, expected, chain):
+    truth = {"state": np.array(states), "positions": chain.positions + np.arange(7.0)[:, None, None] * [1, 0, 0]}
+    result = evaluate(Line(torch.from_numpy(chain.positions).float()), torch.zeros(len(states), 1), chain, truth)
+    assert result["rmsd_most_open"] == pytest.approx(expected, nan_ok=True, abs=1e-5)
+
+
 def test_evaluate_refuses_the_truth_of_another_set(chain):
     truth = {"state": np.zeros(3, dtype=int), "positions": chain.positions[None]}
     with pytest.raises(InputError, match="3 particles"):
