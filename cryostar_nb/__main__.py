@@ -25,7 +25,7 @@ from cryostar_nb.reading import Reading
 from cryostar_nb.report import analyse_run
 from cryostar_nb.run_config import InputFiles, read_config
 from cryostar_nb.runs import evaluate_run, low_pass_from_map, start_run
-from cryostar_nb.selection import Choice, select_particles
+from cryostar_nb.selection import Choice, particles_of, select_particles
 from cryostar_nb.simulation import SimulationConfig, simulate
 from cryostar_nb.structure_files import structure_path
 from cryostar_nb.train_config import PRESETS, TrainConfig
@@ -112,7 +112,8 @@ class Select:
     """Write some of the particles to a STAR or .cs file, with every column that they had, to go on in RELION or cryoSPARC."""
 
     source: Positional[Path]
-    """Run folder of `train`, or particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles."""
+    """Particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles; or a run folder of `train`, whose particles are read as it
+    read them but for what the flags say."""
     out: Path
     """File to write: .star or .cs."""
     overwrite: bool = False
@@ -123,7 +124,8 @@ class Select:
     def run(self) -> None:
         """Select, and say how many."""
         outputs = [self.out, self.out.with_name(f"{self.out.stem}_passthrough.cs")][: 1 + (self.out.suffix == ".cs")]
-        check_outputs(outputs, inputs=(self.source, *self.reading.files()), overwrite=self.overwrite)
+        particles, reading = particles_of(self.source, self.reading)
+        check_outputs(outputs, inputs=(particles, *reading.files()), overwrite=self.overwrite)
         chosen, count, remark = select_particles(self.source, self.out, self.choice, self.reading)
         print(f"wrote {self.out}: {chosen:,} of {count:,} particles; {remark}")
 

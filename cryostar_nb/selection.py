@@ -1,5 +1,6 @@
 """Some of the particles, written so that RELION or cryoSPARC can go on with them, with every column that their file had."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from cryostar_nb.cryosparc import CryosparcFile, write_cs, write_table
 from cryostar_nb.errors import InputError
 from cryostar_nb.metadata import Metadata, make_particles, project_root, repeated_rows
 from cryostar_nb.reading import Reading, open_metadata, read_indices
+from cryostar_nb.run_config import read_config
 from cryostar_nb.runs import open_run
 from cryostar_nb.star import StarFile, select_from_star, write_star
 
@@ -33,6 +35,16 @@ class Choice:
     """Leave out every particle that is an earlier one again: the same image with the same pose."""
 
 
+def particles_of(source: Path | str, reading: Reading | None = None) -> tuple[Path, Reading]:
+    """The particle file of a run folder, or `source` itself, and how to read it: as `reading` says, and else as the run did."""
+    source, reading = Path(source), reading or Reading()
+    if not source.is_dir():
+        return source, reading
+    inputs, silent = read_config(source).inputs, vars(Reading())
+    given = {name: value for name, value in vars(reading).items() if value != silent[name]}
+    return inputs.particles, dataclasses.replace(inputs.reading, **given)
+
+
 def select_particles(source: Path | str, out: Path | str, choice: Choice, reading: Reading | None = None) -> tuple[int, int, str]:
     """Write the chosen particles of a file, or of a run, to `out` (.star or .cs), in the order of their file.
 
@@ -41,13 +53,10 @@ def select_particles(source: Path | str, out: Path | str, choice: Choice, readin
     InputError where nothing is chosen, and where the other format cannot say what the particles are.
     """
     source, out = Path(source), Path(out)
-    scores = None
-    if source.is_dir():
-        run = open_run(source)
-        source, reading = run.inputs.particles, run.inputs.reading
-        scores = run.components().scores.numpy()
-    reading = reading or Reading()
-    metadata = open_metadata(source, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
+    particles, reading = particles_of(source, reading)
+    by_component = source.is_dir() and (choice.above is not None or choice.below is not None)
+    scores = open_run(source).components().scores.numpy() if by_component else None
+    metadata = open_metadata(particles, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
     rows = chosen_rows(metadata, choice, scores)
     return len(rows), len(metadata), write_selection(metadata, rows, out, reading)
 

@@ -11,8 +11,11 @@ from cryostar_nb import selection as module
 from cryostar_nb.__main__ import parse
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import principal_components
+from cryostar_nb.models import ModelConfig
 from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.run_config import InputFiles, RunConfig
 from cryostar_nb.selection import Choice, select_particles
+from cryostar_nb.train_config import TrainConfig
 
 COUNT = 6
 STAR = """# version 30001
@@ -213,17 +216,20 @@ def test_flipped_phases_are_refused_where_the_format_cannot_say_so(star, tmp_pat
 # Runs
 
 
+def write_run(folder, particles, reading=None):
+    """A run folder that says what it was trained on, and holds nothing else."""
+    inputs = InputFiles(particles, folder / "model.pdb", reading=reading or Reading())
+    RunConfig(inputs, TrainConfig(), ModelConfig(), 8, 1.5, COUNT).write(folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture
 def a_run(star, tmp_path, monkeypatch, rng):
     """A run on the particles, with latents that are known."""
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
     latents = torch.from_numpy(np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)]))
-    inputs = types.SimpleNamespace(particles=tmp_path / "once.star", reading=Reading())
-    monkeypatch.setattr(
-        module, "open_run", lambda folder: types.SimpleNamespace(inputs=inputs, components=lambda: principal_components(latents))
-    )
-    (tmp_path / "run").mkdir()
-    return tmp_path / "run"
+    monkeypatch.setattr(module, "open_run", lambda folder: types.SimpleNamespace(components=lambda: principal_components(latents)))
+    return write_run(tmp_path, tmp_path / "once.star")
 
 
 def test_a_percentile_of_a_component_is_chosen(a_run, tmp_path):
@@ -244,6 +250,31 @@ def test_a_percentile_of_a_component_is_chosen(a_run, tmp_path):
 def test_impossible_components_are_refused(choice, words, a_run, tmp_path):
     with pytest.raises(InputError, match=words):
         select_particles(a_run, tmp_path / "a.star", choice)
+
+
+def test_indices_of_a_run_need_no_checkpoint(star, tmp_path):
+    assert select_particles(write_run(tmp_path, star), tmp_path / "a.star", Choice(indices="1:3"))[0] == 2
+
+
+def test_what_is_said_of_the_reading_of_a_run_comes_before_what_the_run_knows(star, tmp_path):
+    select_particles(star, tmp_path / "once.star", Choice(unique=True))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "stack.mrcs").rename(tmp_path / "moved" / "stack.mrcs")
+    folder = write_run(tmp_path, tmp_path / "once.star", Reading(root=tmp_path / "gone", pixel_size=2.0))
+    parse(["select", str(folder), "--out", f"{tmp_path}/out.cs", "--indices", ":", "--root", f"{tmp_path}/moved"]).run()
+    chosen = read_particles(tmp_path / "out.cs", root=tmp_path / "moved")
+    assert len(chosen) == 5 and chosen.pixel_size == 2.0
+    parse(["select", str(folder), "--out", f"{tmp_path}/3.cs", "--indices", ":", "--root", f"{tmp_path}/moved", "--pixel-size", "3"]).run()
+    assert read_particles(tmp_path / "3.cs", root=tmp_path / "moved").pixel_size == 3.0
+
+
+def test_no_file_that_a_run_reads_is_replaced(cs, tmp_path):
+    main, passthrough = cs
+    mine = passthrough.rename(tmp_path / "high_passthrough.cs")
+    before, folder = mine.read_bytes(), write_run(tmp_path, main, Reading(passthrough=mine))
+    with pytest.raises(InputError, match=r"high_passthrough\.cs: is a file that is read"):
+        parse(["select", str(folder), "--out", f"{tmp_path}/high.cs", "--indices", "0:2", "--overwrite"]).run()
+    assert mine.read_bytes() == before and not (tmp_path / "high.cs").exists()
 
 
 def test_particles_alone_have_no_components(star, tmp_path):
