@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.interpolate import CubicSpline
 
-from cryostar_nb.evaluation import mean_around_percentiles, principal_components
-from cryostar_nb.geometry import rmsd
+from cryostar_nb.evaluation import mean_around_percentiles
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs import open_run
 from cryostar_nb.vectors import load_band_vectors
@@ -52,13 +51,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run = open_run(arguments.run)
     latents = run.latents()
-    pca = principal_components(latents)
+    pca = run.components()
     percentiles = torch.linspace(5, 95, FRAMES)
     along = mean_around_percentiles(latents, pca.scores[:, 0], percentiles)
     with torch.no_grad():
         structures = run.model.decoder(along)
-    if rmsd(structures[0], run.reference) > rmsd(structures[-1], run.reference):
-        along, structures = along.flip(0), structures.flip(0)
     chosen = np.array([int((latents - latent).square().sum(-1).argmin()) for latent in along])
     particles = run.inputs.read_particles().select(chosen)
     density, ctf = run.density(), particles.ctf.to(torch.float32)

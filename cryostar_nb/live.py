@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryostar_nb.evaluation import principal_components
+from cryostar_nb.evaluation import components_from_reference
 from cryostar_nb.structure import Structure
 from cryostar_nb.structure_files import pdb_text
 
@@ -39,7 +39,8 @@ def latent_sliders(decoder: nn.Module, latents: Float[Tensor, "particle latent"]
     import ipywidgets
     import nglview
 
-    scores = principal_components(latents).scores[:, :components]
+    reference = torch.from_numpy(nodes.positions).float()
+    scores = components_from_reference(decoder, latents, reference).scores[:, :components]
     spread = scores.std(0).clamp(min=1e-12)
     sliders = [ipywidgets.IntSlider(50, 0, 100, description=f"PC{number + 1} (%)") for number in range(scores.shape[1])]
     label = ipywidgets.Label()

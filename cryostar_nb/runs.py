@@ -121,6 +121,7 @@ def start_run(
     for a run that has no checkpoint yet), and when it holds no run that can go on with these files and settings and `resume` is.
     """
     out, hardware = Path(out), hardware or Hardware()
+    hardware.check()
     check_outputs([out / name for name in FILES], inputs=(inputs.particles, inputs.reference, *inputs.reading.files()), overwrite=True)
     before = open_run(out) if resume else None
     if before is None:
