@@ -123,7 +123,8 @@ def train(
     and `view` that of the configuration (`make_view`).
 
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
-    checkpoint, and ends where an uninterrupted run would have ended. A loss that is not a number, or beyond all bounds, raises
+    checkpoint, and ends where an uninterrupted run would have ended, if it finds the particles where it found them before: in
+    memory, or in a file. A loss that is not a number, or beyond all bounds, raises
     InputError, which names the step and the particles that stand out; the last checkpoint stays. `fabric` says where it runs (`hardware.start_fabric`);
     none means in this process, on the device of the poses.
     """
