@@ -1,4 +1,4 @@
-"""The loops of `cpu_kernels` for a GPU, in Triton, which comes with PyTorch's CUDA builds. Imported only where it is needed.
+"""The loops of `cpu_kernels` and `cpu_pairs` for a GPU, in Triton, which comes with PyTorch's CUDA builds. Imported only where it is needed.
 
 TRITON_INTERPRET=1 runs them on the CPU, which is how the tests compare the two.
 """
@@ -175,7 +175,7 @@ def interpolate(
 
 
 def clashes(positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `cpu_kernels.clashes`: penalties (batch,), counts (batch,) and gradients (batch, atom, 3).
+    """See `cpu_pairs.clashes`: penalties (batch,), counts (batch,) and gradients (batch, atom, 3).
 
     The nodes are sorted by bucket, so that those of a bucket stand together.
     """

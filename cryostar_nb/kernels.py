@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryostar_nb import cpu_kernels
+from cryostar_nb import cpu_kernels, cpu_pairs
 from cryostar_nb.cpu_kernels import in_parallel
 
 
@@ -75,6 +75,6 @@ def clashes(
     results = [host.new_empty(host.shape[2]), host.new_empty(host.shape[2]), torch.empty_like(host)]
     sizes = [host.numpy().dtype.type(size) for size in (threshold, edge)]
     arrays = [[tensor.numpy() for tensor in tensors] for tensors in ([host], boxes, results)]
-    in_parallel(cpu_kernels.clashes, host.shape[2], *arrays[0], *arrays[1], *sizes, *arrays[2])
+    in_parallel(cpu_pairs.clashes, host.shape[2], *arrays[0], *arrays[1], *sizes, *arrays[2])
     penalties, counts, gradients = (tensor.to(positions.device) for tensor in results)
     return penalties, counts, gradients

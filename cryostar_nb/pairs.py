@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cryostar_nb import cpu_kernels, kernels
+from cryostar_nb import cpu_pairs, kernels
 from cryostar_nb.cpu_kernels import in_parallel
 
 
@@ -35,7 +35,7 @@ class _LengthChangeSums(torch.autograd.Function):
     def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
-        in_parallel(cpu_kernels.length_changes, len(pairs), *arrays)
+        in_parallel(cpu_pairs.length_changes, len(pairs), *arrays)
         ctx.save_for_backward(positions, pairs, lengths)
         return sums, squares
 
@@ -45,7 +45,7 @@ class _LengthChangeSums(torch.autograd.Function):
         gradients = torch.empty_like(positions)
         of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
         arrays = [tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)]
-        in_parallel(cpu_kernels.length_changes_gradient, positions.shape[2], *arrays)
+        in_parallel(cpu_pairs.length_changes_gradient, positions.shape[2], *arrays)
         return gradients, None, None
 
 

@@ -111,8 +111,9 @@ def brute_force(positions, bonded, threshold):
 @pytest.mark.parametrize("threshold", [4.0, 2.5])
 def test_clashes_are_those_of_brute_force(spread, threshold, fresh):
     positions = (torch.rand(3, 90, 3, generator=fresh) - 0.5) * spread
-    positions[:, ::7] = positions[:, 1::7] + torch.randn(3, 13, 3, generator=fresh)  # so that some clash in any case
+    positions[:, ::7] = positions[:, 1::7] + torch.randn(3, 13, 3, generator=fresh)  # so that some clash
     bonded = torch.rand(90, generator=fresh) < 0.7
+    positions[:, 0], bonded[0] = positions[:, 1] + 0.5, False  # and one does in any case
     mine = positions.clone().requires_grad_()
     penalties, counts = clash_sums(mine, bonded, threshold)
     penalties.sum().backward()
