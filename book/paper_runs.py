@@ -244,7 +244,7 @@ def train_and_evaluate(run: PaperRun, work: Path) -> None:
     }
     if run.system != "adk":
         evaluation["latent_density"] = latent_density(torch.from_numpy(np.load(out / "latents.npy")))
-    write_json(RESULTS / f"{run.name}.json", about | evaluation | provenance(run))
+    write_json(RESULTS / f"{run.name}.json", about | evaluation | provenance_of(f"make paper ONLY={run.name}"))
 
 
 def latent_density(latents: torch.Tensor) -> dict[str, Any]:
@@ -257,10 +257,10 @@ def latent_density(latents: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def provenance(run: PaperRun) -> dict[str, str]:
+def provenance_of(command: str) -> dict[str, str]:
     """Where, when and from what a result was made."""
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {os.cpu_count()} cores"
-    return {"command": f"make paper ONLY={run.name}", "commit": commit(), "machine": machine, "date": datetime.date.today().isoformat()}
+    return {"command": command, "commit": commit(), "machine": machine, "date": datetime.date.today().isoformat()}
 
 
 def main() -> None:

@@ -1,0 +1,69 @@
+"""Errors of recorded runs on particles that they have never seen: `book/results/held_out.json`.
+
+    python book/make_held_out.py --work FOLDER [NAME ...]
+
+FOLDER is that of `make paper`, where the run folders are; each NAME is a run of adenylate kinase there (default: all). For each SNR new particles
+are simulated: other states, poses, defoci and noise.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from paper_runs import ENDS, RESULTS, cryostar, provenance_of
+
+from cryostar_nb.evaluation import rmsd_to_truth
+from cryostar_nb.files import write_json
+from cryostar_nb.reading import read_particles
+from cryostar_nb.runs import open_run, training_data
+from cryostar_nb.training import encoder_inputs
+from cryostar_nb.vectors import load_band_vectors
+
+COUNT, SEED = 5_000, 2  # of the new particles; `make paper` has drawn those of the seeds 0 and 1
+
+
+def new_particles(snr: float, work: Path) -> Path:
+    """The folder of new particles of the straight path, made when they are missing."""
+    folder = work / "particles" / f"adk_held_out_snr{snr:g}"
+    if not (folder / "particles.star").exists():
+        common = ["--snr", snr, "--n-particles", COUNT, "--seed", SEED, "--out", folder]
+        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], *common)
+    return folder
+
+
+@torch.no_grad()
+def held_out(run_folder: Path, particles: Path) -> float:
+    """Mean RMSD, in Å, of the structures that a run makes of particles that are not its own."""
+    run = open_run(run_folder)
+    some = read_particles(particles / "particles.star")
+    data = training_data(some, load_band_vectors(some, run.band))
+    latents = torch.cat([run.model.encoder(batch)[0] for batch in encoder_inputs(data, run.view)])
+    with np.load(particles / "truth.npz") as truth:
+        states, positions = (torch.from_numpy(truth[name]) for name in ("state", "positions"))
+    return float(rmsd_to_truth(run.model.decoder, latents, positions.float(), states).mean())
+
+
+def main() -> None:
+    """Measure the runs, and keep what other runs had."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    names = arguments.names or sorted(f.name for f in (arguments.work / "runs").iterdir() if re.match("adk_linear_.*_closed_", f.name))
+    out = RESULTS / "held_out.json"
+    rows = {row["name"]: row for row in json.loads(out.read_text())["runs"]} if out.exists() else {}
+    for name in names:
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        row = {key: record[key] for key in ("method", "setting", "snr", "seed", "changes", "n_particles", "steps")}
+        row |= {"name": name, "trained_on": record["rmsd_mean"]}
+        row["held_out"] = held_out(arguments.work / "runs" / name, new_particles(record["snr"], arguments.work))
+        print(f"{name}: {row['trained_on']:.3f} Å, on new particles {row['held_out']:.3f} Å", flush=True)
+        rows[name] = row
+        write_json(out, {"runs": [rows[key] for key in sorted(rows)], "particles": COUNT} | provenance_of("python book/make_held_out.py"))
+
+
+if __name__ == "__main__":
+    main()
