@@ -32,13 +32,15 @@ def view_of(moved: Float[np.ndarray, "node 3"], still: Float[np.ndarray, " 3"], 
     return np.stack([out / np.linalg.norm(out), up])
 
 
-def draw(ax: Axes, positions: Float[np.ndarray, "node 3"], nodes: Structure, axes: np.ndarray) -> None:
-    """The chains' traces, what is nearer drawn later."""
+def draw(ax: Axes, positions: Float[np.ndarray, "node 3"], ghost: Float[np.ndarray, "node 3"], nodes: Structure, axes: np.ndarray) -> None:
+    """The chains' traces, what is nearer drawn later, over a dark ghost of where the moving domains were."""
     pairs = bonds(nodes)
     flat, depth = positions @ axes.T, positions @ np.cross(axes[0], axes[1])
     domain = {letter: name for name, letters in DOMAINS.items() for letter in letters}
     colours = np.array([COLOUR[domain.get(chain, "body and foot")] for chain in nodes.chains[pairs[:, 0]]])
     order = np.argsort(depth[pairs].mean(1))
+    moves = np.isin(nodes.chains[pairs[:, 0]], list(domain))
+    ax.add_collection(LineCollection(list((ghost @ axes.T)[pairs[moves]]), colors="black", linewidths=0.5))
     ax.add_collection(LineCollection(list(flat[pairs[order]]), colors=colours[order].tolist(), linewidths=0.5))
     ax.set(aspect="equal", xticks=[], yticks=[])
     ax.set_frame_on(False)
@@ -71,7 +73,7 @@ def main() -> None:
     panels = figure.subplots(2, len(columns))
     for column, (name, ends) in zip(panels.T, columns.items(), strict=True):
         for ax, positions, percentile in zip(column, ends, ENDS, strict=True):
-            draw(ax, positions, nodes, axes)
+            draw(ax, positions, ends[0], nodes, axes)
             ax.set(xlim=limits[0], ylim=limits[1])
             if ax is panels[0, 0] or ax is panels[1, 0]:
                 ax.set_ylabel(f"{percentile:.0f} %")
