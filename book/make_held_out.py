@@ -55,6 +55,7 @@ def main() -> None:
     names = arguments.names or sorted(f.name for f in (arguments.work / "runs").iterdir() if re.match("adk_linear_.*_closed_", f.name))
     out = RESULTS / "held_out.json"
     rows = {row["name"]: row for row in json.loads(out.read_text())["runs"]} if out.exists() else {}
+    provenance = provenance_of("python book/make_held_out.py --work FOLDER")  # before this writes
     for name in names:
         record = json.loads((RESULTS / f"{name}.json").read_text())
         row = {key: record[key] for key in ("method", "setting", "snr", "seed", "changes", "n_particles", "steps")}
@@ -62,7 +63,7 @@ def main() -> None:
         row["held_out"] = held_out(arguments.work / "runs" / name, new_particles(record["snr"], arguments.work))
         print(f"{name}: {row['trained_on']:.3f} Å, on new particles {row['held_out']:.3f} Å", flush=True)
         rows[name] = row
-        write_json(out, {"runs": [rows[key] for key in sorted(rows)], "particles": COUNT} | provenance_of("python book/make_held_out.py"))
+        write_json(out, {"runs": [rows[key] for key in sorted(rows)], "particles": COUNT} | provenance)
 
 
 if __name__ == "__main__":
