@@ -18,8 +18,7 @@ from paper_runs import ENDS, RESULTS, cryostar, provenance_of
 from cryostar_nb.evaluation import rmsd_to_truth
 from cryostar_nb.files import write_json
 from cryostar_nb.reading import read_particles
-from cryostar_nb.runs import open_run, training_data
-from cryostar_nb.training import encoder_inputs
+from cryostar_nb.runs import infer_latents, open_run, training_data
 from cryostar_nb.vectors import load_band_vectors
 
 COUNT, SEED = 5_000, 2  # of the new particles; `make paper` has drawn those of the seeds 0 and 1
@@ -40,7 +39,7 @@ def held_out(run_folder: Path, particles: Path) -> float:
     run = open_run(run_folder)
     some = read_particles(particles / "particles.star")
     data = training_data(some, load_band_vectors(some, run.band))
-    latents = torch.cat([run.model.encoder(batch)[0] for batch in encoder_inputs(data, run.view)])
+    latents = infer_latents(run.model, data, run.view)
     with np.load(particles / "truth.npz") as truth:
         states, positions = (torch.from_numpy(truth[name]) for name in ("state", "positions"))
     return float(rmsd_to_truth(run.model.decoder, latents, positions.float(), states).mean())

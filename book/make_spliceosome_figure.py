@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from make_spliceosome import MOTION
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from cryostar_nb.evaluation import ENDS, traverse
 from cryostar_nb.runs import Run, open_run
 from cryostar_nb.structure import Structure, bonds
 
-DOMAINS = {"U2 and SF3b": "OPQRSZTUVWYstuvwxy2I", "helicase": "B"}  # those of notebook 11
+DOMAINS = dict(zip(("U2 and SF3b", "helicase"), MOTION, strict=True))  # their chains
 COLOUR = {"U2 and SF3b": "#D55E00", "helicase": "#0072B2", "body and foot": "#999999"}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from cryostar_nb.errors import InputError
+from cryostar_nb.errors import InputError, check_signs
 from cryostar_nb.kernels import available
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ class Hardware:
     def check(self) -> torch.device:
         """The device, or the first one. Raises InputError for hardware that is not there."""
         device = choose_device(self.device)
-        for name in ("devices", "num_nodes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
+        check_signs(self, positive=("devices", "num_nodes"))
         if device.index is not None and self.devices > 1:
             raise InputError(f"device = {self.device} is one GPU, and devices = {self.devices}; give --device {device.type}")
         if device.type == "cuda" and self.devices > torch.cuda.device_count():

@@ -95,9 +95,14 @@ class Run:
 
 
 @torch.no_grad()
+def infer_latents(model: DeformationVAE, data: TrainingData, view: StructureView | None) -> Float[Tensor, "particle latent"]:
+    """The latent mean of every particle, on the CPU."""
+    return torch.cat([model.encoder(inputs)[0] for inputs in encoder_inputs(data, view)]).cpu()
+
+
 def save_latents(folder: Path, model: DeformationVAE, data: TrainingData, view: StructureView | None) -> Float[Tensor, "particle latent"]:
     """Infer the latent mean of every particle and write `latents.npy`."""
-    latents = torch.cat([model.encoder(inputs)[0] for inputs in encoder_inputs(data, view)]).cpu()
+    latents = infer_latents(model, data, view)
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.errors import InputError
+from cryostar_nb.errors import InputError, check_signs
 from cryostar_nb.files import replacing
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, random_rotations, superpose
@@ -67,12 +67,7 @@ class SimulationConfig:
     def check(self) -> None:
         """Raise InputError for a value that cannot be meant."""
         positive = ("n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
-        for name in ("defocus_log_sd", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
+        check_signs(self, positive=positive, not_negative=("defocus_log_sd", "seed"))
         if not 0 <= self.amplitude_contrast <= 1:
             raise InputError(f"amplitude_contrast = {self.amplitude_contrast}; give a fraction from 0 to 1")
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cryostar_nb.errors import InputError
+from cryostar_nb.errors import InputError, check_signs
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,10 @@ class TrainConfig:
 
     def check(self, particles: int, processes: int = 1) -> None:
         """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
-        for name in (
-            "steps",
-            "batch_size",
-            "learning_rate",
-            "low_pass",
-            "sigma",
-            "atom_sigma",
-            "clash_distance",
-            "elastic_cutoff",
-            "modes",
-            "checkpoint_every",
-            "log_every",
-        ):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} = {getattr(self, name)}; give a positive number")
-        for name in ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur", "kl_weight", "weight_decay", "warmup_steps"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise InputError(f"{name} = {getattr(self, name)}; give zero or a positive number")
+        lengths = ("low_pass", "sigma", "atom_sigma", "clash_distance", "elastic_cutoff")
+        positive = ("steps", "batch_size", "learning_rate", *lengths, "modes", "checkpoint_every", "log_every")
+        not_negative = ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur", "kl_weight", "weight_decay", "warmup_steps")
+        check_signs(self, positive=positive, not_negative=not_negative)
         if self.final_elastic_weight is not None and not (self.final_elastic_weight > 0 and self.elastic_weight > 0):
             raise InputError(
                 f"elastic_weight = {self.elastic_weight} and final_elastic_weight = {self.final_elastic_weight}; a geometric decay needs both above zero"
