@@ -15,9 +15,9 @@ from scipy.spatial.distance import pdist
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
-from cryostar_nb.simulation import SimulationConfig, draw_poses
+from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.simulation.particles import SimulationConfig, draw_poses
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -16,11 +16,11 @@ import torch
 import tyro
 from common import BATCH, RESULTS, figures, machine, machine_line, milliseconds, molecule, quarter_band, table
 
-from cryostar_nb.cpu_kernels import DEGREE, WINDOW
-from cryostar_nb.files import write_text
+from cryostar_nb.config import ModelConfig
+from cryostar_nb.fast.grid_cpu import DEGREE, WINDOW
+from cryostar_nb.fast.nufft import plan
 from cryostar_nb.fourier import Band
-from cryostar_nb.models import ModelConfig
-from cryostar_nb.spreading import plan
+from cryostar_nb.io.files import write_text
 from cryostar_nb.structure import Structure, bonds, elastic_edges
 
 FLOAT, HALF = 4, 2  # bytes

@@ -33,11 +33,11 @@ from torch.utils.data import DataLoader
 
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.structures import read_nodes
 from cryostar_nb.projector import make_images, project_real, rotate
-from cryostar_nb.reading import read_particles
-from cryostar_nb.simulation import SimulationConfig, draw_poses, simulate
+from cryostar_nb.simulation.particles import SimulationConfig, draw_poses, simulate
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes
 
 LOW_PASS = 4.0  # Å
 Batch = dict[str, Tensor]

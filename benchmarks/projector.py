@@ -25,11 +25,11 @@ import tyro
 from common import BATCH, RESULTS, figures, machine, machine_line, milliseconds, molecule, particle_parameters, quarter_band, table
 from torch import Tensor
 
-from cryostar_nb.cpu_kernels import in_parallel
-from cryostar_nb.files import write_json, write_text
+from cryostar_nb.fast.grid_cpu import in_parallel
 from cryostar_nb.fourier import Band
-from cryostar_nb.hardware import keep_freed_memory
+from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.projector import FEW_NODES, project_band, project_real, rotate
+from cryostar_nb.runs.machine import keep_freed_memory
 
 BOX = 128
 PIECE_FLOATS = 1 << 20  # in a dense table of a piece

@@ -33,17 +33,17 @@ from common import BATCH, KINASE, RESULTS, Parts, machine, milliseconds, molecul
 from floor import Work, measure_ceilings, work_of
 from step_report import draw, summary
 
+from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.ctf import ctf_terms
-from cryostar_nb.files import write_json, write_text
 from cryostar_nb.fourier import Band
-from cryostar_nb.hardware import keep_freed_memory
-from cryostar_nb.loading import batches_from, resident
+from cryostar_nb.io.batches import batches_from, resident
+from cryostar_nb.io.files import write_json, write_text
+from cryostar_nb.io.structures import read_nodes
 from cryostar_nb.losses import correlation_loss, kl_divergence
-from cryostar_nb.models import DeformationVAE, ModelConfig
+from cryostar_nb.models import DeformationVAE
 from cryostar_nb.projector import make_images
+from cryostar_nb.runs.machine import keep_freed_memory
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes
-from cryostar_nb.train_config import TrainConfig
 from cryostar_nb.training import TrainingData, make_restraints, train
 
 PARTICLES = 4096
@@ -119,7 +119,7 @@ def peer_step(peer: Any, nodes: Structure, band: Band, batch: int, device: str, 
     """One step of the peer, from its own files for adenylate kinase at 128 x 128, from a ready batch otherwise."""
     from peer import PeerStep
 
-    from cryostar_nb.simulation import SimulationConfig, simulate
+    from cryostar_nb.simulation.particles import SimulationConfig, simulate
 
     arrays = (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers)
     box = {"box_size": band.box_size, "pixel_size": band.pixel_size, "low_pass": band.resolution}

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from common import RESULTS, exponent, figures, machine_line, table
 
-from cryostar_nb.files import write_text
+from cryostar_nb.io.files import write_text
 
 matplotlib.use("Agg")
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito: told apart without red and green

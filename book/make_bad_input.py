@@ -1,15 +1,13 @@
 """Write `book/bad_input.md` from the table of broken inputs that the tests check: `python book/make_bad_input.py`."""
 
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "book" / "bad_input.md"
-sys.path.insert(0, str(ROOT / "tests"))
 
 HEAD = """# What bad input gets
 
-Each line was made by breaking a sound file and reading it, and is checked by the tests (`tests/test_bad_input.py`). On the command
+Each line was made by breaking a sound file and reading it, and is checked by the tests (`tests/io/test_bad_input.py`). On the command
 line it is all there is to see, and the exit code is 2. The dots stand for what another library says.
 
 | what is wrong | message |
@@ -19,7 +17,7 @@ line it is all there is to see, and the exit code is 2. The dots stand for what 
 
 def page() -> str:
     """The text of the page."""
-    from test_bad_input import CASES
+    from bad_inputs import CASES
 
     rows = (f"| {case.what} | `{case.message}` |\n" for case in CASES)
     return HEAD + "".join(rows)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cryostar_nb.domains import clear_hinge, hinge_path
-from cryostar_nb.simulation import SimulationConfig, simulate
+from cryostar_nb.io.structures import read_structure, write_structure, write_trajectory
+from cryostar_nb.simulation.hinges import clear_hinge, hinge_path
+from cryostar_nb.simulation.particles import SimulationConfig, simulate
 from cryostar_nb.structure import Structure, node_atoms
-from cryostar_nb.structure_files import read_structure, write_structure, write_trajectory
 
 MOTION = {"C": 25.0}  # chains that move as one body: angle of the last state, in degrees; 0 is the reference
 

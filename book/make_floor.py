@@ -4,7 +4,7 @@
 
 Poses, defoci, box and density are those of Table 1, the path is the straight morph of 50 states. The floor is computed at the
 ladder of SNRs in our definition (variance over the whole box) and in that over a mask (the disc and the silhouette of
-`information.signal_measures`), on a fine grid for the curve, for an observer who sees nothing beyond 4 Å (as training does),
+`simulation.floor.signal_measures`), on a fine grid for the curve, for an observer who sees nothing beyond 4 Å (as training does),
 and for images without CTF. A few minutes on one core.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from provenance import commit, processor
 
-from cryostar_nb.files import write_json
-from cryostar_nb.information import InformationFloor, information_floor, signal_measures
-from cryostar_nb.simulation import SNR_DEFINITION, SimulationConfig, load_path
+from cryostar_nb.io.files import write_json
+from cryostar_nb.simulation.floor import InformationFloor, information_floor, signal_measures
+from cryostar_nb.simulation.particles import SNR_DEFINITION, SimulationConfig, load_path
 
 BOOK = Path(__file__).parent
 DATA = BOOK.parent / "data"

@@ -16,10 +16,11 @@ import torch
 from paper_runs import ENDS, RESULTS, cryostar, provenance_of
 
 from cryostar_nb.evaluation import rmsd_to_truth
-from cryostar_nb.files import write_json
-from cryostar_nb.reading import read_particles
-from cryostar_nb.runs import infer_latents, open_run, training_data
-from cryostar_nb.vectors import load_band_vectors
+from cryostar_nb.io.files import write_json
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.runs.engine import training_data
+from cryostar_nb.runs.folder import infer_latents, open_run
 
 COUNT, SEED = 5_000, 2  # of the new particles; `make paper` has drawn those of the seeds 0 and 1
 

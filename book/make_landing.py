@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.interpolate import CubicSpline
 
-from cryostar_nb.evaluation import mean_around_percentiles
+from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.latents import mean_around_percentiles
+from cryostar_nb.pages.figures import COLOURS
 from cryostar_nb.projector import make_images
-from cryostar_nb.runs import open_run
-from cryostar_nb.vectors import load_band_vectors
-from cryostar_nb.visualisation import COLOURS
+from cryostar_nb.runs.folder import open_run
 
 FRAMES = 24
 TURN = np.array([[0.8, 0.0, 0.6], [0.0, 1.0, 0.0], [-0.6, 0.0, 0.8]])  # the view on the molecule

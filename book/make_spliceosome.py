@@ -22,10 +22,10 @@ from make_complex import write_motion_and_simulate
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.particles import Particles
-from cryostar_nb.simulation import SimulationConfig
-from cryostar_nb.star import write_star
-from cryostar_nb.structure_files import read_nodes
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.star import write_star
+from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.simulation.particles import SimulationConfig
 
 MOTION = {"OPQRSZTUVWYstuvwxy2I": 12.0, "B": 10.0}  # degrees
 BOX_SIZE, PIXEL_SIZE, SIGMA = 128, 4.2475, 2.0  # pixels, Å, Å

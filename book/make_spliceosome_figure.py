@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from cryostar_nb.evaluation import ENDS, traverse
-from cryostar_nb.runs import Run, open_run
+from cryostar_nb.latents import ENDS, traverse
+from cryostar_nb.runs.folder import Run, open_run
 from cryostar_nb.structure import Structure, bonds
 
 DOMAINS = dict(zip(("U2 and SF3b", "helicase"), MOTION, strict=True))  # their chains

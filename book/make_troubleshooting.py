@@ -1,22 +1,20 @@
 """Write `book/troubleshooting.md` from the advice of the doctor and what it passes to `train`: `python book/make_troubleshooting.py`."""
 
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from cryostar_nb.diagnosis import name_of
-from cryostar_nb.docking import MIRROR, Placement
-from cryostar_nb.hypotheses import Hypothesis, Origin, placed
-from cryostar_nb.particles import Particles
-from cryostar_nb.reading import Reading, read_particles
-from cryostar_nb.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_command, train_flags
+from cryostar_nb.doctor.diagnosis import name_of
+from cryostar_nb.doctor.docking import MIRROR, Placement
+from cryostar_nb.doctor.hypotheses import Hypothesis, Origin, placed
+from cryostar_nb.doctor.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_command, train_flags
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.reading import Reading, read_particles
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "book" / "troubleshooting.md"
-sys.path.insert(0, str(ROOT / "tests"))
 
 QUARTER_TURN = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 EXAMPLES = [
@@ -72,7 +70,7 @@ def section(name: str, commands: list[str]) -> str:
 
 def page() -> str:
     """The text of the page."""
-    from test_bad_input import write_sound_files
+    from bad_inputs import write_sound_files
 
     with tempfile.TemporaryDirectory() as name:
         write_sound_files(Path(name))

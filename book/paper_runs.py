@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from provenance import commit, processor
 
-from cryostar_nb.evaluation import ENDS as PERCENTILES
-from cryostar_nb.evaluation import mean_around_percentiles, principal_components
-from cryostar_nb.files import write_json
 from cryostar_nb.geometry import kabsch
+from cryostar_nb.io.files import write_json
+from cryostar_nb.io.structures import read_nodes, read_structure, read_trajectory, write_structure
+from cryostar_nb.latents import ENDS as PERCENTILES
+from cryostar_nb.latents import mean_around_percentiles, principal_components
 from cryostar_nb.structure import Structure
-from cryostar_nb.structure_files import read_nodes, read_structure, read_trajectory, write_structure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "book" / "results"

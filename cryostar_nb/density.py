@@ -5,6 +5,7 @@ in its side chain, and that pulls the nodes away from where they belong. Here th
 in a frame made of three neighbouring nodes.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cryostar_nb.config import TrainConfig
 from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
 from cryostar_nb.structure import Structure, bonds, coarse_grain, residue_ranges
 
 
@@ -98,3 +101,46 @@ def atom_density(atoms: Structure, sigma: float) -> Density:
     in_frames = (carried.offsets @ frames).float()
     carried = CarriedAtoms(carried.neighbours, carried.framed, in_frames, carried.slots)
     return Density(torch.from_numpy(amplitudes).float(), torch.tensor(sigma), carried)
+
+
+@torch.no_grad()
+def model_density(
+    positions: Float[Tensor, "atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: float,
+    *,
+    box_size: int,
+    pixel_size: float,
+) -> Float[Tensor, "z y x"]:
+    """Band-limited density of Gaussians on a cube whose centre voxel is the origin, in electrons/Å^3, as float32.
+
+    Like `projector.gaussian_density`, but for many atoms, and for Gaussians narrower than a voxel: they are sampled as if at
+    least one voxel wide, plane by plane with the atoms near each plane, and narrowed again in Fourier space.
+    """
+    width = max(sigma, pixel_size)
+    axis = coordinate_axis(box_size, pixel_size).float()
+    order = torch.argsort(positions[:, 2])
+    x, y, z = positions[order].float().mT.contiguous()
+    scale = amplitudes[order].float() / (math.sqrt(2 * math.pi) * width) ** 3
+    first, last = (torch.searchsorted(z, axis + end * 5 * width).tolist() for end in (-1, 1))
+    volume = torch.zeros(box_size, box_size, box_size)
+    for plane in range(box_size):
+        near = slice(first[plane], last[plane])
+        across, up = (torch.exp(-(axis - values[near, None]).square() / (2 * width**2)) for values in (x, y))
+        depth = scale[near] * torch.exp(-(axis[plane] - z[near]).square() / (2 * width**2))
+        volume[plane] = (up * depth[:, None]).mT @ across
+    if width == sigma:
+        return volume
+    k = frequency_axis(box_size, pixel_size).float()
+    k2 = k[:, None, None].square() + k[:, None].square() + k.square()
+    return centred_ifft(centred_fft(volume, 3) * torch.exp(2 * math.pi**2 * (width**2 - sigma**2) * k2), 3)
+
+
+def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
+    """What the images of a run are made of."""
+    return atom_density(atoms, config.atom_sigma) if config.density == "atoms" else node_density(nodes, config.sigma)
+
+
+def atom_sigma(resolution: float) -> float:
+    """Width of an atom's Gaussian, in Å, at a resolution: the transform exp(-(resolution k)^2) falls to 1/e at 1/resolution."""
+    return resolution / (math.pi * math.sqrt(2))

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import pair_distances, rmsd
-from cryostar_nb.motion import displacement, latent_modes
+from cryostar_nb.latents import ENDS, latent_modes, mean_around_percentiles, principal_components
 from cryostar_nb.structure import Structure, bonds, elastic_edges
 
 CONTACT_DISTANCE = 8.0  # Å
-ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
 STILL = 1.0  # Å; a node that goes less far than this between the true ends is at rest
 _BATCH = 1024
 
@@ -174,64 +173,6 @@ def evaluate(
     } | motion_along_first_component(decoder, latents, nodes, states, positions)
 
 
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """Principal components of the latents: `scores = (latents - mean) @ components.T`."""
-
-    mean: Float[Tensor, " latent"]
-    components: Float[Tensor, "component latent"]
-    scores: Float[Tensor, "particle component"]
-    explained: Float[Tensor, " component"]  # fractions of the variance
-
-
-def principal_components(latents: Float[Tensor, "particle latent"]) -> PrincipalComponents:
-    """PCA of the latents, largest variance first."""
-    mean = latents.mean(0)
-    _, singular_values, components = torch.linalg.svd(latents - mean, full_matrices=False)
-    power = singular_values.square()
-    return PrincipalComponents(mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30))
-
-
-def mean_around_percentiles(
-    values: Float[Tensor, "particle value"], scores: Float[Tensor, " particle"], percentiles: Float[Tensor, " point"]
-) -> Float[Tensor, "point value"]:
-    """Mean of the values of the 2 % of particles around each percentile of the scores."""
-    order = torch.argsort(scores)
-    half_window = max(1, len(scores) // 100)
-    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
-    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
-    return torch.stack([values[window].mean(0) for window in windows])
-
-
-@torch.no_grad()
-def traverse(
-    decoder: nn.Module,
-    latents: Float[Tensor, "particle latent"],
-    scores: Float[Tensor, " particle"],
-    percentiles: Float[Tensor, " frame"],
-) -> Float[Tensor, "frame atom 3"]:
-    """Structures along a component, at these percentiles of its scores.
-
-    Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies where the particles are;
-    a straight line through a curved latent space would not.
-    """
-    return decoder(mean_around_percentiles(latents, scores, percentiles))
-
-
-def components_from_reference(
-    decoder: nn.Module, latents: Float[Tensor, "particle latent"], reference: Float[Tensor, "atom 3"]
-) -> PrincipalComponents:
-    """`principal_components`, whose signs are arbitrary, the first turned so that it leads away from the reference.
-
-    The structure at its 5th percentile is then no farther from the reference than that at its 95th.
-    """
-    pca = principal_components(latents)
-    low, high = rmsd(traverse(decoder, latents, pca.scores[:, 0], torch.tensor(ENDS)), reference)
-    sign = torch.ones(len(pca.components))
-    sign[0] = -1 if low > high else 1
-    return dataclasses.replace(pca, components=sign[:, None] * pca.components, scores=sign * pca.scores)
-
-
 @torch.no_grad()
 def motion_along_first_component(
     decoder: nn.Module,
@@ -243,7 +184,7 @@ def motion_along_first_component(
     """How many modes the first component has, and what moves between its 5th and its 95th percentile, beside the truth.
 
     The true ends are the states at the same percentiles of the particles' states. `moving` are the nodes that are more than
-    1 Å apart there, `still` the others; `chains` are the chains, each whole (see `motion.Displacement`).
+    1 Å apart there, `still` the others; `chains` are the chains, each whole (see `evaluation.Displacement`).
     """
     scores, percentiles = principal_components(latents).scores[:, 0], torch.tensor(ENDS)
     if ((states - states.double().mean()) * scores).sum() < 0:  # the sign of a component is arbitrary
@@ -256,3 +197,22 @@ def motion_along_first_component(
     motion = {name: dataclasses.asdict(displacement(found, true, part)) for name, part in parts.items() if part.any()}
     chains = {str(chain): dataclasses.asdict(displacement(found, true, nodes.chains == chain)) for chain in dict.fromkeys(nodes.chains)}
     return {"latent_modes": latent_modes(scores.numpy()).tolist(), "motion": motion | {"states": ends.tolist(), "chains": chains}}
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """How far some nodes go from one structure to another, rms in Å."""
+
+    nodes: int
+    true: float
+    found: float
+    error: float  # rms distance between the displacement that was found and the true one, direction included
+
+
+def displacement(
+    found: Float[np.ndarray, "2 atom 3"], true: Float[np.ndarray, "2 atom 3"], nodes: Bool[np.ndarray, " atom"]
+) -> Displacement:
+    """The displacement of some nodes between two structures that were found, beside that between the two true ones."""
+    moves = [(pair[1] - pair[0])[nodes] for pair in (found, true)]
+    far, expected, wrong = (float(np.sqrt(np.square(move).sum(-1).mean())) for move in (*moves, moves[0] - moves[1]))
+    return Displacement(int(nodes.sum()), expected, far, wrong)

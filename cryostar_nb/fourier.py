@@ -163,3 +163,32 @@ class Band:
     def per_coefficient(self, values: Float[Tensor, "*batch coefficient"]) -> Float[Tensor, "*batch band"]:
         """A real factor per frequency (a CTF, an envelope) laid out to multiply a vector."""
         return torch.cat([values, values], dim=-1)
+
+
+LEVEL = 0.5
+
+
+def first_crossing(frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"], level: float = LEVEL) -> float | None:
+    """Resolution, in Å, at which a curve that has been above a level first falls below it, by linear interpolation.
+
+    The last shell where it never falls; None where it never rises above the level.
+    """
+    above = torch.nonzero(correlation >= level).flatten()
+    if not len(above):
+        return None
+    start = int(above[0])
+    below = torch.nonzero(correlation[start:] < level).flatten()
+    if not len(below):
+        return 1 / float(frequencies[-1])
+    after = start + int(below[0])
+    high, low = float(correlation[after - 1]), float(correlation[after])
+    part = (high - level) / (high - low)
+    return 1 / float(frequencies[after - 1] + part * (frequencies[after] - frequencies[after - 1]))
+
+
+def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band) -> Float[Tensor, "*batch band"]:
+    """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
+    angle = -2 * math.pi * (shifts @ band.frequencies_on(shifts.device).to(shifts).mT)
+    cosine, sine = angle.cos(), angle.sin()
+    real, imaginary = vectors.chunk(2, dim=-1)
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)

@@ -1,64 +1,14 @@
 """The deformation network (section 2.1): a variational autoencoder from an image to a structure."""
 
-import itertools
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryostar_nb.config import ModelConfig
+from cryostar_nb.encoders import Encoder, mlp
 from cryostar_nb.geometry import rotations_from_vectors
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the network; the defaults are the paper's."""
-
-    encoder_widths: tuple[int, ...] = (512, 256, 128, 64, 32)
-    decoder_widths: tuple[int, ...] = (32, 64, 128, 256, 512)
-    latent_dim: int = 8
-
-
-def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers of these sizes, input first, with a ReLU after each but the last."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-class Encoder(nn.Module):
-    """Image, as a band vector, to the mean and log-variance of its latent; or whatever else is known of the image.
-
-    Each image is scaled to unit rms: its brightness says nothing. Other inputs (`view.StructureView`) are standardised: each number by
-    the `centre` and `spread` that it has over the particles, which `learn_scale` finds.
-    """
-
-    centre: Tensor
-    spread: Tensor
-
-    def __init__(self, input_size: int, config: ModelConfig, *, standardised: bool = False) -> None:
-        super().__init__()
-        self.layers = mlp((input_size, *config.encoder_widths, 2 * config.latent_dim))
-        self.standardised = standardised
-        if standardised:
-            self.register_buffer("centre", torch.zeros(input_size))
-            self.register_buffer("spread", torch.ones(input_size))
-
-    def learn_scale(self, inputs: Float[Tensor, "particle number"]) -> None:
-        """Take mean and standard deviation of each number from these inputs."""
-        self.centre.copy_(inputs.mean(0))
-        self.spread.copy_(inputs.std(0).clamp(min=1e-12))
-
-    def forward(self, inputs: Float[Tensor, "batch number"]) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, each (batch, latent)."""
-        if self.standardised:
-            inputs = (inputs - self.centre) / self.spread
-        else:
-            inputs = torch.nn.functional.normalize(inputs, dim=-1) * math.sqrt(inputs.shape[-1])
-        mean, log_variance = self.layers(inputs).chunk(2, dim=-1)
-        return mean, log_variance
 
 
 class CartesianDecoder(nn.Module):

@@ -10,7 +10,7 @@ the reference, right where a Gaussian is wider than a pixel. `project_band` eval
     F(k) = sum_i A_i exp(-2 pi^2 sigma_i^2 |k|^2) exp(-2 pi i k . x_i),
 
 at the frequencies of a `Band`: right at any width, and all that training needs. It has two ways to sum over the nodes: as it
-stands, by matrix products, for few nodes; and through a fine grid and one FFT (`spreading.py`), for many.
+stands, by matrix products, for few nodes; and through a fine grid and one FFT (`fast/nufft.py`), for many.
 """
 
 import math
@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
-from cryostar_nb.fourier import Band, coordinate_axis
-from cryostar_nb.kernels import available
-from cryostar_nb.spreading import transform_nodes
+from cryostar_nb.fast.dispatch import available
+from cryostar_nb.fast.nufft import transform_nodes
+from cryostar_nb.fourier import Band, coordinate_axis, shift_band
 
 Method = Literal["auto", "exact", "spread"]
 FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
@@ -172,14 +172,6 @@ def _positions_in_halves(band: Band, device: torch.device) -> Tensor:
     kx, ky = band.indices.unbind(-1)
     real = (ky < 0) * side**2 + ky.abs() * side + kx
     return torch.cat([real, real + 2 * side**2]).to(device)
-
-
-def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band) -> Float[Tensor, "*batch band"]:
-    """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
-    angle = -2 * math.pi * (shifts @ band.frequencies_on(shifts.device).to(shifts).mT)
-    cosine, sine = angle.cos(), angle.sin()
-    real, imaginary = vectors.chunk(2, dim=-1)
-    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
 
 
 def rotate(positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch atom 3"]:

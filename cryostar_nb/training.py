@@ -14,22 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.ctf import CTFParameters, ctf_terms
 from cryostar_nb.density import Density, node_density
+from cryostar_nb.encoders import StructureView, structure_view
 from cryostar_nb.errors import InputError
-from cryostar_nb.files import MetricsLog, replacing
+from cryostar_nb.fast.cuda_graph import CapturedStep, can_capture
 from cryostar_nb.fourier import Band
-from cryostar_nb.hardware import CapturedStep, Hardware, can_capture, deferred_interrupt, keep_freed_memory, start_fabric
-from cryostar_nb.loading import batches_from
-from cryostar_nb.losses import correlation_loss, kl_divergence
-from cryostar_nb.models import DeformationVAE, ModelConfig
+from cryostar_nb.io.batches import batches_from
+from cryostar_nb.io.files import MetricsLog, replacing
+from cryostar_nb.io.vectors import VectorFile
+from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
+from cryostar_nb.models import DeformationVAE
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
-from cryostar_nb.restraints import Restraints
+from cryostar_nb.runs.machine import Hardware, deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.structure import Structure
-from cryostar_nb.train_config import TrainConfig
-from cryostar_nb.vectors import VectorFile
-from cryostar_nb.view import StructureView, structure_view
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,7 +42,7 @@ DIVERGED = 1e5  # a loss beyond any that a structure near its reference can have
 class TrainingData:
     """What a training step reads of the particles: one row a particle. Poses and CTF lie on the device of the training."""
 
-    vectors: Float[Tensor, "particle band"] | VectorFile  # anywhere; `loading.batches_from` brings them
+    vectors: Float[Tensor, "particle band"] | VectorFile  # anywhere; `io.batches.batches_from` brings them
     rotations: Float[Tensor, "particle 3 3"]
     ctf: CTFParameters | None
 
@@ -125,7 +125,7 @@ def train(
     Ctrl-C ends the step, writes a checkpoint and is passed on as KeyboardInterrupt. With `resume`, training goes on from the
     checkpoint, and ends where an uninterrupted run would have ended, if it finds the particles where it found them before: in
     memory, or in a file. A loss that is not a number, or beyond all bounds, raises
-    InputError, which names the step and the particles that stand out; the last checkpoint stays. `fabric` says where it runs (`hardware.start_fabric`);
+    InputError, which names the step and the particles that stand out; the last checkpoint stays. `fabric` says where it runs (`runs.machine.start_fabric`);
     none means in this process, on the device of the poses.
     """
     config.check(len(data))

@@ -9,7 +9,7 @@ import gzip
 import sys
 from pathlib import Path
 
-from cryostar_nb.structure_files import pdb_text, read_structure
+from cryostar_nb.io.structures import pdb_text, read_structure
 
 if __name__ == "__main__":
     atoms = read_structure(sys.argv[1])

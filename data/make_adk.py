@@ -9,7 +9,7 @@ only, and the first of each atom that is given twice (Arg 167 of 1AKE). Coordina
 import sys
 from pathlib import Path
 
-from cryostar_nb.structure_files import read_structure, write_structure
+from cryostar_nb.io.structures import read_structure, write_structure
 
 SOURCES = {"1ake.pdb": "pdb1ake.pdb", "4ake.pdb": "4akeA_alg_fixed.pdb"}
 

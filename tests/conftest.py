@@ -190,8 +190,8 @@ def executed(tmp_path_factory):
     """Run a notebook with small values, with every answer after its check, once in a session; returns the file with the outputs."""
     import nbformat
     import papermill
+    from smoke import SMOKE
     from student import read_solutions, with_both
-    from test_notebooks import SMOKE
 
     folder, done = tmp_path_factory.mktemp("executed"), {}
 

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryostar_nb.diagnosis import diagnose, name_of
-from cryostar_nb.docking import rotation_angle
-from cryostar_nb.maps import DensityMap, model_density, read_map, write_map
-from cryostar_nb.placing import dock_files
-from cryostar_nb.reading import read_particles
-from cryostar_nb.simulation import SimulationConfig, atom_sigma, simulate
+from cryostar_nb.density import atom_sigma, model_density
+from cryostar_nb.doctor.diagnosis import diagnose, name_of
+from cryostar_nb.doctor.docking import rotation_angle
+from cryostar_nb.doctor.placing import dock_files
+from cryostar_nb.io.maps import DensityMap, read_map, write_map
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.structures import read_structure, write_structure
+from cryostar_nb.simulation.particles import SimulationConfig, simulate
 from cryostar_nb.structure import coarse_grain
-from cryostar_nb.structure_files import read_structure, write_structure
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -19,12 +19,14 @@ import faults
 import numpy as np
 import torch
 
-from cryostar_nb.diagnosis import diagnose
-from cryostar_nb.maps import DensityMap, model_density
-from cryostar_nb.reading import read_particles
-from cryostar_nb.simulation import SimulationConfig, draw_particles, draw_poses, simulate
-from cryostar_nb.star import Poses, write_star
-from cryostar_nb.structure_files import read_structure
+from cryostar_nb.density import model_density
+from cryostar_nb.doctor.diagnosis import diagnose
+from cryostar_nb.io.maps import DensityMap
+from cryostar_nb.io.metadata import Poses
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.star import write_star
+from cryostar_nb.io.structures import read_structure
+from cryostar_nb.simulation.particles import SimulationConfig, draw_particles, draw_poses, simulate
 
 DATA = Path(__file__).parent.parent / "data"
 CLOSED, OPEN = DATA / "1ake.pdb", DATA / "4ake.pdb"

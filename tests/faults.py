@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.ctf import contrast_transfer_function
+from cryostar_nb.doctor.hypotheses import FAULTS
 from cryostar_nb.fourier import centred_fft, centred_ifft, frequency_grid
-from cryostar_nb.hypotheses import FAULTS
 
 FLIP = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 TURN = torch.from_numpy(Rotation.from_rotvec(np.deg2rad(40) * np.array([2, -1, 2]) / 3).as_matrix())

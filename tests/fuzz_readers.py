@@ -80,7 +80,7 @@ def mutate(content: bytes, rng: random.Random, other: bytes) -> bytes:
 def make_seeds(folder: Path) -> None:
     """Sound files of every kind, some of them of several."""
     import numpy as np
-    from test_bad_input import STAR, write_cs, write_sound_files
+    from bad_inputs import STAR, write_cs, write_sound_files
 
     write_sound_files(folder)
     (folder / "one_table.star").write_text(
@@ -111,11 +111,11 @@ def targets(seeds: Path, folder: Path) -> dict:
     """Reader to (files that it may be given, what to do with the mutated one, which lies in `folder` beside sound ones)."""
     from cryostar_nb.errors import InputError
     from cryostar_nb.fourier import Band
-    from cryostar_nb.inspection import describe, inspect_particles
-    from cryostar_nb.maps import read_map
-    from cryostar_nb.reading import Reading, read_indices, read_particles
-    from cryostar_nb.selection import Choice, select_particles
-    from cryostar_nb.vectors import load_band_vectors
+    from cryostar_nb.io.maps import read_map
+    from cryostar_nb.io.reading import Reading, read_indices, read_particles
+    from cryostar_nb.io.vectors import load_band_vectors
+    from cryostar_nb.prepare.info import describe, inspect_particles
+    from cryostar_nb.prepare.select import Choice, select_particles
 
     def read_all(path, **options):
         """Every way in which a particle file is read; raises InputError at the end if one of them did."""

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from cryostar_nb import start
-from cryostar_nb.__main__ import main, parse
-from cryostar_nb.evaluation import ENDS, traverse
+from cryostar_nb import __main__ as start
+from cryostar_nb.cli import main, parse
+from cryostar_nb.density import model_density
 from cryostar_nb.geometry import rmsd
-from cryostar_nb.maps import DensityMap, model_density, write_map
-from cryostar_nb.reading import read_particles
-from cryostar_nb.runs import open_run
-from cryostar_nb.star import write_star
-from cryostar_nb.structure_files import read_structure, write_structure
+from cryostar_nb.io.maps import DensityMap, write_map
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.star import write_star
+from cryostar_nb.io.structures import read_structure, write_structure
+from cryostar_nb.latents import ENDS, traverse
+from cryostar_nb.runs.folder import open_run
 
 DATA = Path(__file__).parent.parent / "data"
 CLOSED, OPEN = str(DATA / "1ake.pdb"), str(DATA / "4ake.pdb")
@@ -341,17 +342,17 @@ def test_ctrl_c_says_where_it_stopped(message, said, run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt(*message)
 
-    monkeypatch.setattr("cryostar_nb.__main__.inspect_particles", stop)
+    monkeypatch.setattr("cryostar_nb.cli.inspect_particles", stop)
     assert run("info", "x.star") == (130, "", f"cryostar-nb: {said}\n")
 
 
 def test_ctrl_c_while_the_libraries_are_read_is_one_line_too(monkeypatch, capsys):
     class Stop:
         def find_spec(self, name, *_):
-            if name == "cryostar_nb.__main__":
+            if name == "cryostar_nb.cli":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "cryostar_nb.__main__")
+    monkeypatch.delitem(sys.modules, "cryostar_nb.cli")
     monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
     with pytest.raises(SystemExit) as stop:
         start.main()
@@ -546,7 +547,7 @@ def test_a_trajectory_gives_the_states(run, tmp_path):
 
 
 def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("cryostar_nb.docking.ROTATIONS", 800)
+    monkeypatch.setattr("cryostar_nb.doctor.docking.ROTATIONS", 800)
     particles = read_particles(finished / "sim" / "particles.star")
     options = ["--reference", CLOSED, "--n-particles", "60", "--out", tmp_path / "out"]
     code, out, _ = run("doctor", finished / "sim" / "particles.star", *options, "--json")
@@ -569,7 +570,7 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(finished, run, tmp_path
 
 
 def test_docking_prints_what_it_gained(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("cryostar_nb.docking.ROTATIONS", 800)
+    monkeypatch.setattr("cryostar_nb.doctor.docking.ROTATIONS", 800)
     atoms = read_structure(CLOSED)
     values = model_density(torch.from_numpy(atoms.positions), torch.from_numpy(atoms.electrons), 1.5, box_size=36, pixel_size=2.5)
     write_map(tmp_path / "map.mrc", DensityMap(values, 2.5, np.array([10.0, -20.0, 30.0])))

@@ -8,9 +8,9 @@ from scipy import constants
 from cryostar_nb.ctf import contrast_transfer_function, electron_wavelength
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rotations_from_relion_angles
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.vectors import load_band_vectors
 from cryostar_nb.projector import gaussian_density, make_images, project_band, project_real
-from cryostar_nb.reading import read_particles
-from cryostar_nb.vectors import load_band_vectors
 
 BOXES = pytest.mark.parametrize("box_size", [32, 33])
 PIXEL = 1.7

@@ -10,8 +10,8 @@ from torch.autograd import gradcheck
 
 from cryostar_nb.density import atom_density, node_density
 from cryostar_nb.errors import InputError
+from cryostar_nb.io.structures import read_structure
 from cryostar_nb.structure import Structure, coarse_grain
-from cryostar_nb.structure_files import read_structure
 
 
 @pytest.fixture

@@ -10,22 +10,12 @@ import torch
 from torch import nn
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import (
-    components_from_reference,
-    evaluate,
-    helix_content,
-    in_helix,
-    local_geometry,
-    per_state,
-    principal_components,
-    rmsd_to_truth,
-    sequence_pairs,
-    traverse,
-)
-from cryostar_nb.files import write_json
+from cryostar_nb.evaluation import evaluate, helix_content, in_helix, local_geometry, per_state, rmsd_to_truth, sequence_pairs
 from cryostar_nb.geometry import random_rotations
-from cryostar_nb.structure_files import read_nodes
-from cryostar_nb.visualisation import plot_rmsd_per_state
+from cryostar_nb.io.files import write_json
+from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.latents import components_from_reference, principal_components, traverse
+from cryostar_nb.pages.figures import plot_rmsd_per_state
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from cryostar_nb.geometry import pair_distances
-from cryostar_nb.losses import (
-    clash_loss,
-    continuity_loss,
-    correlation_loss,
-    elastic_network_loss,
-    kl_divergence,
-    relaxed_edges,
-)
+from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, elastic_network_loss, kl_divergence, relaxed_edges
 
 CONTAINERS = pytest.mark.parametrize("given", [list, np.array, torch.tensor], ids=["lists", "NumPy arrays", "tensors"])
 

@@ -9,8 +9,8 @@ import pytest
 from cryostar_nb import normal_modes as module
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import random_rotations
+from cryostar_nb.io.structures import read_nodes
 from cryostar_nb.normal_modes import network_hessian, normal_modes, rigid_body_modes
-from cryostar_nb.structure_files import read_nodes
 
 ADK = Path(__file__).parent.parent / "data" / "1ake.pdb"
 

@@ -8,9 +8,9 @@ import torch
 from torch.autograd import gradcheck
 
 from cryostar_nb.ctf import contrast_transfer_function
-from cryostar_nb.fourier import Band, shift_images
+from cryostar_nb.fourier import Band, shift_band, shift_images
 from cryostar_nb.geometry import random_rotations
-from cryostar_nb.projector import gaussian_density, make_images, project_band, project_real, rotate, shift_band
+from cryostar_nb.projector import gaussian_density, make_images, project_band, project_real, rotate
 
 SIGMA = torch.tensor(2.0, dtype=torch.float64)
 WIDTHS = torch.tensor([1.8, 2.0, 2.5, 3.0, 2.2], dtype=torch.float64)

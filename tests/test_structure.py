@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cryostar_nb.errors import InputError
+from cryostar_nb.io.structures import read_nodes, read_structure, read_trajectory, write_structure, write_trajectory
 from cryostar_nb.structure import bonds, coarse_grain, elastic_edges, node_atoms, residue_electrons
-from cryostar_nb.structure_files import read_nodes, read_structure, read_trajectory, write_structure, write_trajectory
 
 BACKBONE = {"N": (0.0, 0.0, 0.0), "CA": (1.5, 0.0, 0.0), "C": (2.0, 1.4, 0.0), "O": (1.2, 2.3, 0.0)}
 

@@ -12,15 +12,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from cryostar_nb.config import ModelConfig, TrainConfig
+from cryostar_nb.encoders import Encoder
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import pair_distances, rmsd
-from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, elastic_network_loss, relaxed_edges
-from cryostar_nb.models import CartesianDecoder, DeformationVAE, Encoder, ModelConfig, NormalModeDecoder, parameter_count
+from cryostar_nb.losses import Restraints, clash_loss, continuity_loss, correlation_loss, elastic_network_loss, relaxed_edges
+from cryostar_nb.models import CartesianDecoder, DeformationVAE, NormalModeDecoder, parameter_count
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.projector import make_images
-from cryostar_nb.restraints import Restraints
-from cryostar_nb.train_config import TrainConfig
 from cryostar_nb.training import make_restraints, train
 
 BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data

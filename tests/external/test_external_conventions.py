@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cryostar_nb.ctf import contrast_transfer_function
-from cryostar_nb.fourier import Band
-from cryostar_nb.pickles import read_pickle
-from cryostar_nb.projector import make_images, project_band, rotate, shift_band
-from cryostar_nb.reading import read_particles
+from cryostar_nb.fourier import Band, shift_band
+from cryostar_nb.io.cryodrgn import read_pickle
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.projector import make_images, project_band, rotate
 
 
 def correlations(observed, predicted):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from faults import IN_THE_FILE, spoil_images, spoil_particles, verdict
 
-from cryostar_nb import doctor
-from cryostar_nb.diagnosis import diagnose
+from cryostar_nb.doctor import verdict as verdict_module
+from cryostar_nb.doctor.diagnosis import diagnose
+from cryostar_nb.doctor.placing import dock_into_map
 from cryostar_nb.errors import InputError
-from cryostar_nb.maps import read_map
-from cryostar_nb.placing import dock_into_map
-from cryostar_nb.reading import read_particles
-from cryostar_nb.structure_files import read_nodes
+from cryostar_nb.io.maps import read_map
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.structures import read_nodes
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def trpv1(external_data, tmp_path, write_stack):
 @pytest.mark.parametrize("fault", [None, "contrast sign", *IN_THE_FILE])
 def test_ten_real_particles_show_what_is_wrong_with_them(trpv1, fault, monkeypatch):
     if fault is not None:  # with docking it takes longer, and the verdict is the same
-        monkeypatch.setattr(doctor, "docked", lambda sample, reference: [])
+        monkeypatch.setattr(verdict_module, "docked", lambda sample, reference: [])
     faults = () if fault is None else (fault,)
     particles, density = trpv1(*faults)
     found = diagnose(particles, density=density)
@@ -51,7 +51,7 @@ def test_at_20_angstrom_they_name_the_right_convention(trpv1):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_mirrored_map_is_of_the_other_hand(trpv1, axis, monkeypatch):
-    monkeypatch.setattr(doctor, "docked", lambda sample, reference: [])
+    monkeypatch.setattr(verdict_module, "docked", lambda sample, reference: [])
     particles, density = trpv1()
     n = density.box_size
     turned = density.values.index_select(axis, torch.from_numpy((2 * (n // 2) - np.arange(n)) % n))

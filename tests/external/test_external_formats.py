@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.inspection import inspect_particles
-from cryostar_nb.reading import Reading, read_particles
+from cryostar_nb.io.reading import Reading, read_particles
+from cryostar_nb.prepare.info import inspect_particles
 
 ABSENT = r"there is no file"  # of the images: these files came without
 NO_POSE = r"has no column (rlnAngleRot|alignments3D/pose), which the pose needs"

@@ -11,12 +11,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import cryostar_nb
-from cryostar_nb.cryosparc import write_cs
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.loading import particle_windows
-from cryostar_nb.particles import Particles
-from cryostar_nb.reading import read_particles
-from cryostar_nb.star import write_star
+from cryostar_nb.io.batches import particle_windows
+from cryostar_nb.io.cryosparc import write_cs
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.star import write_star
 
 COUNT = 327_490
 
@@ -98,7 +98,7 @@ def test_a_data_set_of_real_size_is_opened_in_less_than_a_gigabyte(suffix, splic
     lines = """
 import sys
 from pathlib import Path
-from cryostar_nb.reading import read_particles
+from cryostar_nb.io.reading import read_particles
 print(len(read_particles(sys.argv[1])), Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
     command = [sys.executable, "-c", lines, str(written.source)]

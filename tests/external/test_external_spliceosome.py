@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryostar_nb.star import read_poses
+from cryostar_nb.io.star import read_poses
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cryostar_nb.geometry import rmsd
+from cryostar_nb.io.structures import read_nodes, read_trajectory
 from cryostar_nb.structure import bonds
-from cryostar_nb.structure_files import read_nodes, read_trajectory
 
 
 def count(nodes, name):

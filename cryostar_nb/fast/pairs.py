@@ -1,0 +1,74 @@
+"""Sums over pairs of nodes, made in one pass over a batch of structures: what the structural losses need of them.
+
+The distances themselves, (batch, pair), are never stored: for a spliceosome they are 11 million numbers a step. Structures
+come as (atom, 3, batch), `positions.permute(1, 2, 0).contiguous()`: what is done to one pair is done to neighbouring numbers,
+many at a time. On the CPU the loops are Numba's; on a GPU, PyTorch's own operations and a Triton kernel.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cryostar_nb.fast import dispatch, pairs_cpu
+from cryostar_nb.fast.grid_cpu import in_parallel
+
+
+def length_change_sums(
+    positions: Float[Tensor, "atom 3 batch"], pairs: Int[Tensor, "pair 2"], lengths: Float[Tensor, " pair"]
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+    """Sum over the batch of each pair's change of length, in Å, and of its square, in Å^2, as float64.
+
+    With b structures, squares / b is the mean squared change of equations 2 and 6, and squares / b - (sums / b)^2 the
+    variance of the distance of equation 7. Differentiable in the positions.
+    """
+    if positions.device.type == "cpu":
+        return _LengthChangeSums.apply(positions.contiguous(), pairs, lengths.to(positions))
+    apart = positions.index_select(0, pairs[:, 0]) - positions.index_select(0, pairs[:, 1])
+    changes = apart.square().sum(1).clamp(min=1e-12).sqrt() - lengths[:, None]
+    return changes.sum(1, dtype=torch.float64), changes.square().sum(1, dtype=torch.float64)
+
+
+class _LengthChangeSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
+        arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
+        in_parallel(pairs_cpu.length_changes, len(pairs), *arrays)
+        ctx.save_for_backward(positions, pairs, lengths)
+        return sums, squares
+
+    @staticmethod
+    def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        positions, pairs, lengths = ctx.saved_tensors
+        gradients = torch.empty_like(positions)
+        of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
+        arrays = [tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)]
+        in_parallel(pairs_cpu.length_changes_gradient, positions.shape[2], *arrays)
+        return gradients, None, None
+
+
+def clash_sums(
+    positions: Float[Tensor, "atom 3 batch"], bonded: Bool[Tensor, " atom"], threshold: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Squared depth below `threshold`, in Å^2, summed over the clashing pairs of each structure, and the number of those pairs.
+
+    Every pair of nodes counts, of any chains, but for a node and the next one where `bonded` is True for the first. Cells
+    find them in O(atoms), anew in every call, so none is missed. Differentiable in the positions.
+    """
+    return _ClashSums.apply(positions.contiguous(), bonded, threshold)
+
+
+class _ClashSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, bonded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        penalties, counts, gradients = dispatch.clashes(positions.detach(), bonded, threshold)
+        ctx.save_for_backward(gradients)
+        ctx.mark_non_differentiable(counts)
+        return penalties, counts
+
+    @staticmethod
+    def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradients,) = ctx.saved_tensors
+        return of_outputs[0] * gradients, None, None

@@ -1,0 +1,110 @@
+"""A stack of particle images with their poses and CTFs, read lazily."""
+
+import dataclasses
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cryostar_nb.ctf import CTFParameters
+from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import coordinate_axis
+from cryostar_nb.io.files import existing_file
+from cryostar_nb.io.mrc import open_mrc
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Particle images of one box and pixel size. Pixels stay on disk until `images` asks for them."""
+
+    source: Path  # the metadata file, for messages
+    stacks: tuple[Path, ...]  # the distinct image files
+    stack_of: Int[np.ndarray, " particle"]  # index into `stacks`
+    image_in_stack: Int[np.ndarray, " particle"]  # 0-based
+    box_size: int
+    pixel_size: float  # Å
+    rotations: Float[Tensor, "particle 3 3"]
+    shifts: Float[Tensor, "particle 2"]  # Å, where the particle sits relative to the box centre
+    ctf: CTFParameters | None  # None: images without a CTF
+    phase_flipped: bool = False  # the images were multiplied by the sign of their CTF
+    columns_used: tuple[str, ...] = ()  # of the metadata file
+    columns_ignored: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.stack_of)
+
+    def select(self, indices: NDArray[np.int64]) -> "Particles":
+        """These particles alone, in this order."""
+        rows = torch.from_numpy(np.asarray(indices))
+        return dataclasses.replace(
+            self,
+            stack_of=self.stack_of[indices],
+            image_in_stack=self.image_in_stack[indices],
+            rotations=self.rotations[rows],
+            shifts=self.shifts[rows],
+            ctf=None if self.ctf is None else self.ctf[rows],
+        )
+
+    def images(self, indices: NDArray[np.int64] | slice) -> Float[Tensor, "particle y x"]:
+        """The images of these particles as float32, as they are on disk."""
+        stack_of, image_in_stack = self.stack_of[indices], self.image_in_stack[indices]
+        images = np.empty((len(stack_of), self.box_size, self.box_size), dtype=np.float32)
+        for stack in np.unique(stack_of):
+            rows = np.flatnonzero(stack_of == stack)
+            pixels = open_stack(self.stacks[stack])
+            images[rows] = pixels[image_in_stack[rows]]
+            _forget_pages(pixels)
+        return torch.from_numpy(images)
+
+    def stack_names(self, root: Path) -> list[str]:
+        """The image files relative to this folder, or absolute where they lie outside it."""
+        base, paths = os.path.abspath(root), [os.path.abspath(stack) for stack in self.stacks]
+        return [os.path.relpath(path, base) if os.path.commonpath([base, path]) == base else path for path in paths]
+
+    def label(self, particle: int) -> str:
+        """A particle as its file names it, for messages: row, image and stack."""
+        return f"{self.source}: particle {particle + 1} ({self.image_in_stack[particle] + 1}@{self.stacks[self.stack_of[particle]]})"
+
+
+def open_stack(path: Path) -> NDArray[np.generic]:
+    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
+    existing_file(path, "an MRC stack")
+    status = path.stat()
+    return _map_stack(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _map_stack(path: Path, _modified: int, _size: int) -> NDArray[np.generic]:
+    """Map a stack; one that is written anew is another entry of the cache."""
+    pixels, _ = open_mrc(path)
+    if pixels.shape[1] != pixels.shape[2]:
+        raise InputError(f"{path}: holds an array of shape {pixels.shape}; particle images are square")
+    return pixels
+
+
+def _forget_pages(stack: NDArray[np.generic]) -> None:
+    """Let go of what a map has read. The system still caches it, but a pass over a stack larger than memory stays small."""
+    if isinstance(stack, np.memmap):
+        stack._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def batches(count: int, size: int, description: str) -> Iterator[slice]:
+    """Slices that cover `count` items in order, with a progress bar where there is a terminal."""
+    starts = range(0, count, size)
+    for start in tqdm(starts, desc=description, unit="batch", disable=None if len(starts) > 1 else True):
+        yield slice(start, min(start + size, count))
+
+
+def background_mask(box_size: int) -> Tensor:
+    """True for the pixels outside the circle that touches the box, where there is only noise."""
+    axis = coordinate_axis(box_size, 1.0)
+    return (axis[:, None].square() + axis.square()) > (box_size / 2) ** 2

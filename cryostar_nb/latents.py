@@ -1,0 +1,105 @@
+"""What moved, and in how many populations? Displacements of domains between two structures, and the modes of a latent density."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.signal import find_peaks
+from scipy.stats import gaussian_kde, iqr
+from torch import Tensor, nn
+
+from cryostar_nb.geometry import rmsd
+
+DIP = 0.25  # part of its height by which the density falls, at least, between a mode and a higher one
+LOWEST = 0.05  # height of the lowest mode, as a part of the highest
+
+
+def score_density(
+    scores: Float[np.ndarray, " particle"], points: int = 512
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+    """Places along a component, and the density of particles there (its integral is 1): a sum of a Gaussian for each particle.
+
+    The width of the Gaussians is Silverman's, 0.9 min(sd, iqr / 1.34) n^(-1/5) (Density Estimation, 1986, eq. 3.31), which a
+    few outliers do not widen. The scores must not all be the same.
+    """
+    sd = float(scores.std(ddof=1))
+    width = 0.9 * (min(sd, float(iqr(scores)) / 1.34) or sd) * len(scores) ** -0.2
+    places = np.linspace(scores.min() - 4 * width, scores.max() + 4 * width, points)
+    return places, gaussian_kde(scores, bw_method=width / sd)(places)
+
+
+def latent_modes(scores: Float[np.ndarray, " particle"]) -> Float[np.ndarray, " mode"]:
+    """Where the density of the scores along a component has its modes, in ascending order.
+
+    A mode is a peak of `score_density` from which the density falls by at least a quarter of the peak's height on the way
+    to any higher one, and which is at least a twentieth as high as the highest. The valley between two equal Gaussians is
+    that deep when they lie more than 2.8 standard deviations apart. Particles that all have one score are one mode.
+    """
+    if np.ptp(scores) == 0:
+        return scores[:1]
+    places, density = score_density(scores)
+    peaks, found = find_peaks(np.pad(density, 1), prominence=0.0, height=LOWEST * density.max())
+    return places[peaks[found["prominences"] >= DIP * found["peak_heights"]] - 1]
+
+
+ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Principal components of the latents: `scores = (latents - mean) @ components.T`."""
+
+    mean: Float[Tensor, " latent"]
+    components: Float[Tensor, "component latent"]
+    scores: Float[Tensor, "particle component"]
+    explained: Float[Tensor, " component"]  # fractions of the variance
+
+
+def principal_components(latents: Float[Tensor, "particle latent"]) -> PrincipalComponents:
+    """PCA of the latents, largest variance first."""
+    mean = latents.mean(0)
+    _, singular_values, components = torch.linalg.svd(latents - mean, full_matrices=False)
+    power = singular_values.square()
+    return PrincipalComponents(mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30))
+
+
+def mean_around_percentiles(
+    values: Float[Tensor, "particle value"], scores: Float[Tensor, " particle"], percentiles: Float[Tensor, " point"]
+) -> Float[Tensor, "point value"]:
+    """Mean of the values of the 2 % of particles around each percentile of the scores."""
+    order = torch.argsort(scores)
+    half_window = max(1, len(scores) // 100)
+    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
+    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
+    return torch.stack([values[window].mean(0) for window in windows])
+
+
+@torch.no_grad()
+def traverse(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    scores: Float[Tensor, " particle"],
+    percentiles: Float[Tensor, " frame"],
+) -> Float[Tensor, "frame atom 3"]:
+    """Structures along a component, at these percentiles of its scores.
+
+    Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies where the particles are;
+    a straight line through a curved latent space would not.
+    """
+    return decoder(mean_around_percentiles(latents, scores, percentiles))
+
+
+def components_from_reference(
+    decoder: nn.Module, latents: Float[Tensor, "particle latent"], reference: Float[Tensor, "atom 3"]
+) -> PrincipalComponents:
+    """`principal_components`, whose signs are arbitrary, the first turned so that it leads away from the reference.
+
+    The structure at its 5th percentile is then no farther from the reference than that at its 95th.
+    """
+    pca = principal_components(latents)
+    low, high = rmsd(traverse(decoder, latents, pca.scores[:, 0], torch.tensor(ENDS)), reference)
+    sign = torch.ones(len(pca.components))
+    sign[0] = -1 if low > high else 1
+    return dataclasses.replace(pca, components=sign[:, None] * pca.components, scores=sign * pca.scores)

@@ -1,0 +1,1 @@
+"""What people look at: figures, 3D views, widgets and pages."""

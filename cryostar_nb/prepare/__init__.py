@@ -1,0 +1,1 @@
+"""Look at a data set, change it, choose from it."""

@@ -1,0 +1,1 @@
+"""Data with a known truth, and the limit that the noise sets."""

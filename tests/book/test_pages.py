@@ -1,0 +1,258 @@
+"""The book in a browser, without a network: built from notebooks that ran with small values; and a notebook in JupyterLab. Skipped where there is no Chromium."""
+
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from smoke import SMOKE
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_playwright, PlaywrightError = playwright_api.sync_playwright, playwright_api.Error
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at"),
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, executed):
+    """The built book, warnings being errors; the solved cells of the exercises are left out, as readers do not see them."""
+    folder = tmp_path_factory.mktemp("book")
+    for name in ("_config.yml", "book", "notebooks", "cryostar_nb", "pyproject.toml", "benchmarks", "data"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(executed(path), as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if not {"answer", "check-answer"} & set(cell.metadata.get("tags", []))]
+        nbformat.write(notebook, folder / "notebooks" / path.name)
+    config = folder / "_config.yml"
+    config.write_text(config.read_text().replace("execute_notebooks: cache", "execute_notebooks: 'off'"))
+    for script in ("vendor.py", "make_reference.py"):
+        subprocess.run([sys.executable, folder / "book" / script], check=True, capture_output=True)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "--toc", folder / "book" / "_toc.yml", "-W", "--keep-going"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page with no network; returns it, and the list of what went wrong on it."""
+    contexts = []
+
+    def open_page(path, width=1200, height=900):
+        context = browser.new_context(viewport={"width": width, "height": height})
+        contexts.append(context)
+        page, faults = context.new_page(), []
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort())
+        page.goto(path.as_uri(), wait_until="load")
+        return page, faults
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def pixels(element):
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"), dtype=float)
+
+
+def wait_until(happens, seconds=20):
+    """Whether something happens within this time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if happens():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def pages(site):
+    """The pages that are read; the first one, index.html, only leads to the introduction."""
+    others = {"_static", "genindex.html", "search.html", "index.html"}
+    return sorted(path for path in site.rglob("*.html") if not others & {*path.parts, path.name})
+
+
+def test_the_first_page_leads_to_the_introduction(site, visit):
+    page, wrong = visit(site / "index.html")
+    page.wait_for_url("**/book/intro.html", timeout=20_000)
+    assert wrong == []
+
+
+def test_every_page_opens_without_an_error_or_a_request_to_the_network(site, visit):
+    faults = {}
+    for path in pages(site):
+        page, wrong = visit(path)
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        page.wait_for_timeout(300)
+        if wrong:
+            faults[path.name] = wrong
+    assert faults == {}
+    assert len(pages(site)) > len(NOTEBOOKS) + 5
+
+
+def test_every_link_inside_the_book_leads_somewhere(site, visit):
+    broken = set()
+    for path in pages(site):
+        page, _ = visit(path)
+        for link in page.evaluate("[...document.querySelectorAll('main a[href], nav a[href]')].map(a => a.href)"):
+            target, _, anchor = link.partition("#")
+            if link.startswith("file:"):
+                file = Path(target.removeprefix("file://").split("?")[0].replace("%20", " "))
+                if not file.exists() or (anchor and file.suffix == ".html" and f'id="{anchor}"' not in file.read_text(encoding="utf-8")):
+                    broken.add((path.name, link.rsplit("/", 1)[-1]))
+    assert broken == set()
+
+
+def test_no_page_is_wider_than_a_phone(site, visit):
+    wide = {}
+    for path in pages(site):
+        page, _ = visit(path, width=390, height=800)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 391:
+            wide[path.name] = width
+    assert wide == {}
+
+
+def elements(site, visit, mark, selector):
+    """What a selector finds on each page whose text has the mark, with the page's name."""
+    for path in pages(site):
+        if mark in path.read_text(encoding="utf-8"):
+            page, _ = visit(path)
+            for element in page.query_selector_all(selector):
+                yield path.name, element
+
+
+def test_molecules_are_drawn(site, visit):
+    blank, seen = [], 0
+    for name, stage in elements(site, visit, "3dmolviewer_", '[id^="3dmolviewer_"]'):
+        stage.scroll_into_view_if_needed()
+        seen += 1
+        if not wait_until(lambda stage=stage: pixels(stage).std() > 3):
+            blank.append((name, stage.get_attribute("id")))
+    assert blank == [] and seen >= 5
+
+
+def test_a_motion_moves(site, visit):
+    """The softest normal mode of adenylate kinase, which no training has to find first."""
+    page, _ = visit(site / "notebooks" / "08_baselines_and_interlock.html")
+    stage = next(s for s in page.query_selector_all('[id^="3dmolviewer_"]') if "loop" in s.evaluate("s => s.parentNode.innerHTML"))
+    stage.scroll_into_view_if_needed()
+    assert wait_until(lambda: pixels(stage).std() > 3)
+    before = pixels(stage)
+    assert wait_until(lambda: np.abs(pixels(stage) - before).max() > 30)
+
+
+def test_plotly_figures_are_drawn(site, visit):
+    empty, seen = [], 0
+    for name, figure in elements(site, visit, 'class="plotly-figure"', ".plotly-figure"):
+        seen += 1
+        if not wait_until(lambda figure=figure: figure.query_selector(".main-svg") is not None):
+            empty.append(name)
+    assert empty == [] and seen > 0
+
+
+def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
+    page, wrong = visit(site / "notebooks" / "00_tour.html")
+    root = page.query_selector(".latent-explorer")
+    root.scroll_into_view_if_needed()
+    assert wait_until(lambda: root.get_attribute("data-ready") == "yes")
+    map_, molecule, picture = (root.query_selector(f".{name}") for name in ("map", "molecule", "particle"))
+    assert wait_until(lambda: pixels(molecule).std() > 3)
+    first = root.get_attribute("data-chosen"), pixels(picture)
+    box = map_.bounding_box()
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.5 * box["height"])
+    assert wait_until(lambda: root.get_attribute("data-chosen") != first[0])
+    assert wait_until(lambda: np.abs(first[1] - pixels(picture)).max() > 30), "another particle is shown"
+    second = [root.get_attribute("data-chosen")]
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.5 * box["height"])
+    assert root.get_attribute("data-chosen") == second[0], "a particle that was clicked is held"
+    map_.focus()
+    page.keyboard.press("ArrowLeft")
+    assert root.get_attribute("data-chosen") != second[0]
+    assert wrong == []
+
+
+def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):
+    name = "00_tour"
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    (tmp_path / "notebooks").mkdir()
+    file = tmp_path / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += "".join(f"\n{key} = {value!r}" for key, value in (SMOKE[name] | {"live": True}).items())
+    nbformat.write(notebook, file)
+    for variable in (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR",
+    ):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    jupyter = Path(sys.executable).with_name("jupyter")
+    announcements = "@jupyterlab/apputils-extension:announcements"  # a window about news would take the clicks
+    subprocess.run([jupyter, "labextension", "disable", announcements], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
+    server = subprocess.Popen([jupyter, "lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+
+        def opens():
+            try:
+                return page.goto(f"http://localhost:{port}/lab/tree/notebooks/{file.name}").ok
+            except PlaywrightError:  # the server is not up yet
+                return False
+
+        assert wait_until(opens, seconds=60)
+        page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=90_000)  # before, cells would run in no kernel
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells >> nth=0")
+
+        def has_run():
+            page.keyboard.press("Control+s")
+            page.wait_for_timeout(1000)
+            cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+            return all(cell.execution_count for cell in cells)
+
+        assert wait_until(has_run, seconds=180)
+        outputs = [output for cell in nbformat.read(file, as_version=4).cells for output in cell.get("outputs", [])]
+        assert [output.ename for output in outputs if output.output_type == "error"] == []
+        assert len(outputs) > 5
+        canvases = page.locator(".jp-OutputArea canvas")
+        assert wait_until(lambda: canvases.count() >= 2 and all(pixels(canvas).std() > 3 for canvas in canvases.all()[-2:]))
+        label = page.locator(".widget-label", has_text="particle ").first
+        before = label.inner_text()
+        page.locator(".widget-slider .noUi-handle").first.focus()
+        page.keyboard.press("End")
+        assert wait_until(lambda: label.inner_text() != before), "another particle is chosen"
+    finally:
+        server.terminate()
+        server.wait()

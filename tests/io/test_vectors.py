@@ -1,0 +1,422 @@
+"""The vectors of a data set: half precision that changes nothing, a cache that is never stale, and memory that is bounded."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryostar_nb.ctf import contrast_transfer_function
+from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid
+from cryostar_nb.io import vectors as module
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.vectors import VectorFile, available_memory, load_band_vectors, open_vectors
+
+BAND = Band(16, 1.5, 4.0)
+
+
+@pytest.fixture
+def particles(tmp_path, rng, write_stack):
+    """Fifty particles of two stacks, each a bright spot in noise, and a file that stands for their metadata."""
+    images = rng.standard_normal((2, 30, 16, 16))
+    images[..., 6:9, 7:10] += 5
+    (tmp_path / "particles.star").write_text("fifty particles\n")
+    return Particles(
+        source=tmp_path / "particles.star",
+        stacks=(write_stack(tmp_path / "a.mrcs", images[0]), write_stack(tmp_path / "b.mrcs", images[1])),
+        stack_of=rng.integers(0, 2, 50),
+        image_in_stack=rng.integers(0, 30, 50),
+        box_size=16,
+        pixel_size=1.5,
+        rotations=torch.eye(3, dtype=torch.float64).expand(50, 3, 3),
+        shifts=torch.from_numpy(rng.uniform(-3, 3, (50, 2))),
+        ctf=None,
+    )
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """A list that grows by one with every pass over the pixels."""
+    seen, original = [], module._band_vectors
+
+    def counted(*arguments):
+        seen.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_band_vectors", counted)
+    return seen
+
+
+@pytest.fixture
+def few_at_once(monkeypatch):
+    """A pass reads eight images at a time, a file four rows."""
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 8 * 16**2)
+    monkeypatch.setattr(module, "BYTES_AT_ONCE", 8 * BAND.size)
+
+
+def half(particles, band=BAND, invert=False):
+    """What every way must give."""
+    return load_band_vectors(particles, band, invert=invert).half()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Half precision
+
+
+def test_rounding_is_a_thousandth_of_the_noise(particles, tmp_path):
+    exact, kept = load_band_vectors(particles, BAND), open_vectors(particles, BAND, spill=tmp_path)
+    assert kept.dtype == torch.float16
+    assert exact.var() > 1  # the noise has variance one, and there is a signal
+    assert (kept.float() - exact).square().mean().sqrt() < 1e-3
+    relative = (kept.float() - exact).norm(dim=1) / exact.norm(dim=1)
+    assert relative.max() < 2.0**-11
+
+
+def test_flipped_phases_are_flipped_back(particles, microscope, write_stack, rng):
+    ctf = microscope(defocus_u=rng.uniform(5e3, 2e4, 50), defocus_v=rng.uniform(5e3, 2e4, 50))
+    plain = dataclasses.replace(particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(50), ctf=ctf)
+    band = Band(16, 1.5, 3.2)  # all that a real image of this box holds, but for the mean and Nyquist
+    images = band.decode(torch.from_numpy(rng.standard_normal((50, band.size))))
+    signs = contrast_transfer_function(frequency_grid(16, 1.5), ctf).sign()
+    write_stack(plain.stacks[0], images.numpy())
+    expected = load_band_vectors(plain, band)
+    write_stack(plain.stacks[0], centred_ifft(centred_fft(images, 2) * signs, 2).numpy())
+    flipped = load_band_vectors(dataclasses.replace(plain, phase_flipped=True), band)
+    ratio = (flipped * expected).sum(1) / expected.square().sum(1)  # the background's standard deviation is another
+    torch.testing.assert_close(flipped, ratio[:, None] * expected, atol=1e-4, rtol=0)
+    assert torch.nn.functional.cosine_similarity(load_band_vectors(plain, band), expected).abs().mean() < 0.9
+
+
+def test_a_cache_of_flipped_images_depends_on_their_ctf(particles, microscope):
+    flipped = dataclasses.replace(particles, ctf=microscope(defocus_u=[15_000.0] * 50), phase_flipped=True)
+    other = dataclasses.replace(flipped, ctf=microscope(defocus_u=[15_000.0] * 49 + [14_000.0]))
+    keys = [module.cache_key(chosen, BAND, False)["particles"] for chosen in (particles, flipped, other)]
+    assert len(set(keys)) == 3
+
+
+def test_a_particle_beyond_half_precision_is_named(particles, tmp_path, write_stack):
+    images = np.random.default_rng(0).standard_normal((30, 16, 16)) * 1e-6
+    images[4, 6:9, 7:10] = 5
+    write_stack(particles.stacks[0], images)
+    particles = particles.select(np.flatnonzero(particles.stack_of == 1))
+    particles = dataclasses.replace(particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(len(particles)))
+    expected = r"particles\.star: particle 5 \(5@.*a\.mrcs\): an element is .*e\+06 times its background noise, beyond half precision.* as they were extracted"
+    with pytest.raises(InputError, match=expected):
+        open_vectors(particles, BAND, spill=tmp_path)
+    assert load_band_vectors(particles, BAND).isfinite().all()
+
+
+# Where the vectors go
+
+
+def test_vectors_that_fit_stay_in_memory_and_leave_no_file(particles, tmp_path, few_at_once):
+    assert torch.equal(open_vectors(particles, BAND, spill=tmp_path / "run"), half(particles))
+    assert torch.equal(open_vectors(particles, BAND, invert=True, memory_gb=1, spill=tmp_path / "run"), half(particles, invert=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_vectors_that_fit_are_read_from_their_cache(particles, tmp_path, passes, few_at_once):
+    first = open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path / "run")
+    second = open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path / "run")
+    assert len(passes) == 1
+    assert torch.equal(first, half(particles)) and torch.equal(second, first)
+    assert names(tmp_path / "cache") == ["vectors.f16", "vectors.json"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_vectors_that_do_not_fit_stay_on_disk(cache, particles, tmp_path, passes, few_at_once):
+    folders = {"cache": None if cache is None else tmp_path / cache, "spill": tmp_path / "run"}
+    file = open_vectors(particles, BAND, memory_gb=5e-6, **folders)
+    assert isinstance(file, VectorFile) and len(file) == 50
+    path = tmp_path / (cache or "run") / "vectors.f16"
+    assert path.stat().st_size == 50 * BAND.size * 2
+    assert torch.equal(torch.cat(list(file.split(7))), half(particles))
+    assert open_vectors(particles, BAND, memory_gb=5e-6, **folders) == file
+    assert len(passes) == 1 + 1  # the file's, and that of the comparison
+
+
+def test_two_windows_take_half_the_limit_at_most(particles, tmp_path):
+    for memory_gb in (2e-6, 3e-6, 5e-6):
+        file = open_vectors(particles, BAND, memory_gb=memory_gb, spill=tmp_path)
+        assert memory_gb * 1e9 / 8 < file.window * BAND.size * 2 <= memory_gb * 1e9 / 4
+
+
+def test_any_rows_of_a_file_are_read_in_ascending_order(particles, tmp_path, few_at_once):
+    file = open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
+    rows = torch.tensor([0, 1, 2, 3, 5, 20, 23, 24, 25, 26, 49])
+    assert torch.equal(file.read(rows), half(particles)[rows])
+    assert file.read(rows[:0]).shape == (0, BAND.size)
+
+
+def test_a_reader_that_is_told_to_stop_reads_no_more(particles, tmp_path, monkeypatch):
+    file = open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(module.np, "fromfile", None)
+    file.read(torch.arange(50), stop)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_not_positive_is_refused(value, particles, tmp_path):
+    with pytest.raises(InputError, match=rf"memory_gb = {value:g}; give a positive number of GB"):
+        open_vectors(particles, BAND, memory_gb=value, spill=tmp_path)
+
+
+def test_a_full_disk_is_noticed_before_the_pass(particles, tmp_path, passes, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
+    with pytest.raises(InputError, match=r"cache: the vectors of 50 particles take 0\.00 GB and the disk has 0\.00 GB free; make room"):
+        open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path)
+    assert passes == [] and names(tmp_path / "cache") == []
+
+
+# A stale cache is never used
+
+
+def touch(path):
+    """A file of the same size and content, written a moment later."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def moved(particles, name):
+    path = particles.source.with_name(name)
+    shutil.copy2(particles.source, path)
+    return dataclasses.replace(particles, source=path)
+
+
+def grown(particles):
+    with particles.source.open("a") as handle:
+        status = particles.source.stat()
+        handle.write("one more\n")
+    os.utime(particles.source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return particles
+
+
+def other_stack(particles):
+    shutil.copy2(particles.stacks[1], particles.source.with_name("c.mrcs"))
+    return dataclasses.replace(particles, stacks=(particles.stacks[0], particles.source.with_name("c.mrcs")))
+
+
+CHANGES = {
+    "the metadata's time": lambda p: (touch(p.source), (p, BAND, False))[1],
+    "the metadata's size": lambda p: (grown(p), BAND, False),
+    "the metadata's path": lambda p: (moved(p, "other.star"), BAND, False),
+    "a stack's time": lambda p: (touch(p.stacks[1]), (p, BAND, False))[1],
+    "a stack's path": lambda p: (other_stack(p), BAND, False),
+    "which images": lambda p: (dataclasses.replace(p, image_in_stack=p.image_in_stack[::-1].copy()), BAND, False),
+    "which stacks": lambda p: (dataclasses.replace(p, stack_of=p.stack_of[::-1].copy()), BAND, False),
+    "the shifts": lambda p: (dataclasses.replace(p, shifts=p.shifts.flip(0)), BAND, False),
+    "the pixel size": lambda p: (p, dataclasses.replace(BAND, pixel_size=1.500001), False),
+    "the low-pass": lambda p: (p, dataclasses.replace(BAND, resolution=4.000001), False),
+    "the sign": lambda p: (p, BAND, True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_makes_the_cache_stale(change, particles, tmp_path, passes):
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    changed, band, invert = CHANGES[change](particles)
+    found = open_vectors(changed, band, invert=invert, cache=tmp_path, spill=tmp_path)
+    assert len(passes) == 2
+    assert torch.equal(found, half(changed, band, invert))
+
+
+def test_fewer_particles_make_the_cache_stale(particles, tmp_path):
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    fewer = particles.select(np.arange(20))
+    assert torch.equal(open_vectors(fewer, BAND, cache=tmp_path, spill=tmp_path), half(fewer))
+
+
+def test_another_version_of_the_format_is_stale(particles, tmp_path, passes, monkeypatch):
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    monkeypatch.setattr(module, "FORMAT", 2)
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    assert len(passes) == 2
+
+
+def cut(path):
+    path.with_suffix(".f16").write_bytes(path.with_suffix(".f16").read_bytes()[:-2])
+
+
+DAMAGES = {
+    "no key": lambda key: key.unlink(),
+    "half a key": lambda key: key.write_text(key.read_text()[:50]),
+    "a key that is no key": lambda key: key.write_text(json.dumps([1, 2])),
+    "no rows": lambda key: key.with_suffix(".f16").unlink(),
+    "rows that are cut": cut,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_built_again(damage, particles, tmp_path, passes):
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    DAMAGES[damage](tmp_path / "vectors.json")
+    assert torch.equal(open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path), half(particles))
+    assert len(passes) == 2 + 1
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_a_pass_that_is_interrupted_leaves_nothing(failure, particles, tmp_path, few_at_once, monkeypatch):
+    cache, images = tmp_path / "cache", Particles.images
+    open_vectors(particles, BAND, invert=True, cache=cache, spill=tmp_path)
+
+    def interrupted(self, rows):
+        if rows.start >= 24:
+            raise failure("in the middle")
+        return images(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Particles, "images", interrupted)
+        with pytest.raises(failure, match="in the middle"):
+            open_vectors(particles, BAND, cache=cache, spill=tmp_path)
+    assert names(cache) == []
+    assert torch.equal(open_vectors(particles, BAND, cache=cache, spill=tmp_path), half(particles))
+
+
+def test_rows_without_their_key_are_not_used(particles, tmp_path, passes, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", fail)
+        with pytest.raises(KeyboardInterrupt):
+            open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path)
+    assert names(tmp_path / "cache") == ["vectors.f16"]
+    open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path)
+    assert len(passes) == 2
+
+
+def test_what_a_killed_pass_has_left_is_removed_when_it_is_old(particles, tmp_path):
+    left, living = tmp_path / ".vectors.123.partial.f16", tmp_path / ".vectors.456.partial.f16"
+    for path in (left, living):
+        path.write_bytes(bytes(100))
+    two_hours_ago = time.time() - 7200
+    os.utime(left, (two_hours_ago, two_hours_ago))
+    open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
+    assert not left.exists() and living.exists()
+
+
+def test_a_file_that_another_run_writes_anew_is_not_read_on(particles, tmp_path):
+    file = open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
+    open_vectors(particles, BAND, invert=True, memory_gb=5e-6, spill=tmp_path)
+    with pytest.raises(InputError, match=r"vectors\.f16: was written anew while it was in use; give every run its own folder"):
+        file.read(torch.arange(3))
+    file.path.unlink()
+    with pytest.raises(InputError, match=r"vectors\.f16: was written anew while it was in use"):
+        next(file.split(3))
+
+
+# Memory
+
+IN_ANOTHER_PROCESS = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np, torch
+torch.set_num_threads(1)
+from cryostar_nb.ctf import contrast_transfer_function
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid
+from cryostar_nb.io.batches import batches_from
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.vectors import VectorFile, load_band_vectors, open_vectors
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+particles = Particles(
+    source=folder / "stack.mrcs", stacks=(folder / "stack.mrcs",), stack_of=np.zeros(count, dtype=np.int64),
+    image_in_stack=np.arange(count), box_size=64, pixel_size=1.0, rotations=torch.eye(3).expand(count, 3, 3),
+    shifts=torch.zeros(count, 2), ctf=None,
+)
+band = Band(64, 1.0, 2.0)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, rng):
+    """Run lines of Python in another process, on 64-pixel images of a byte each; returns its exit code and output."""
+    import mrcfile
+
+    def run(lines, count):
+        with mrcfile.new(tmp_path / "stack.mrcs") as handle:
+            handle.set_data(rng.integers(-99, 99, (count, 64, 64), dtype=np.int8))
+            handle.set_image_stack()
+        command = [sys.executable, "-c", IN_ANOTHER_PROCESS + lines, str(tmp_path), str(count)]
+        settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory goes back to the system: the peak is of what is held
+        folder = Path(module.__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=settings)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_a_pass_and_an_epoch_stay_within_the_limit(elsewhere):
+    """Vectors of 194 MB, and a stack of 131 MB, under a limit of 40 MB. The last loader is left open: the process must end."""
+    lines = """
+def epoch(particles, memory_gb, spill):
+    vectors = open_vectors(particles, band, memory_gb=memory_gb, spill=spill)
+    assert isinstance(vectors, VectorFile)
+    loader = batches_from(vectors, 32, seed=0, device=torch.device("cpu"))
+    rows = [rows for _, (rows, batch) in zip(range(len(particles) // 32), loader)]
+    assert len(torch.cat(rows).unique()) == len(particles) // 32 * 32
+    return loader, vectors.path.stat().st_size
+
+small, _ = epoch(particles.select(np.arange(2048)), 0.001, folder / "small")  # what the libraries take
+before = peak()
+left_open, size = epoch(particles, 0.04, folder)
+print("MB", round(size / 1e6), round((peak() - before) / 1e6))
+"""
+    code, output = elsewhere(lines, 32_000)
+    assert code == 0, output
+    vectors, grown = map(int, output.split("MB ")[-1].split())
+    assert vectors > 4 * 40
+    assert grown < 40
+
+
+def test_a_killed_pass_leaves_no_cache(elsewhere, tmp_path):
+    lines = """
+images = Particles.images
+def killed(self, rows):
+    if rows.start > 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return images(self, rows)
+Particles.images = killed
+open_vectors(particles, band, cache=folder / "cache", spill=folder)
+"""
+    code, output = elsewhere(lines, 1500)
+    assert code == -9, output
+    left = names(tmp_path / "cache")
+    assert len(left) == 1 and left[0].endswith(".partial.f16")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+        ({"proc/meminfo": "MemTotal: 99 kB\nMemFree: 5 kB\nMemAvailable: 20 kB\n"}, 20 * 1024),
+        ({"proc/meminfo": "MemAvailable: 20 kB\n", "sys/fs/cgroup/memory.max": "4096\n"}, 4096),
+        ({"proc/meminfo": "MemAvailable: 20 kB\n", "sys/fs/cgroup/memory.max": "max\n"}, 20 * 1024),
+        ({"proc/self/cgroup": "0::/job/step\n", "sys/fs/cgroup/job/memory.max": "77\n", "sys/fs/cgroup/job/step/memory.max": "max\n"}, 77),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "88\n"}, 88),
+    ],
+)
+def test_free_memory_is_the_systems_or_what_a_container_allows(files, expected, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert available_memory(tmp_path) == expected
