@@ -25,7 +25,11 @@ KINASE = HERE.parent / "data" / "1ake.pdb"
 BATCH = 64
 Parts = dict[str, Callable[[], Any]]
 
-CHAIN, RISE, VOLUME = (30, 2, 4), 3.8, 130.0  # residues along x, y and z in a chain; Å along the chain; Å^3 of a residue of a protein
+CHAIN, RISE, VOLUME = (
+    (30, 2, 4),
+    3.8,
+    130.0,
+)  # residues along x, y and z in a chain; Å along the chain; Å^3 of a residue of a protein
 
 
 def synthetic_structure(count: int) -> Structure:
@@ -35,12 +39,20 @@ def synthetic_structure(count: int) -> Structure:
     """
     spacing = np.sqrt(VOLUME / RISE) * np.array([0, 1, 1]) + RISE * np.array([1, 0, 0])
     x, y, z = (axis.flatten() for axis in np.meshgrid(*map(np.arange, CHAIN), indexing="ij"))
-    order = np.lexsort((x * (-1) ** (y + z), y * (-1) ** z, z))  # every line starts beside the end of the one before
+    order = np.lexsort(
+        (x * (-1) ** (y + z), y * (-1) ** z, z)
+    )  # every line starts beside the end of the one before
     chain = np.stack([x, y, z], axis=-1)[order] * spacing
     chains = -(-count // len(chain))
-    places = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * spacing * CHAIN
+    places = (
+        np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        * spacing
+        * CHAIN
+    )
     places = places[np.argsort(np.linalg.norm(places, axis=-1), kind="stable")[:chains]]
-    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + np.random.default_rng(0).normal(scale=0.2, size=(count, 3))
+    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + np.random.default_rng(0).normal(
+        scale=0.2, size=(count, 3)
+    )
     same = dict.fromkeys(("atom_names", "elements", "residue_names", "insertion_codes"), "")
     same |= {"atom_names": "CA", "elements": "C", "residue_names": "ALA"}
     numbers = np.arange(count)
@@ -72,7 +84,9 @@ def particle_parameters(count: int) -> tuple[torch.Tensor, CTFParameters]:
     return drawn.rotations.float(), drawn.ctf.to(torch.float32)
 
 
-def milliseconds(parts: Parts, repeats: int, warm_up: int = 2, at_most: float = 30.0, device: str = "cpu") -> dict[str, float]:
+def milliseconds(
+    parts: Parts, repeats: int, warm_up: int = 2, at_most: float = 30.0, device: str = "cpu"
+) -> dict[str, float]:
     """Median time of each, interleaved so that a busy moment of the machine falls on all of them.
 
     Repeats stop after `at_most` seconds, but not before the third that counts. A GPU is waited for.
@@ -100,8 +114,16 @@ def wait(device: str) -> None:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a figure was measured on, and when."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    memory = [int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    names = [
+        line.split(":")[1].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
+    memory = [
+        int(line.split()[1]) / 2**20
+        for line in _lines("/proc/meminfo")
+        if line.startswith("MemTotal")
+    ]
     return {
         "date": datetime.date.today().isoformat(),
         "processor": names[0] if names else "unknown",
@@ -118,7 +140,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 def machine_line(of: dict[str, Any]) -> str:
     """The same as a sentence, for the head of a table."""
     device = "" if of["device"] == "CPU" else f"{of['device']}; "
-    processor = f"{of['processor']}, {of['cores']} cores, {of['threads']} threads, {of['memory_gib']:g} GiB"
+    processor = (
+        f"{of['processor']}, {of['cores']} cores, {of['threads']} threads, {of['memory_gib']:g} GiB"
+    )
     return f"{device}{processor}; torch {of['torch']}, numba {of['numba']}; {of['date']}, load average {of['load_average']:g} at the start."
 
 

@@ -14,7 +14,17 @@ from typing import Annotated
 
 import torch
 import tyro
-from common import BATCH, RESULTS, figures, machine, machine_line, milliseconds, molecule, quarter_band, table
+from common import (
+    BATCH,
+    RESULTS,
+    figures,
+    machine,
+    machine_line,
+    milliseconds,
+    molecule,
+    quarter_band,
+    table,
+)
 
 from cryostar_nb.config import ModelConfig
 from cryostar_nb.fast.grid_cpu import DEGREE, WINDOW
@@ -71,15 +81,30 @@ def layer_sizes(sizes: tuple[int, ...]) -> list[int]:
 def projection_operations(nodes: int, band: Band) -> float:
     """Of one image, forward and backward: by matrix products or by spreading, whichever needs fewer."""
     m, size = band.max_index, plan(band, torch.device("cpu"), torch.float32).size
-    exact = nodes * (2 * 6 * (m + 1) + 3 * 2 * (2 * (m + 1)) ** 2)  # two tables of powers; a product and its two gradients
-    windows = 2 * WINDOW * 2 * (DEGREE + DEGREE + DEGREE - 1)  # along x and y: forward, and with their slopes backward
-    spread = nodes * (windows + 3 * 2 * WINDOW**2)  # onto the grid; off it through the window and through its slope
+    exact = nodes * (
+        2 * 6 * (m + 1) + 3 * 2 * (2 * (m + 1)) ** 2
+    )  # two tables of powers; a product and its two gradients
+    windows = (
+        2 * WINDOW * 2 * (DEGREE + DEGREE + DEGREE - 1)
+    )  # along x and y: forward, and with their slopes backward
+    spread = nodes * (
+        windows + 3 * 2 * WINDOW**2
+    )  # onto the grid; off it through the window and through its slope
     one_axis = 5 * size * math.log2(size)  # of a complex transform; half for a real one
-    transforms = 2 * (size * one_axis / 2 + (m + 1) * one_axis)  # only the columns of the band along y
+    transforms = 2 * (
+        size * one_axis / 2 + (m + 1) * one_axis
+    )  # only the columns of the band along y
     return min(exact, spread + transforms)
 
 
-def step_work(nodes: int, bonds: int, edges: int, band: Band, batch: int = BATCH, model: ModelConfig | None = None) -> dict[str, Work]:
+def step_work(
+    nodes: int,
+    bonds: int,
+    edges: int,
+    band: Band,
+    batch: int = BATCH,
+    model: ModelConfig | None = None,
+) -> dict[str, Work]:
     """Operations and bytes of each part of a training step, forward and backward. README.md has the reasons."""
     model = model or ModelConfig()
     b, c = batch, band.size // 2
@@ -92,9 +117,12 @@ def step_work(nodes: int, bonds: int, edges: int, band: Band, batch: int = BATCH
         "encoder": Work(2 * b * (3 * p_e - encoder[0]), FLOAT * (3 * p_e - encoder[0] + vectors)),
         "decoder": Work(2 * b * 3 * p_d, FLOAT * (3 * p_d + 2 * structures)),
         "projector": Work(
-            b * (projection_operations(nodes, band) + 24 * nodes + 30 * c) + 10 * vectors, FLOAT * (2 * structures + vectors)
+            b * (projection_operations(nodes, band) + 24 * nodes + 30 * c) + 10 * vectors,
+            FLOAT * (2 * structures + vectors),
         ),
-        "structural losses": Work(b * (34 * pairs + 30 * nodes), FLOAT * (2 * structures + 3 * pairs)),
+        "structural losses": Work(
+            b * (34 * pairs + 30 * nodes), FLOAT * (2 * structures + 3 * pairs)
+        ),
         "optimiser": Work(12 * (p_e + p_d), 7 * FLOAT * (p_e + p_d)),
     }
 
@@ -104,7 +132,10 @@ def work_of(nodes: Structure, band: Band, batch: int = BATCH) -> dict[str, Work]
     return step_work(len(nodes), len(bonds(nodes)), len(elastic_edges(nodes)), band, batch)
 
 
-def main(device: str = "cpu", nodes: Annotated[tuple[int, ...], tyro.conf.arg(help="numbers of nodes")] = (214, 13_936)) -> None:
+def main(
+    device: str = "cpu",
+    nodes: Annotated[tuple[int, ...], tyro.conf.arg(help="numbers of nodes")] = (214, 13_936),
+) -> None:
     """Measure the ceilings and print the floor of a step: 128 x 128 pixels, batch 64, the paper's network."""
     ceilings, here = measure_ceilings(device), machine(device)
     text = machine_line(here) + "\n\n"
@@ -114,11 +145,25 @@ def main(device: str = "cpu", nodes: Annotated[tuple[int, ...], tyro.conf.arg(he
         edges, band = len(elastic_edges(structure)), quarter_band(structure, 128)
         work = work_of(structure, band)
         rows = [
-            [name, figures(part.operations / 1e6), figures(part.bytes / 1e6), figures(part.milliseconds(ceilings))]
+            [
+                name,
+                figures(part.operations / 1e6),
+                figures(part.bytes / 1e6),
+                figures(part.milliseconds(ceilings)),
+            ]
             for name, part in work.items()
         ]
-        totals = [sum(part.operations for part in work.values()) / 1e6, sum(part.bytes for part in work.values()) / 1e6]
-        rows.append(["**step**", *map(figures, totals), f"**{figures(sum(part.milliseconds(ceilings) for part in work.values()))}**"])
+        totals = [
+            sum(part.operations for part in work.values()) / 1e6,
+            sum(part.bytes for part in work.values()) / 1e6,
+        ]
+        rows.append(
+            [
+                "**step**",
+                *map(figures, totals),
+                f"**{figures(sum(part.milliseconds(ceilings) for part in work.values()))}**",
+            ]
+        )
         text += f"\nN = {count:,}, {edges:,} edges, 128 × 128 pixels, {band.size:,} numbers a particle, batch {BATCH}:\n\n"
         text += table(["part", "MFLOP", "MB", "floor, ms"], rows)
     print(text)

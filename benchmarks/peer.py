@@ -73,36 +73,75 @@ class PeerStep:
         reference.atom_name[:] = "CA" if nucleotides is None else np.where(nucleotides, "C1'", "CA")
         values = runpy.run_path(str(Path(str(peer.__file__)).parent / "atom_configs" / "1ake.py"))
         config = SimpleNamespace(
-            **{name: SimpleNamespace(**v) if isinstance(v, dict) else v for name, v in values.items() if name[0] != "_"}
+            **{
+                name: SimpleNamespace(**v) if isinstance(v, dict) else v
+                for name, v in values.items()
+                if name[0] != "_"
+            }
         )
         config.data_process.down_side_shape, config.data_process.down_apix = box_size, pixel_size
         config.data_process.low_pass_bandwidth, config.model.ctf = low_pass, ctf
-        optics = {"kV": drawn.voltage_kv, "cs": drawn.spherical_aberration_mm, "amplitudeContrast": drawn.amplitude_contrast}
+        optics = {
+            "kV": drawn.voltage_kv,
+            "cs": drawn.spherical_aberration_mm,
+            "amplitudeContrast": drawn.amplitude_contrast,
+        }
         optics |= {"size": box_size, "resolution": pixel_size}
         with (
             mock.patch.object(peer.Polymer, "from_pdb", lambda _: reference),
-            mock.patch.object(peer.Polymer, "to_atom_arr", lambda _: None),  # a template to write PDB files with
-            mock.patch.object(peer, "infer_ctf_params_from_config", lambda _: optics),  # would read a STAR file
+            mock.patch.object(
+                peer.Polymer, "to_atom_arr", lambda _: None
+            ),  # a template to write PDB files with
+            mock.patch.object(
+                peer, "infer_ctf_params_from_config", lambda _: optics
+            ),  # would read a STAR file
             warnings.catch_warnings(action="ignore", category=DeprecationWarning),
         ):
             peer.CryoEMTask.device = torch.device(device)
             self.task = peer.CryoEMTask(config, range(n_particles)).to(device)
         self.optimiser = self.task.configure_optimizers()
 
-    def loader(self, star: Path | str, batch_size: int = BATCH, shuffle: bool = True) -> "DataLoader[Batch]":
+    def loader(
+        self, star: Path | str, batch_size: int = BATCH, shuffle: bool = True
+    ) -> "DataLoader[Batch]":
         """Its reader of particles, in this process: workers would do the same work on the cores that the step needs."""
-        size = {"apix": self.pixel_size, "side_shape": self.box_size, "down_side_shape": self.box_size}
-        config = self.peer.StarfileDatasetConfig(str(star), mask_rad=self.task.cfg.data_process.mask_rad, **size)
-        return DataLoader(self.peer.StarfileDataSet(config), batch_size=batch_size, shuffle=shuffle, drop_last=True, num_workers=0)
+        size = {
+            "apix": self.pixel_size,
+            "side_shape": self.box_size,
+            "down_side_shape": self.box_size,
+        }
+        config = self.peer.StarfileDatasetConfig(
+            str(star), mask_rad=self.task.cfg.data_process.mask_rad, **size
+        )
+        return DataLoader(
+            self.peer.StarfileDataSet(config),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=True,
+            num_workers=0,
+        )
 
     def noise_batch(self, batch_size: int = BATCH) -> Batch:
         """What the loader would give, with pixels of noise, which cost what pictures cost."""
         drawn = draw_poses(SimulationConfig(n_particles=batch_size), np.random.default_rng(0))
         assert drawn.ctf is not None
-        defocus, zeros = drawn.ctf.defocus_u.float().reshape(-1, 1, 1) / 1e4, torch.zeros(batch_size)
-        batch = {"defocusU": defocus, "defocusV": defocus, "angleAstigmatism": torch.zeros_like(defocus), "shiftX": zeros, "shiftY": zeros}
+        defocus, zeros = (
+            drawn.ctf.defocus_u.float().reshape(-1, 1, 1) / 1e4,
+            torch.zeros(batch_size),
+        )
+        batch = {
+            "defocusU": defocus,
+            "defocusV": defocus,
+            "angleAstigmatism": torch.zeros_like(defocus),
+            "shiftX": zeros,
+            "shiftY": zeros,
+        }
         images = torch.randn(batch_size, 1, self.box_size, self.box_size)
-        batch |= {"proj": images, "rotmat": drawn.rotations.float(), "idx": torch.arange(batch_size)}
+        batch |= {
+            "proj": images,
+            "rotmat": drawn.rotations.float(),
+            "idx": torch.arange(batch_size),
+        }
         return {name: values.to(self.task.device) for name, values in batch.items()}
 
     def step(self, batch: Batch) -> float:
@@ -117,25 +156,43 @@ class PeerStep:
     def parts(self, batch: Batch) -> dict[str, Callable[[], Any]]:
         """The parts of `step`, forward and backward, to be timed one by one, in this order."""
         task, rotations, count = self.task, batch["rotmat"], len(batch["proj"])
-        positions = (task.gmm_centers + torch.randn(count, *task.gmm_centers.shape)).requires_grad_()
+        positions = (
+            task.gmm_centers + torch.randn(count, *task.gmm_centers.shape)
+        ).requires_grad_()
         images = task._shared_projection(positions.detach(), rotations).requires_grad_()
-        mean, log_var = (torch.randn(count, task.cfg.model.model_cfg["latent_dim"], requires_grad=True) for _ in range(2))
+        mean, log_var = (
+            torch.randn(count, task.cfg.model.model_cfg["latent_dim"], requires_grad=True)
+            for _ in range(2)
+        )
         gradients = [torch.randn_like(tensor) for tensor in (positions, mean, log_var, images)]
-        shifts, filtered = task.get_batch_pose(batch)[1][:, None], task.low_pass_images(batch["proj"])
+        shifts, filtered = (
+            task.get_batch_pose(batch)[1][:, None],
+            task.low_pass_images(batch["proj"]),
+        )
         # Its training step, given images and structures that are ready: the losses are what is left of it.
         rest = copy.copy(task)
-        rest._shared_infer, rest.low_pass_images, rest.global_step = lambda _: (filtered, images, positions, mean, log_var), lambda x: x, 1
+        rest._shared_infer, rest.low_pass_images, rest.global_step = (
+            lambda _: (filtered, images, positions, mean, log_var),
+            lambda x: x,
+            1,
+        )
 
         def encoder_decoder() -> None:
             self.optimiser.zero_grad()
             deformation, *latent = task._shared_forward(batch["proj"], batch["idx"], rotations)
-            torch.autograd.backward([task.deformer.transform(deformation, task.gmm_centers), *latent], gradients[:3])
+            torch.autograd.backward(
+                [task.deformer.transform(deformation, task.gmm_centers), *latent], gradients[:3]
+            )
 
         def projector() -> None:
-            torch.autograd.grad(task._shared_projection(positions, rotations), positions, gradients[3])
+            torch.autograd.grad(
+                task._shared_projection(positions, rotations), positions, gradients[3]
+            )
 
         def ctf_and_filters() -> None:
-            torch.autograd.grad(task._apply_ctf(batch, images, task.lp_mask2d), images, gradients[3])
+            torch.autograd.grad(
+                task._apply_ctf(batch, images, task.lp_mask2d), images, gradients[3]
+            )
             task.low_pass_images(batch["proj"])
 
         def shifting() -> None:
@@ -147,11 +204,27 @@ class PeerStep:
         def optimiser_step() -> None:
             self.optimiser.step()
 
-        return {part.__name__: part for part in (encoder_decoder, projector, ctf_and_filters, shifting, losses, optimiser_step)}
+        return {
+            part.__name__: part
+            for part in (
+                encoder_decoder,
+                projector,
+                ctf_and_filters,
+                shifting,
+                losses,
+                optimiser_step,
+            )
+        }
 
 
 def dense_projection(
-    peer: ModuleType, n: int, *, box_size: int = 128, pixel_size: float = 1.0, batch_size: int = BATCH, memory: float = 8e9
+    peer: ModuleType,
+    n: int,
+    *,
+    box_size: int = 128,
+    pixel_size: float = 1.0,
+    batch_size: int = BATCH,
+    memory: float = 8e9,
 ) -> Callable[[], None]:
     """Its projector of n nodes, forward and backward, in pieces of the batch that fit into `memory` bytes.
 
@@ -160,15 +233,23 @@ def dense_projection(
     """
     positions = (torch.randn(batch_size, n, 3) * (box_size * pixel_size / 8)).requires_grad_()
     rotations = torch.from_numpy(random_rotations(batch_size, np.random.default_rng(0))).float()
-    sigmas, amplitudes, gradient = torch.full((1, n), 2.0), torch.full((1, n), 50.0), torch.randn(batch_size, box_size, box_size)
+    sigmas, amplitudes, gradient = (
+        torch.full((1, n), 2.0),
+        torch.full((1, n), 50.0),
+        torch.randn(batch_size, box_size, box_size),
+    )
     line = peer.EMAN2Grid(side_shape=box_size, voxel_size=pixel_size).line()
-    piece = int(np.clip(memory / (12 * 4 * box_size * n), 1, batch_size))  # about 12 float32 tables (piece, box, n) live at once
+    piece = int(
+        np.clip(memory / (12 * 4 * box_size * n), 1, batch_size)
+    )  # about 12 float32 tables (piece, box, n) live at once
 
     def projection() -> None:
         for rows in torch.arange(batch_size).split(piece):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             gauss = peer.Gaussian(mus=positions[part], sigmas=sigmas, amplitudes=amplitudes)
-            torch.autograd.grad(peer.batch_projection(gauss, rotations[part], line), positions, gradient[part])
+            torch.autograd.grad(
+                peer.batch_projection(gauss, rotations[part], line), positions, gradient[part]
+            )
 
     return projection
 
@@ -176,15 +257,35 @@ def dense_projection(
 def check(step: PeerStep, nodes: Structure, star: Path, batches: Iterator[Batch]) -> None:
     """Stop where the peer is not driven as it is meant to be: its images would differ from ours, or its loss not fall."""
     batch, particles = next(iter(step.loader(star, shuffle=False))), read_particles(star)
-    band, sigma, rotations = Band(step.box_size, step.pixel_size, LOW_PASS), torch.tensor(2.0), particles.rotations[:BATCH].float()
-    positions, electrons = (torch.from_numpy(array).float() for array in (nodes.positions, nodes.electrons))
+    band, sigma, rotations = (
+        Band(step.box_size, step.pixel_size, LOW_PASS),
+        torch.tensor(2.0),
+        particles.rotations[:BATCH].float(),
+    )
+    positions, electrons = (
+        torch.from_numpy(array).float() for array in (nodes.positions, nodes.electrons)
+    )
     assert particles.ctf is not None
     theirs = step.task._shared_projection(positions.expand(BATCH, -1, 3), batch["rotmat"])
-    ours = project_real(rotate(positions, rotations), electrons, sigma, box_size=step.box_size, pixel_size=step.pixel_size)
-    blurred = band.decode(make_images(positions, electrons, sigma, band, rotations=rotations, ctf=particles.ctf[:BATCH]))
+    ours = project_real(
+        rotate(positions, rotations),
+        electrons,
+        sigma,
+        box_size=step.box_size,
+        pixel_size=step.pixel_size,
+    )
+    blurred = band.decode(
+        make_images(
+            positions, electrons, sigma, band, rotations=rotations, ctf=particles.ctf[:BATCH]
+        )
+    )
     pairs = [(theirs, ours), (step.task._apply_ctf(batch, theirs, step.task.lp_mask2d), blurred)]
     plain, with_ctf = (
-        min(float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]) for x, y in zip(a, b, strict=True)) for a, b in pairs
+        min(
+            float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1])
+            for x, y in zip(a, b, strict=True)
+        )
+        for a, b in pairs
     )
     with torch.no_grad():
         before = step.task.training_step(batch, 0).item()
@@ -196,7 +297,9 @@ def check(step: PeerStep, nodes: Structure, star: Path, batches: Iterator[Batch]
         f"lowest correlation of its image with ours: {plain:.5f}, with CTF {with_ctf:.5f}; its loss in 50 steps: {before:.4f} to {after:.4f}"
     )
     if not (plain > 0.99 and with_ctf > 0.99 and after < before):
-        raise RuntimeError("the peer is not driven as it is meant to be: the times would mean nothing")
+        raise RuntimeError(
+            "the peer is not driven as it is meant to be: the times would mean nothing"
+        )
 
 
 def main(peer: Path, repeats: int = 20, dense: tuple[int, ...] = ()) -> None:
@@ -204,8 +307,14 @@ def main(peer: Path, repeats: int = 20, dense: tuple[int, ...] = ()) -> None:
     modules, config, nodes = load(peer), SimulationConfig(n_particles=2000), read_nodes(KINASE)
     with tempfile.TemporaryDirectory() as folder:
         simulate(config, closed=KINASE, open_=KINASE.with_name("4ake.pdb"), out=folder)
-        star, arrays = Path(folder) / "particles.star", (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers)
-        v2, v1 = (PeerStep(modules, *arrays, box_size=128, pixel_size=1.0, ctf=ctf) for ctf in ("v2", "v1"))
+        star, arrays = (
+            Path(folder) / "particles.star",
+            (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers),
+        )
+        v2, v1 = (
+            PeerStep(modules, *arrays, box_size=128, pixel_size=1.0, ctf=ctf)
+            for ctf in ("v2", "v1")
+        )
         batches = itertools.chain.from_iterable(itertools.repeat(v2.loader(star)))
         check(v2, nodes, star, batches)
         batch = next(batches)
@@ -217,8 +326,15 @@ def main(peer: Path, repeats: int = 20, dense: tuple[int, ...] = ()) -> None:
             "step with CTF v1": lambda: v1.step(batch),
         }
         times |= milliseconds(steps, repeats)
-    times |= {f"projector, {n} nodes": milliseconds({"": dense_projection(modules, n)}, 3, warm_up=1)[""] for n in dense}
-    print(f"{'part':28s}{'ms':>10s}", *(f"{name:28s}{value:10.2f}" for name, value in times.items()), sep="\n")
+    times |= {
+        f"projector, {n} nodes": milliseconds({"": dense_projection(modules, n)}, 3, warm_up=1)[""]
+        for n in dense
+    }
+    print(
+        f"{'part':28s}{'ms':>10s}",
+        *(f"{name:28s}{value:10.2f}" for name, value in times.items()),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,12 @@ class _Nothing:
 class _LightningModule(torch.nn.Module):
     """What a training step asks of Lightning, on one device."""
 
-    device, global_step, current_epoch, trainer = torch.device("cpu"), 0, 0, SimpleNamespace(num_training_batches=0)
+    device, global_step, current_epoch, trainer = (
+        torch.device("cpu"),
+        0,
+        0,
+        SimpleNamespace(num_training_batches=0),
+    )
 
     def all_gather(self, values: Tensor) -> Tensor:
         return values
@@ -38,22 +43,40 @@ class _LightningModule(torch.nn.Module):
 
 def _map_structure(function: Callable[[Any], Any], values: Any) -> Any:
     """Of dm-tree: the peer builds tables of residues with it when it is imported; a step reads none of them."""
-    return [_map_structure(function, value) for value in values] if isinstance(values, list) else function(values)
+    return (
+        [_map_structure(function, value) for value in values]
+        if isinstance(values, list)
+        else function(values)
+    )
 
 
 class _StandIns(MetaPathFinder, Loader):
     """Finds an empty module under every name in UNUSED and below."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if f"{fullname}.".startswith(tuple(f"{name}." for name in UNUSED)) else None
+        return (
+            ModuleSpec(fullname, self, is_package=True)
+            if f"{fullname}.".startswith(tuple(f"{name}." for name in UNUSED))
+            else None
+        )
 
     def exec_module(self, module: ModuleType) -> None:
-        named = {"LightningModule": _LightningModule, "rank_zero_only": lambda function: function, "map_structure": _map_structure}
+        named = {
+            "LightningModule": _LightningModule,
+            "rank_zero_only": lambda function: function,
+            "map_structure": _map_structure,
+        }
 
         def attribute(name: str) -> Any:
             if name.startswith("__") and name != "__version__":
                 raise AttributeError(name)
-            return "9" if name == "__version__" else Warning if name.endswith("Warning") else named.get(name, _Nothing)
+            return (
+                "9"
+                if name == "__version__"
+                else Warning
+                if name.endswith("Warning")
+                else named.get(name, _Nothing)
+            )
 
         module.__getattr__ = attribute  # type: ignore[method-assign]
 
@@ -62,19 +85,31 @@ def load(path: Path | str) -> ModuleType:
     """The peer's `train_atom` module. Raises InputError where the path is not its checkout, or a package that it needs is missing."""
     path = Path(path).resolve()
     project = path / "projects" / "star"
-    if not ((project / "train_atom.py").is_file() and (project / "atom_configs" / "1ake.py").is_file()):
-        raise InputError(f"{path}: has no projects/star/train_atom.py and atom_configs/1ake.py; give a checkout of bytedance/cryostar")
+    if not (
+        (project / "train_atom.py").is_file() and (project / "atom_configs" / "1ake.py").is_file()
+    ):
+        raise InputError(
+            f"{path}: has no projects/star/train_atom.py and atom_configs/1ake.py; give a checkout of bytedance/cryostar"
+        )
     if importlib.util.find_spec("einops") is None:
         raise InputError("the peer needs einops, which is not installed; pip install einops")
     sys.path[:0] = [str(project), str(path)]
     stand_ins = _StandIns()
     sys.meta_path.insert(0, stand_ins)
     try:
-        with warnings.catch_warnings(action="ignore"):  # its deprecated calls are not ours to report
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # its deprecated calls are not ours to report
             return importlib.import_module("train_atom")
     except ImportError as error:
-        raise InputError(f"{path}: cannot be imported ({error}); install what is missing") from error
+        raise InputError(
+            f"{path}: cannot be imported ({error}); install what is missing"
+        ) from error
     finally:
         sys.meta_path.remove(stand_ins)
-        for name in [name for name, module in sys.modules.items() if getattr(module, "__loader__", None) is stand_ins]:
+        for name in [
+            name
+            for name, module in sys.modules.items()
+            if getattr(module, "__loader__", None) is stand_ins
+        ]:
             del sys.modules[name]  # whoever imports it next gets the real one

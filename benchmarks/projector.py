@@ -22,7 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from common import BATCH, RESULTS, figures, machine, machine_line, milliseconds, molecule, particle_parameters, quarter_band, table
+from common import (
+    BATCH,
+    RESULTS,
+    figures,
+    machine,
+    machine_line,
+    milliseconds,
+    molecule,
+    particle_parameters,
+    quarter_band,
+    table,
+)
 from torch import Tensor
 
 from cryostar_nb.fast.grid_cpu import in_parallel
@@ -44,16 +55,26 @@ class _Library:
         import finufft
 
         side = 2 * band.max_index + 1
-        settings = {"eps": 1e-5, "dtype": "complex64", "upsampfac": 2.0, "nthreads": torch.get_num_threads() // workers}
+        settings = {
+            "eps": 1e-5,
+            "dtype": "complex64",
+            "upsampfac": 2.0,
+            "nthreads": torch.get_num_threads() // workers,
+        }
         self.workers = workers
         self.forward, self.backward = (
-            [finufft.Plan(kind, (side, side), isign=sign, **settings) for _ in range(workers)] for kind, sign in ((1, -1), (2, 1))
+            [finufft.Plan(kind, (side, side), isign=sign, **settings) for _ in range(workers)]
+            for kind, sign in ((1, -1), (2, 1))
         )
         kx, ky = band.indices.numpy().T
-        self.places, self.mirrored = ((band.max_index + sign * kx) * side + band.max_index + sign * ky for sign in (1, -1))
+        self.places, self.mirrored = (
+            (band.max_index + sign * kx) * side + band.max_index + sign * ky for sign in (1, -1)
+        )
         self.field = [np.zeros((side, side), np.complex64) for _ in range(workers)]
         # The two slopes are real, so one transform gives both: the coefficients i kx f + i (i ky f), and at -k the conjugates of f.
-        self.slope = ((1j * kx - ky) * np.pi / (band.box_size * band.pixel_size)).astype(np.complex64)
+        self.slope = ((1j * kx - ky) * np.pi / (band.box_size * band.pixel_size)).astype(
+            np.complex64
+        )
         self.mirrored_slope = -self.slope
 
     def over_images(self, function: Callable[[int, int], None], count: int) -> None:
@@ -70,8 +91,14 @@ class _LibraryTransform(torch.autograd.Function):
     """sum_i A_i exp(-2 pi i k . x_i) on a band, by finufft: real, then imaginary parts. Differentiable in the positions."""
 
     @staticmethod
-    def forward(ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band, use: _Library) -> Tensor:
-        points = (positions[..., :2].mT * (2 * np.pi / (band.box_size * band.pixel_size))).contiguous().numpy()  # (batch, 2, atom)
+    def forward(
+        ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band, use: _Library
+    ) -> Tensor:
+        points = (
+            (positions[..., :2].mT * (2 * np.pi / (band.box_size * band.pixel_size)))
+            .contiguous()
+            .numpy()
+        )  # (batch, 2, atom)
         strengths, size = amplitudes.numpy().astype(np.complex64), band.size // 2
         out = np.empty((len(points), band.size), np.float32)
 
@@ -102,21 +129,32 @@ class _LibraryTransform(torch.autograd.Function):
         return torch.from_numpy(out).mul_(amplitudes[:, None]), None, None, None
 
 
-def finufft_band(positions: Tensor, amplitudes: Tensor, sigma: Tensor, band: Band, use: _Library) -> Tensor:
+def finufft_band(
+    positions: Tensor, amplitudes: Tensor, sigma: Tensor, band: Band, use: _Library
+) -> Tensor:
     """`project_band` with finufft in the place of the spreading."""
     scale = np.sqrt(2) / (band.box_size * band.pixel_size**2)
     envelope = scale * torch.exp(-2 * (np.pi * sigma).square() * band.frequencies.square().sum(-1))
-    return _LibraryTransform.apply(positions, amplitudes, band, use) * band.per_coefficient(envelope.float())
+    return _LibraryTransform.apply(positions, amplitudes, band, use) * band.per_coefficient(
+        envelope.float()
+    )
 
 
-def ways(count: int, resolution: float, device: str, peer: Any = None) -> tuple[dict[str, Callable[[], Any]], dict[str, list[float]]]:
+def ways(
+    count: int, resolution: float, device: str, peer: Any = None
+) -> tuple[dict[str, Callable[[], Any]], dict[str, list[float]]]:
     """What to time for so many nodes, and the errors of those on the band."""
     nodes = molecule(count)
     band = quarter_band(nodes, BOX)
     band = Band(BOX, band.pixel_size, resolution * band.pixel_size)
-    positions = torch.from_numpy(nodes.positions).float() + torch.randn(BATCH, count, 3, generator=torch.Generator().manual_seed(0))
+    positions = torch.from_numpy(nodes.positions).float() + torch.randn(
+        BATCH, count, 3, generator=torch.Generator().manual_seed(0)
+    )
     positions = rotate(positions, particle_parameters(BATCH)[0]).to(device).requires_grad_()
-    amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(device), torch.tensor(2.0, device=device)
+    amplitudes, sigma = (
+        torch.from_numpy(nodes.electrons).float().to(device),
+        torch.tensor(2.0, device=device),
+    )
     gradient = torch.randn(BATCH, band.size, device=device)
     on_pixels = torch.randn(BATCH, BOX, BOX, device=device)
     on_band: dict[str, Callable[[Tensor], Tensor]] = {
@@ -125,23 +163,34 @@ def ways(count: int, resolution: float, device: str, peer: Any = None) -> tuple[
     }
     if device == "cpu" and importlib.util.find_spec("finufft"):
         together, apart = _Library(band, 1), _Library(band, torch.get_num_threads())
-        on_band["finufft, all threads an image"] = lambda x: finufft_band(x, amplitudes, sigma, band, together)
-        on_band["finufft, an image a thread"] = lambda x: finufft_band(x, amplitudes, sigma, band, apart)
+        on_band["finufft, all threads an image"] = lambda x: finufft_band(
+            x, amplitudes, sigma, band, together
+        )
+        on_band["finufft, an image a thread"] = lambda x: finufft_band(
+            x, amplitudes, sigma, band, apart
+        )
     parts: dict[str, Callable[[], Any]] = {
-        name: lambda way=way: torch.autograd.grad(way(positions), positions, gradient) for name, way in on_band.items()
+        name: lambda way=way: torch.autograd.grad(way(positions), positions, gradient)
+        for name, way in on_band.items()
     }
     piece = BATCH if device != "cpu" else max(1, PIECE_FLOATS // (count * BOX))
 
     def dense() -> None:
         for part, seen in zip(positions.split(piece), on_pixels.split(piece), strict=True):
-            torch.autograd.grad(project_real(part, amplitudes, sigma, box_size=BOX, pixel_size=band.pixel_size), part, seen)
+            torch.autograd.grad(
+                project_real(part, amplitudes, sigma, box_size=BOX, pixel_size=band.pixel_size),
+                part,
+                seen,
+            )
 
     parts["dense"] = dense
     if peer is not None:
         from peer import dense_projection
 
         memory = 12.0 * 4 * BOX * count * piece
-        parts["peer's dense"] = dense_projection(peer, count, box_size=BOX, pixel_size=band.pixel_size, batch_size=BATCH, memory=memory)
+        parts["peer's dense"] = dense_projection(
+            peer, count, box_size=BOX, pixel_size=band.pixel_size, batch_size=BATCH, memory=memory
+        )
     doubles = positions[:CHECKED].detach().double().requires_grad_()
     image = project_band(doubles, amplitudes.double(), sigma.double(), band, method="exact")
     (slope,) = torch.autograd.grad(image, doubles, gradient[:CHECKED].double())
@@ -150,7 +199,10 @@ def ways(count: int, resolution: float, device: str, peer: Any = None) -> tuple[
         some = positions[:CHECKED].detach().requires_grad_()
         seen = way(some)
         (pulled,) = torch.autograd.grad(seen, some, gradient[:CHECKED])
-        errors[name] = [float((a.double() - b).norm() / b.norm()) for a, b in ((seen.detach(), image.detach()), (pulled, slope))]
+        errors[name] = [
+            float((a.double() - b).norm() / b.norm())
+            for a, b in ((seen.detach(), image.detach()), (pulled, slope))
+        ]
     return parts, errors
 
 
@@ -167,7 +219,13 @@ def peak_memory(count: int, resolution: float) -> tuple[float, float]:
     positions = torch.from_numpy(nodes.positions).float().repeat(BATCH, 1, 1).requires_grad_()
     band = quarter_band(nodes, BOX)
     band, before = Band(BOX, band.pixel_size, resolution * band.pixel_size), resident_gb()
-    vectors = project_band(positions, torch.from_numpy(nodes.electrons).float(), torch.tensor(2.0), band, method="spread")
+    vectors = project_band(
+        positions,
+        torch.from_numpy(nodes.electrons).float(),
+        torch.tensor(2.0),
+        band,
+        method="spread",
+    )
     vectors.sum().backward()
     return resident_gb(), resident_gb() - before
 
@@ -194,33 +252,72 @@ def main(
             if finufft:
                 best = min(finufft, key=lambda name: times[name])
                 times["finufft"], errors["finufft"] = times[best], errors[best]
-            results.append({"nodes": count, "max_index": round(BOX / 4 if resolution == 4 else BOX / 2 - 1), "ms": times, "errors": errors})
-            print(f"N = {count:6,}  m = {results[-1]['max_index']}  " + "  ".join(f"{name} {figures(ms)} ms" for name, ms in times.items()))
+            results.append(
+                {
+                    "nodes": count,
+                    "max_index": round(BOX / 4 if resolution == 4 else BOX / 2 - 1),
+                    "ms": times,
+                    "errors": errors,
+                }
+            )
+            print(
+                f"N = {count:6,}  m = {results[-1]['max_index']}  "
+                + "  ".join(f"{name} {figures(ms)} ms" for name, ms in times.items())
+            )
     memory = None
     if device == "cpu" and Path("/proc/self/status").exists():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             memory = pool.apply(peak_memory, (max(nodes), FULL))
     RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "projector.json", {"machine": here, "results": results, "peak_memory_gb": memory})
+    write_json(
+        RESULTS / "projector.json", {"machine": here, "results": results, "peak_memory_gb": memory}
+    )
     text = report(results, machine_line(here), max(nodes), memory)
     write_text(RESULTS / "projector.md", text)
     print("\n" + text)
 
 
-def report(results: list[dict[str, Any]], where: str, most: int, memory: tuple[float, float] | None) -> str:
+def report(
+    results: list[dict[str, Any]], where: str, most: int, memory: tuple[float, float] | None
+) -> str:
     """The table in Markdown."""
-    columns = [name for name in ("spread", "exact", "finufft", "dense", "peer's dense") if name in results[0]["ms"]]
-    head = ["N", "m", *(f"{name}, ms" for name in columns), "dense / spread", "error of the images", "of the gradients"]
+    columns = [
+        name
+        for name in ("spread", "exact", "finufft", "dense", "peer's dense")
+        if name in results[0]["ms"]
+    ]
+    head = [
+        "N",
+        "m",
+        *(f"{name}, ms" for name in columns),
+        "dense / spread",
+        "error of the images",
+        "of the gradients",
+    ]
     rows = [
         [f"{of['nodes']:,}", str(of["max_index"])]
-        + [figures(value) for value in (*(of["ms"][name] for name in columns), of["ms"]["dense"] / of["ms"]["spread"])]
+        + [
+            figures(value)
+            for value in (
+                *(of["ms"][name] for name in columns),
+                of["ms"]["dense"] / of["ms"]["spread"],
+            )
+        ]
         + [f"{error:.1e}" for error in of["errors"]["spread"]]
         for of in results
     ]
     text = where + "\n\n" + table(head, rows) + "\n"
     for m in sorted({of["max_index"] for of in results}):
-        few = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] < of["ms"]["spread"]]
-        many = [of["nodes"] for of in results if of["max_index"] == m and of["ms"]["exact"] >= of["ms"]["spread"]]
+        few = [
+            of["nodes"]
+            for of in results
+            if of["max_index"] == m and of["ms"]["exact"] < of["ms"]["spread"]
+        ]
+        many = [
+            of["nodes"]
+            for of in results
+            if of["max_index"] == m and of["ms"]["exact"] >= of["ms"]["spread"]
+        ]
         text += f"At m = {m} the exact sum is the faster one at N = {listed(few)}, spreading at {listed(many)}. "
     text += f"`auto` spreads above {FEW_NODES} nodes.\n"
     if memory is not None:

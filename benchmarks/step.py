@@ -29,7 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from common import BATCH, KINASE, RESULTS, Parts, machine, milliseconds, molecule, particle_parameters, quarter_band, wait
+from common import (
+    BATCH,
+    KINASE,
+    RESULTS,
+    Parts,
+    machine,
+    milliseconds,
+    molecule,
+    particle_parameters,
+    quarter_band,
+    wait,
+)
 from floor import Work, measure_ceilings, work_of
 from step_report import draw, summary
 
@@ -62,21 +73,37 @@ def training_data(band: Band, device: str) -> TrainingData:
 
 
 @contextlib.contextmanager
-def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, device: str) -> Iterator[Parts]:
+def parts_of(
+    config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, device: str
+) -> Iterator[Parts]:
     """The parts of a step. `autograd.grad` makes new gradients each time, as a step does; the optimiser's stay as they are."""
     on = torch.device(device)
-    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), ModelConfig()).to(on)
-    encoder_weights, decoder_weights = list(model.encoder.parameters()), list(model.decoder.parameters())
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=config.weight_decay, fused=True)
+    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), ModelConfig()).to(
+        on
+    )
+    encoder_weights, decoder_weights = (
+        list(model.encoder.parameters()),
+        list(model.decoder.parameters()),
+    )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), 1e-4, weight_decay=config.weight_decay, fused=True
+    )
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
     restraints = make_restraints(config, nodes, on)
-    amplitudes, sigma = torch.from_numpy(nodes.electrons).float().to(on), torch.tensor(config.sigma, device=on)
-    positions = (model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)).requires_grad_()
+    amplitudes, sigma = (
+        torch.from_numpy(nodes.electrons).float().to(on),
+        torch.tensor(config.sigma, device=on),
+    )
+    positions = (
+        model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)
+    ).requires_grad_()
     assert data.ctf is not None
     terms, gradient = ctf_terms(data.ctf), torch.randn_like(positions)
     latent = torch.randn(config.batch_size, model.latent_dim, device=on, requires_grad=True)
-    with contextlib.closing(batches_from(data.vectors, config.batch_size, seed=0, device=on)) as batches:
+    with contextlib.closing(
+        batches_from(data.vectors, config.batch_size, seed=0, device=on)
+    ) as batches:
         rows, vectors = next(batches)
         rows, images = rows.to(on), vectors.float()
 
@@ -90,22 +117,33 @@ def parts_of(config: TrainConfig, data: TrainingData, nodes: Structure, band: Ba
             torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
 
         def projector() -> None:
-            seen = make_images(positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=terms[rows])
+            seen = make_images(
+                positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=terms[rows]
+            )
             torch.autograd.grad(correlation_loss(images, seen), positions)
 
         def structural_losses() -> None:
-            torch.autograd.grad(torch.stack(list(restraints.losses(positions).values())).sum(), positions)
+            torch.autograd.grad(
+                torch.stack(list(restraints.losses(positions).values())).sum(), positions
+            )
 
         def optimiser_step() -> None:
             optimiser.step()
 
-        yield {"loading": loading, "encoder": encoder, "decoder": decoder, "projector": projector} | {
+        yield {
+            "loading": loading,
+            "encoder": encoder,
+            "decoder": decoder,
+            "projector": projector,
+        } | {
             "structural losses": structural_losses,
             "optimiser": optimiser_step,
         }
 
 
-def train_times(config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int) -> list[float]:
+def train_times(
+    config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int
+) -> list[float]:
     """Milliseconds a step of `train()`, over stretches of `span` steps. Set-up and the first stretch are left out."""
     config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +153,9 @@ def train_times(config: TrainConfig, data: TrainingData, nodes: Structure, band:
     return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
 
 
-def peer_step(peer: Any, nodes: Structure, band: Band, batch: int, device: str, folder: Path) -> Callable[[], Any]:
+def peer_step(
+    peer: Any, nodes: Structure, band: Band, batch: int, device: str, folder: Path
+) -> Callable[[], Any]:
     """One step of the peer, from its own files for adenylate kinase at 128 x 128, from a ready batch otherwise."""
     from peer import PeerStep
 
@@ -127,12 +167,21 @@ def peer_step(peer: Any, nodes: Structure, band: Band, batch: int, device: str, 
     if len(nodes) != 214 or band.box_size != 128 or device != "cpu":
         ready = theirs.noise_batch(batch)
         return lambda: theirs.step(ready)
-    simulate(SimulationConfig(n_particles=2000), closed=KINASE, open_=KINASE.with_name("4ake.pdb"), out=folder)
-    batches = itertools.chain.from_iterable(itertools.repeat(theirs.loader(folder / "particles.star", batch)))
+    simulate(
+        SimulationConfig(n_particles=2000),
+        closed=KINASE,
+        open_=KINASE.with_name("4ake.pdb"),
+        out=folder,
+    )
+    batches = itertools.chain.from_iterable(
+        itertools.repeat(theirs.loader(folder / "particles.star", batch))
+    )
     return lambda: theirs.step(next(batches))
 
 
-def measure(nodes: Structure, box_size: int, config: TrainConfig, repeats: int, device: str, peer: Any) -> dict[str, Any]:
+def measure(
+    nodes: Structure, box_size: int, config: TrainConfig, repeats: int, device: str, peer: Any
+) -> dict[str, Any]:
     """An entry of the table."""
     torch.manual_seed(0)
     band = quarter_band(nodes, box_size)
@@ -143,7 +192,11 @@ def measure(nodes: Structure, box_size: int, config: TrainConfig, repeats: int, 
     ours: list[float] = []
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        step = None if peer is None else peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
+        step = (
+            None
+            if peer is None
+            else peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
+        )
         for _ in range(ROUNDS):
             ours += train_times(config, data, nodes, band, span)
             began = time.perf_counter()
@@ -159,7 +212,10 @@ def measure(nodes: Structure, box_size: int, config: TrainConfig, repeats: int, 
         "band": band.size,
         "parts": times,
         "step": statistics.median(ours),
-        "work": {name: dataclasses.asdict(work) for name, work in work_of(nodes, band, config.batch_size).items()},
+        "work": {
+            name: dataclasses.asdict(work)
+            for name, work in work_of(nodes, band, config.batch_size).items()
+        },
         "peer": statistics.median(theirs[1:]) if theirs else None,
     }
 
@@ -191,13 +247,25 @@ def main(
     entries, ceilings = [], measure_ceilings(device)
     for (count, of), box_size in itertools.product(molecules.items(), boxes):
         beside = modules if count == 214 or box_size == 128 else None
-        entries.append(measure(of, box_size, TrainConfig(batch_size=batch), repeats, device, beside))
-        ceilings = ceilings.or_better(measure_ceilings(device))  # a busy moment of the machine lowers them
+        entries.append(
+            measure(of, box_size, TrainConfig(batch_size=batch), repeats, device, beside)
+        )
+        ceilings = ceilings.or_better(
+            measure_ceilings(device)
+        )  # a busy moment of the machine lowers them
         print(f"N = {count:6,}  D = {box_size:3}  {entries[-1]['step']:9.2f} ms", flush=True)
     for entry in entries:
-        entry["floor_parts"] = {name: Work(**work).milliseconds(ceilings) for name, work in entry["work"].items()}
+        entry["floor_parts"] = {
+            name: Work(**work).milliseconds(ceilings) for name, work in entry["work"].items()
+        }
         entry["floor"] = sum(entry["floor_parts"].values())
-    result = {"machine": here, "batch": batch, "structures": sources, "ceilings": dataclasses.asdict(ceilings), "entries": entries}
+    result = {
+        "machine": here,
+        "batch": batch,
+        "structures": sources,
+        "ceilings": dataclasses.asdict(ceilings),
+        "entries": entries,
+    }
     text = summary(result)
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "step.json", result)

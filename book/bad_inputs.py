@@ -93,8 +93,12 @@ def write_sound_files(folder: Path) -> None:
     write_volume(folder / "map.mrc", np.random.default_rng(6).standard_normal((BOX, BOX, BOX)))
     (folder / "particles.star").write_text(STAR)
     write_cs(folder / "particles.cs", {})
-    (folder / "pose.pkl").write_bytes(pickle.dumps((np.stack([np.eye(3)] * COUNT), np.zeros((COUNT, 2)))))
-    (folder / "ctf.pkl").write_bytes(pickle.dumps(np.array([[BOX, 1.5, 15_000, 14_500, 5, 300, 2.7, 0.1, 0]] * COUNT)))
+    (folder / "pose.pkl").write_bytes(
+        pickle.dumps((np.stack([np.eye(3)] * COUNT), np.zeros((COUNT, 2))))
+    )
+    (folder / "ctf.pkl").write_bytes(
+        pickle.dumps(np.array([[BOX, 1.5, 15_000, 14_500, 5, 300, 2.7, 0.1, 0]] * COUNT))
+    )
 
 
 def write_stack(path: Path, images: np.ndarray) -> None:
@@ -104,10 +108,14 @@ def write_stack(path: Path, images: np.ndarray) -> None:
         handle.set_image_stack()
 
 
-def write_volume(path: Path, values: np.ndarray, voxel_size: float | tuple[float, float, float] = 1.5) -> None:
+def write_volume(
+    path: Path, values: np.ndarray, voxel_size: float | tuple[float, float, float] = 1.5
+) -> None:
     with mrcfile.new(path, overwrite=True) as handle:
         handle.set_data(np.zeros(values.shape, dtype=np.float32))
-        handle.data[...] = values  # afterwards, because set_data warns of voxels that are not finite
+        handle.data[...] = (
+            values  # afterwards, because set_data warns of voxels that are not finite
+        )
         handle.voxel_size = voxel_size
 
 
@@ -142,7 +150,9 @@ def write_cs(path: Path, changes: dict[str, np.ndarray | None]) -> None:
         "alignments3D/psize_A": 1.5 * one,
     }
     kept = {name: values for name, values in (fields | changes).items() if values is not None}
-    table = np.empty(COUNT, dtype=[(name, values.dtype, values.shape[1:]) for name, values in kept.items()])
+    table = np.empty(
+        COUNT, dtype=[(name, values.dtype, values.shape[1:]) for name, values in kept.items()]
+    )
     for name, values in kept.items():
         table[name] = values
     with path.open("wb") as handle:
@@ -162,15 +172,22 @@ def star(folder: Path, *changes: tuple[str, str], **options):
 
 def cs(folder: Path, **changes):
     """Change fields of the .cs file (`__` stands for the stroke in a name); the call reads it."""
-    write_cs(folder / "particles.cs", {name.replace("__", "/"): values for name, values in changes.items()})
+    write_cs(
+        folder / "particles.cs",
+        {name.replace("__", "/"): values for name, values in changes.items()},
+    )
     return lambda: read_particles(folder / "particles.cs")
 
 
 def pickles(folder: Path, **contents):
     """Write other pickles (`pose`, `ctf`); the call reads the stack with them."""
     for name, content in contents.items():
-        (folder / f"{name}.pkl").write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
-    return lambda: read_particles(folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")
+        (folder / f"{name}.pkl").write_bytes(
+            content if isinstance(content, bytes) else pickle.dumps(content)
+        )
+    return lambda: read_particles(
+        folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl"
+    )
 
 
 def volume(folder: Path, values: np.ndarray | None = None, **options):
@@ -250,7 +267,10 @@ def complex_images(folder):
     return star(folder)
 
 
-@case("images that are not square", "stack.mrcs: holds an array of shape (4, 8, 9); particle images are square")
+@case(
+    "images that are not square",
+    "stack.mrcs: holds an array of shape (4, 8, 9); particle images are square",
+)
 def oblong_images(folder):
     write_stack(folder / "stack.mrcs", np.zeros((COUNT, BOX, BOX + 1)))
     return star(folder)
@@ -330,7 +350,10 @@ def comment_in_name(folder):
     return star(folder, ("1@stack.mrcs", "1@stack#1.mrcs"))
 
 
-@case("a column twice", "particles.star: the table data_particles has the column rlnAngleRot twice; delete one")
+@case(
+    "a column twice",
+    "particles.star: the table data_particles has the column rlnAngleRot twice; delete one",
+)
 def column_twice(folder):
     return star(folder, ("_rlnAngleTilt", "_rlnAngleRot"))
 
@@ -356,7 +379,10 @@ def no_groups(folder):
     return star(folder, ("_rlnOpticsGroup #10", "_rlnGroupNumber #10"))
 
 
-@case("a missing angle", "particles.star: has no column rlnAngleTilt, which the pose needs; give the particles STAR of a refinement")
+@case(
+    "a missing angle",
+    "particles.star: has no column rlnAngleTilt, which the pose needs; give the particles STAR of a refinement",
+)
 def missing_angle(folder):
     return star(folder, ("_rlnAngleTilt", "_rlnOther"))
 
@@ -369,12 +395,18 @@ def missing_defocus(folder):
     return star(folder, ("_rlnDefocusU", "_rlnOther"))
 
 
-@case("an angle that is not a number", "particles.star: particle 2 has rlnAngleTilt = nan; give a finite number")
+@case(
+    "an angle that is not a number",
+    "particles.star: particle 2 has rlnAngleTilt = nan; give a finite number",
+)
 def nan_angle(folder):
     return star(folder, ("11 21 31", "11 nan 31"))
 
 
-@case("text in a column of numbers", "particles.star: particle 4 has rlnDefocusU = '15OO3'; give a finite number")
+@case(
+    "text in a column of numbers",
+    "particles.star: particle 4 has rlnDefocusU = '15OO3'; give a finite number",
+)
 def text_for_number(folder):
     return star(folder, (" 15003 ", " 15OO3 "))
 
@@ -395,7 +427,10 @@ def counted_from_zero(folder):
     return star(folder, ("1@stack.mrcs", "0@stack.mrcs"))
 
 
-@case("a negative pixel size", "particles.star: particle 1 has a pixel size of -1.5 Å; correct it or give --pixel-size")
+@case(
+    "a negative pixel size",
+    "particles.star: particle 1 has a pixel size of -1.5 Å; correct it or give --pixel-size",
+)
 def negative_pixel_size(folder):
     return star(folder, ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 -1.5 8"))
 
@@ -424,17 +459,26 @@ def no_pixel_size(folder):
     return star(folder, ("_rlnImagePixelSize", "_rlnOther"))
 
 
-@case("a voltage of zero", "particles.star: particle 3 has rlnVoltage = 0; give the voltage in kV, for example 300")
+@case(
+    "a voltage of zero",
+    "particles.star: particle 3 has rlnVoltage = 0; give the voltage in kV, for example 300",
+)
 def zero_voltage(folder):
     return star(folder, ("2 300 2.7", "2 0 2.7"))
 
 
-@case("a voltage in volts", "particles.star: particle 1 has rlnVoltage = 300000; give the voltage in kV, for example 300")
+@case(
+    "a voltage in volts",
+    "particles.star: particle 1 has rlnVoltage = 300000; give the voltage in kV, for example 300",
+)
 def volts(folder):
     return star(folder, ("1 300 2.7", "1 300000 2.7"))
 
 
-@case("an amplitude contrast in percent", "particles.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0.1")
+@case(
+    "an amplitude contrast in percent",
+    "particles.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0.1",
+)
 def percent(folder):
     return star(folder, ("1 300 2.7 0.1", "1 300 2.7 10"))
 
@@ -485,7 +529,10 @@ def premultiplied(folder):
     )
 
 
-@case("subtomograms", "particles.star: particle 1 has rlnImageDimensionality = 3; give single images, not subtomograms")
+@case(
+    "subtomograms",
+    "particles.star: particle 1 has rlnImageDimensionality = 3; give single images, not subtomograms",
+)
 def subtomograms(folder):
     return star(
         folder,
@@ -533,14 +580,20 @@ def object_cs(folder):
     return cs(folder, blob__path=np.array([b"stack.mrcs"] * COUNT, dtype=object))
 
 
-@case("a .cs file cut short", "particles.cs: cannot be read as a .cs file (...); copy or export it again")
+@case(
+    "a .cs file cut short",
+    "particles.cs: cannot be read as a .cs file (...); copy or export it again",
+)
 def cut_cs(folder):
     content = (folder / "particles.cs").read_bytes()
     (folder / "particles.cs").write_bytes(content[:-10])
     return lambda: read_particles(folder / "particles.cs")
 
 
-@case("a .cs file of 0 bytes", "particles.cs: cannot be read as a .cs file (...); copy or export it again")
+@case(
+    "a .cs file of 0 bytes",
+    "particles.cs: cannot be read as a .cs file (...); copy or export it again",
+)
 def empty_cs(folder):
     (folder / "particles.cs").write_bytes(b"")
     return lambda: read_particles(folder / "particles.cs")
@@ -564,7 +617,10 @@ def plain_array(folder):
     return lambda: read_particles(folder / "particles.cs")
 
 
-@case("a pose that is not a number", "particles.cs: particle 2 has alignments3D/pose = nan; give a finite number")
+@case(
+    "a pose that is not a number",
+    "particles.cs: particle 2 has alignments3D/pose = nan; give a finite number",
+)
 def nan_pose(folder):
     pose = np.zeros((COUNT, 3), dtype=np.float32)
     pose[1, 2] = np.nan
@@ -579,7 +635,10 @@ def no_alignment_pixel(folder):
     return cs(folder, alignments3D__psize_A=np.zeros(COUNT, dtype=np.float32))
 
 
-@case("a negative place in a stack", "particles.cs: particle 3 has blob/idx = -1; it is counted from 0")
+@case(
+    "a negative place in a stack",
+    "particles.cs: particle 3 has blob/idx = -1; it is counted from 0",
+)
 def negative_index(folder):
     return cs(folder, blob__idx=np.array([0, 1, -1, 3], dtype=np.int32))
 
@@ -589,10 +648,17 @@ def negative_index(folder):
     "particles.cs: particle 1 is most likely of alignments_class_0 and particle 4 of alignments_class_1, and every class has a frame of its own; give the particles of one class",
 )
 def two_classes(folder):
-    first, pose = np.array([0.9, 0.8, 0.7, 0.1], dtype=np.float32), np.zeros((COUNT, 3), dtype=np.float32)
+    first, pose = (
+        np.array([0.9, 0.8, 0.7, 0.1], dtype=np.float32),
+        np.zeros((COUNT, 3), dtype=np.float32),
+    )
     classes = {"alignments_class_0__pose": pose, "alignments_class_1__pose": pose}
     return cs(
-        folder, alignments3D__pose=None, **classes, alignments_class_0__class_posterior=first, alignments_class_1__class_posterior=1 - first
+        folder,
+        alignments3D__pose=None,
+        **classes,
+        alignments_class_0__class_posterior=first,
+        alignments_class_1__class_posterior=1 - first,
     )
 
 
@@ -664,7 +730,10 @@ def no_rotation(folder):
     return pickles(folder, pose=(rotations, np.zeros((COUNT, 2))))
 
 
-@case("a pickled voltage of zero", "stack.mrcs: particle 1 has voltage in ctf.pkl = 0; give the voltage in kV, for example 300")
+@case(
+    "a pickled voltage of zero",
+    "stack.mrcs: particle 1 has voltage in ctf.pkl = 0; give the voltage in kV, for example 300",
+)
 def pickled_zero_voltage(folder):
     ctf = np.array([[BOX, 1.5, 15_000, 14_500, 5, 0, 2.7, 0.1, 0]] * COUNT)
     return pickles(folder, ctf=ctf)
@@ -740,7 +809,9 @@ def origin_nowhere(folder):
     return volume(folder)
 
 
-@case("voxels that are not cubes", "map.mrc: its voxels are 1 x 2 x 1 Å; resample it to cubic voxels")
+@case(
+    "voxels that are not cubes", "map.mrc: its voxels are 1 x 2 x 1 Å; resample it to cubic voxels"
+)
 def oblong_voxels(folder):
     return volume(folder, np.zeros((BOX, BOX, BOX)), voxel_size=(1.0, 2.0, 1.0))
 
@@ -752,7 +823,10 @@ def nan_voxel(folder):
     return volume(folder, values)
 
 
-@case("the same axis twice", "map.mrc: its header names the axes [2, 2, 3]; they are 1, 2 and 3 in some order")
+@case(
+    "the same axis twice",
+    "map.mrc: its header names the axes [2, 2, 3]; they are 1, 2 and 3 in some order",
+)
 def axis_twice(folder):
     patch(folder / "map.mrc", 64, int32(2))
     return volume(folder)
@@ -769,19 +843,28 @@ def another_kind(folder):
     return lambda: read_particles(folder / "particles.txt")
 
 
-@case("an index beyond the particles", "chosen.npy: entry 2 is 4, and the 4 particles are counted from 0; correct it")
+@case(
+    "an index beyond the particles",
+    "chosen.npy: entry 2 is 4, and the 4 particles are counted from 0; correct it",
+)
 def index_beyond(folder):
     np.save(folder / "chosen.npy", [1, COUNT])
     return lambda: read_indices(folder / "chosen.npy", COUNT)
 
 
-@case("a mask of other particles", "mask.npy: is a mask of shape (5,) and there are 4 particles; give one value for each")
+@case(
+    "a mask of other particles",
+    "mask.npy: is a mask of shape (5,) and there are 4 particles; give one value for each",
+)
 def other_mask(folder):
     np.save(folder / "mask.npy", np.ones(5, dtype=bool))
     return lambda: read_indices(folder / "mask.npy", COUNT)
 
 
-@case("an array of objects", "chosen.npy: cannot be read as indices (...); give an integer for each particle")
+@case(
+    "an array of objects",
+    "chosen.npy: cannot be read as indices (...); give an integer for each particle",
+)
 def object_indices(folder):
     np.save(folder / "chosen.npy", np.array([1, None]), allow_pickle=True)
     return lambda: read_indices(folder / "chosen.npy", COUNT)

@@ -31,7 +31,9 @@ if "google.colab" in sys.modules and missing:
 
 def cell_text() -> str:
     """The cell, with the address of the repository."""
-    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"][
+        "url"
+    ]
     return CELL.format(address=address)
 
 
@@ -46,7 +48,10 @@ def main() -> None:
             present[0].source = cell_text()
         else:
             first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
-            notebook.cells.insert(first, new_code_cell(cell_text(), id="colab", metadata={"tags": ["colab", "remove-cell"]}))
+            notebook.cells.insert(
+                first,
+                new_code_cell(cell_text(), id="colab", metadata={"tags": ["colab", "remove-cell"]}),
+            )
         nbformat.write(notebook, path)
         print(path.name)
 

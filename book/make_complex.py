@@ -18,7 +18,9 @@ from cryostar_nb.simulation.hinges import clear_hinge, hinge_path
 from cryostar_nb.simulation.particles import SimulationConfig, simulate
 from cryostar_nb.structure import Structure, node_atoms
 
-MOTION = {"C": 25.0}  # chains that move as one body: angle of the last state, in degrees; 0 is the reference
+MOTION = {
+    "C": 25.0
+}  # chains that move as one body: angle of the last state, in degrees; 0 is the reference
 
 
 def turn_domains(atoms: Structure, motion: Mapping[str, float], states: int) -> np.ndarray:
@@ -28,27 +30,57 @@ def turn_domains(atoms: Structure, motion: Mapping[str, float], states: int) -> 
         domain = np.isin(atoms.chains, list(chains))
         hinge = clear_hinge(atoms.positions[nodes], domain[nodes], angle)
         angles = np.linspace(0, angle, states)
-        path[:, domain] = hinge_path(atoms.positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=angles)[:, domain]
+        path[:, domain] = hinge_path(
+            atoms.positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=angles
+        )[:, domain]
         moved = np.linalg.norm(path[-1] - path[0], axis=-1)[nodes[domain[nodes]]]
-        print(f"chains {chains}: {len(moved)} residues turn by {angle:g}°, {moved.mean():.1f} Å in the mean, {moved.max():.1f} Å at most")
+        print(
+            f"chains {chains}: {len(moved)} residues turn by {angle:g}°, {moved.mean():.1f} Å in the mean, {moved.max():.1f} Å at most"
+        )
     return path
 
 
 def write_motion_and_simulate(
-    atoms: Structure, motion: Mapping[str, float], config: SimulationConfig, out: Path, poses: Path | None = None
+    atoms: Structure,
+    motion: Mapping[str, float],
+    config: SimulationConfig,
+    out: Path,
+    poses: Path | None = None,
 ) -> None:
     """Write the path as motion.pdb and motion.dcd into `out`, and simulate particles of it."""
     write_structure(out / "motion.pdb", atoms)
     write_trajectory(out / "motion.dcd", atoms, turn_domains(atoms, motion, config.states))
-    simulate(config, closed=out / "motion.pdb", open_=None, out=out, trajectory=out / "motion.dcd", poses=poses)
+    simulate(
+        config,
+        closed=out / "motion.pdb",
+        open_=None,
+        out=out,
+        trajectory=out / "motion.dcd",
+        poses=poses,
+    )
 
 
-def main(out: Path, n_particles: int = 20_000, box_size: int = 96, pixel_size: float = 2.0, snr: float = 0.1, seed: int = 0) -> None:
+def main(
+    out: Path,
+    n_particles: int = 20_000,
+    box_size: int = 96,
+    pixel_size: float = 2.0,
+    snr: float = 0.1,
+    seed: int = 0,
+) -> None:
     """Make particles of RuvB on a Holliday junction."""
     config = SimulationConfig(
-        n_particles=n_particles, box_size=box_size, pixel_size=pixel_size, snr=snr, seed=seed, populations="two", resolution=2 * pixel_size
+        n_particles=n_particles,
+        box_size=box_size,
+        pixel_size=pixel_size,
+        snr=snr,
+        seed=seed,
+        populations="two",
+        resolution=2 * pixel_size,
     )
-    write_motion_and_simulate(read_structure(Path(__file__).parents[1] / "data" / "7pbl.pdb.gz"), MOTION, config, out)
+    write_motion_and_simulate(
+        read_structure(Path(__file__).parents[1] / "data" / "7pbl.pdb.gz"), MOTION, config, out
+    )
 
 
 if __name__ == "__main__":

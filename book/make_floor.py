@@ -37,8 +37,12 @@ LOW_PASS = 4.0  # Å
 
 def main() -> None:
     """Compute, write, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--particles", type=int, default=4000, help="poses and defoci; each shows every state")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--particles", type=int, default=4000, help="poses and defoci; each shows every state"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=BOOK / "results" / "floor_adk.json")
     arguments = parser.parse_args()
@@ -50,13 +54,20 @@ def main() -> None:
     atoms, path = load_path(config, DATA / "1ake.pdb", DATA / "4ake.pdb")
     measures = signal_measures(atoms, path, config)
     ratios = {name: value / measures["box"] for name, value in measures.items()}
-    ladders = {name: [snr / ratios[name] for snr in LADDER] for name in ("box", "disc", "silhouette")}
-    floor = information_floor(atoms, path, config, [*ladders["box"], *ladders["disc"], *ladders["silhouette"], *GRID])
+    ladders = {
+        name: [snr / ratios[name] for snr in LADDER] for name in ("box", "disc", "silhouette")
+    }
+    floor = information_floor(
+        atoms, path, config, [*ladders["box"], *ladders["disc"], *ladders["silhouette"], *GRID]
+    )
     blurred = information_floor(atoms, path, few, LADDER, low_pass=LOW_PASS)
     without_ctf = information_floor(atoms, path, few, LADDER, ctf=False)
 
     steps = len(LADDER)
-    table = {name: {"snr": list(LADDER)} | rows(floor, steps * i, steps, per_state=True) for i, name in enumerate(ladders)}
+    table = {
+        name: {"snr": list(LADDER)} | rows(floor, steps * i, steps, per_state=True)
+        for i, name in enumerate(ladders)
+    }
     curve = {"snr": list(GRID)} | rows(floor, 3 * steps, len(GRID))
     write_json(
         arguments.out,
@@ -64,30 +75,60 @@ def main() -> None:
             "command": " ".join(["python", "book/make_floor.py", *sys.argv[1:]]),
             "commit": commit(),
             "date": datetime.date.today().isoformat(),
-            "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+            "machine": {
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            },
             "seconds": round(time.perf_counter() - started, 1),
             "config": dataclasses.asdict(config) | {"snr": None, "draws": floor.draws},
             "snr_definition": SNR_DEFINITION,
-            "spacing": float(np.sqrt(np.square(path[1] - path[0])[[name == "CA" for name in atoms.atom_names]].sum(-1).mean())),
-            "always_the_mean_structure": {"mean": floor.prior_mean, "rms": floor.prior_rms, "per_state": floor.prior_per_state.tolist()},
+            "spacing": float(
+                np.sqrt(
+                    np.square(path[1] - path[0])[[name == "CA" for name in atoms.atom_names]]
+                    .sum(-1)
+                    .mean()
+                )
+            ),
+            "always_the_mean_structure": {
+                "mean": floor.prior_mean,
+                "rms": floor.prior_rms,
+                "per_state": floor.prior_per_state.tolist(),
+            },
             "ratio_to_box": ratios,
             "floors": table,
             "curve": curve,
-            "low_pass_4": {"snr": list(LADDER), "n_particles": few.n_particles} | rows(blurred, 0, steps),
-            "without_ctf": {"snr": list(LADDER), "n_particles": few.n_particles} | rows(without_ctf, 0, steps),
+            "low_pass_4": {"snr": list(LADDER), "n_particles": few.n_particles}
+            | rows(blurred, 0, steps),
+            "without_ctf": {"snr": list(LADDER), "n_particles": few.n_particles}
+            | rows(without_ctf, 0, steps),
             "table_1": table_1(curve, ratios),
         },
     )
-    print("SNR        " + "".join(f"{name:>20s}" for name in table) + "      (mean RMSD of the posterior mean, Å)")
+    print(
+        "SNR        "
+        + "".join(f"{name:>20s}" for name in table)
+        + "      (mean RMSD of the posterior mean, Å)"
+    )
     for i, snr in enumerate(LADDER):
-        print(f"{snr:<11g}" + "".join(f"{row['mean'][i]:12.4f} ±{row['mean_error'][i]:.4f}" for row in table.values()))
+        print(
+            f"{snr:<11g}"
+            + "".join(
+                f"{row['mean'][i]:12.4f} ±{row['mean_error'][i]:.4f}" for row in table.values()
+            )
+        )
     print(f"always the mean structure: {floor.prior_mean:.2f} Å; wrote {arguments.out}")
 
 
-def rows(floor: InformationFloor, first: int, count: int, *, per_state: bool = False) -> dict[str, Any]:
+def rows(
+    floor: InformationFloor, first: int, count: int, *, per_state: bool = False
+) -> dict[str, Any]:
     """A stretch of the levels, rounded to 1e-5 Å."""
     names = (*CURVES, "per_state", "per_state_error") if per_state else CURVES
-    return {name: np.round(getattr(floor, name)[first : first + count], 5).tolist() for name in names}
+    return {
+        name: np.round(getattr(floor, name)[first : first + count], 5).tolist() for name in names
+    }
 
 
 def table_1(curve: dict[str, Any], ratios: dict[str, float]) -> dict[str, Any]:
@@ -98,10 +139,12 @@ def table_1(curve: dict[str, Any], ratios: dict[str, float]) -> dict[str, Any]:
         "snr": TABLE_1,
         "box_snr_if_the_signal_is": equivalents,
         "mean_floor_if_the_signal_is": {
-            name: round(float(np.interp(np.log10(snr), logarithms, curve["mean"])), 3) for name, snr in equivalents.items()
+            name: round(float(np.interp(np.log10(snr), logarithms, curve["mean"])), 3)
+            for name, snr in equivalents.items()
         },
         "box_snr_for_a_mean_floor_of": {
-            f"{target:g}": float(10 ** np.interp(-target, -np.array(curve["mean"]), logarithms)) for target in TARGETS
+            f"{target:g}": float(10 ** np.interp(-target, -np.array(curve["mean"]), logarithms))
+            for target in TARGETS
         },
     }
 

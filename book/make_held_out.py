@@ -30,7 +30,9 @@ def new_particles(snr: float, work: Path) -> Path:
     folder = work / "particles" / f"adk_held_out_snr{snr:g}"
     if not (folder / "particles.star").exists():
         common = ["--snr", snr, "--n-particles", COUNT, "--seed", SEED, "--out", folder]
-        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], *common)
+        cryostar(
+            "simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], *common
+        )
     return folder
 
 
@@ -48,22 +50,38 @@ def held_out(run_folder: Path, particles: Path) -> float:
 
 def main() -> None:
     """Measure the runs, and keep what other runs had."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
-    names = arguments.names or sorted(f.name for f in (arguments.work / "runs").iterdir() if re.match("adk_linear_.*_closed_", f.name))
+    names = arguments.names or sorted(
+        f.name
+        for f in (arguments.work / "runs").iterdir()
+        if re.match("adk_linear_.*_closed_", f.name)
+    )
     out = RESULTS / "held_out.json"
     rows = {row["name"]: row for row in json.loads(out.read_text())["runs"]} if out.exists() else {}
     provenance = provenance_of("python book/make_held_out.py --work FOLDER")  # before this writes
     for name in names:
         record = json.loads((RESULTS / f"{name}.json").read_text())
-        row = {key: record[key] for key in ("method", "setting", "snr", "seed", "changes", "n_particles", "steps")}
+        row = {
+            key: record[key]
+            for key in ("method", "setting", "snr", "seed", "changes", "n_particles", "steps")
+        }
         row |= {"name": name, "trained_on": record["rmsd_mean"]}
-        row["held_out"] = held_out(arguments.work / "runs" / name, new_particles(record["snr"], arguments.work))
-        print(f"{name}: {row['trained_on']:.3f} Å, on new particles {row['held_out']:.3f} Å", flush=True)
+        row["held_out"] = held_out(
+            arguments.work / "runs" / name, new_particles(record["snr"], arguments.work)
+        )
+        print(
+            f"{name}: {row['trained_on']:.3f} Å, on new particles {row['held_out']:.3f} Å",
+            flush=True,
+        )
         rows[name] = row
-        write_json(out, {"runs": [rows[key] for key in sorted(rows)], "particles": COUNT} | provenance)
+        write_json(
+            out, {"runs": [rows[key] for key in sorted(rows)], "particles": COUNT} | provenance
+        )
 
 
 if __name__ == "__main__":

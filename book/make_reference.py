@@ -19,20 +19,34 @@ OUT = ROOT / "book" / "reference"
 
 def modules() -> list[str]:
     """The modules by floor, from the top; the command line has a page of its own."""
-    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
-    return [name.strip().removeprefix("cryostar_nb.") for layer in layers[1:] for name in layer.split("|")]
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ][0]["layers"]
+    return [
+        name.strip().removeprefix("cryostar_nb.")
+        for layer in layers[1:]
+        for name in layer.split("|")
+    ]
 
 
 def is_public(node: ast.AST) -> bool:
     """Whether a definition is for users: named without an underscore, and documented."""
     kinds = (ast.FunctionDef, ast.ClassDef)
-    return isinstance(node, kinds) and not node.name.startswith("_") and ast.get_docstring(node) is not None
+    return (
+        isinstance(node, kinds)
+        and not node.name.startswith("_")
+        and ast.get_docstring(node) is not None
+    )
 
 
 def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
     """The first lines of a definition, up to its body, without decorators."""
     clone = type(node)(
-        **{**{field: getattr(node, field) for field in node._fields}, "body": [ast.Expr(ast.Constant(...))], "decorator_list": []}
+        **{
+            **{field: getattr(node, field) for field in node._fields},
+            "body": [ast.Expr(ast.Constant(...))],
+            "decorator_list": [],
+        }
     )
     text = ast.unparse(ast.fix_missing_locations(clone)).rsplit(":", 1)[0]
     if len(text) > 88 and "(" in text:
@@ -50,15 +64,33 @@ def fields(node: ast.ClassDef) -> list[str]:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         following = source[place + 1] if place + 1 < len(source) else None
-        words = following.value.value if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant) else ""
+        words = (
+            following.value.value
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            else ""
+        )
         default = f" = `{ast.unparse(item.value)}`" if item.value is not None else ""
-        lines.append(f"* `{item.target.id}`: `{ast.unparse(item.annotation)}`{default}. {' '.join(str(words).split())}".rstrip(". ") + ".")
+        lines.append(
+            f"* `{item.target.id}`: `{ast.unparse(item.annotation)}`{default}. {' '.join(str(words).split())}".rstrip(
+                ". "
+            )
+            + "."
+        )
     return lines
 
 
 def describe(node: ast.FunctionDef | ast.ClassDef, level: str) -> list[str]:
     """Heading, signature, words, fields and public methods of a definition."""
-    lines = [f"{level} `{node.name}`", "", "```python", signature(node), "```", "", ast.get_docstring(node) or "", ""]
+    lines = [
+        f"{level} `{node.name}`",
+        "",
+        "```python",
+        signature(node),
+        "```",
+        "",
+        ast.get_docstring(node) or "",
+        "",
+    ]
     if isinstance(node, ast.ClassDef):
         lines += [*fields(node), ""]
         for method in filter(is_public, node.body):
@@ -98,8 +130,12 @@ def help_of(*words: str) -> str:
     """What the command line says of itself, without colours, 80 columns wide, which fit a page."""
     environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     command = [sys.executable, "-m", "cryostar_nb", *words, "--help"]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    return "\n".join(line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()).strip()
+    text = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    ).stdout
+    return "\n".join(
+        line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    ).strip()
 
 
 def command_page() -> str:
@@ -107,7 +143,16 @@ def command_page() -> str:
     first = help_of()
     names = re.search(r"\{([\w,-]+)\}", first)
     assert names is not None, "the help names no subcommands"
-    lines = ["# Command line", "", "What `cryostar-nb --help` says, and that of each command.", "", "```text", first, "```", ""]
+    lines = [
+        "# Command line",
+        "",
+        "What `cryostar-nb --help` says, and that of each command.",
+        "",
+        "```text",
+        first,
+        "```",
+        "",
+    ]
     for name in names.group(1).split(","):
         lines += [f"## `cryostar-nb {name}`", "", "```text", help_of(name), "```", ""]
     return "\n".join(lines)

@@ -45,15 +45,21 @@ def read_metadata(path: Path, source: Path, room: float) -> Particles:
     rotations = Rotation.from_quat(meta["quat_xyzw"][chosen].astype(np.float64)).as_matrix()
     shifts = -meta["trans_frac"][chosen].astype(np.float64) * float(meta["D"]) * float(meta["apix"])
     identity = np.broadcast_to(np.eye(2), (len(chosen), 2, 2))
-    terms = np.concatenate([rotations[:, :2], identity], axis=-1)  # (particle, 2, 5): the unknowns are c and d
+    terms = np.concatenate(
+        [rotations[:, :2], identity], axis=-1
+    )  # (particle, 2, 5): the unknowns are c and d
     solution = np.linalg.lstsq(terms.reshape(-1, 5), shifts.reshape(-1), rcond=None)[0]
     shifts -= terms @ solution
     inside = np.abs(shifts).max(axis=-1) < room
-    print(f"{inside.sum():,} of {len(chosen):,} particles lie within the box; centred by {solution.round(1).tolist()} Å (c and d)")
+    print(
+        f"{inside.sum():,} of {len(chosen):,} particles lie within the box; centred by {solution.round(1).tolist()} Å (c and d)"
+    )
     chosen, rotations, shifts = chosen[inside], rotations[inside], shifts[inside]
 
     def column(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.broadcast_to(meta[name], len(meta["dfu"]))[chosen].astype(np.float64))
+        return torch.from_numpy(
+            np.broadcast_to(meta[name], len(meta["dfu"]))[chosen].astype(np.float64)
+        )
 
     ctf = CTFParameters(
         defocus_u=column("dfu"),
@@ -78,13 +84,19 @@ def read_metadata(path: Path, source: Path, room: float) -> Particles:
     )
 
 
-def main(model: Path, meta: Path, out: Path, n_particles: int = 20_000, snr: float = 0.1, seed: int = 0) -> None:
+def main(
+    model: Path, meta: Path, out: Path, n_particles: int = 20_000, snr: float = 0.1, seed: int = 0
+) -> None:
     """Make particles of the spliceosome; the poses and CTFs are a random sample of the real ones, also written as poses.star."""
     nodes = read_nodes(model)
     nodes = nodes.with_positions(nodes.positions - nodes.positions.mean(axis=0))
-    reach = float(np.linalg.norm(nodes.positions, axis=-1).max()) + 20.0  # what turns may come out further
+    reach = (
+        float(np.linalg.norm(nodes.positions, axis=-1).max()) + 20.0
+    )  # what turns may come out further
     particles = read_metadata(meta, out / "poses.star", BOX_SIZE * PIXEL_SIZE / 2 - reach)
-    sample = np.random.default_rng(seed).choice(len(particles), min(n_particles, len(particles)), replace=False)
+    sample = np.random.default_rng(seed).choice(
+        len(particles), min(n_particles, len(particles)), replace=False
+    )
     write_star(out / "poses.star", particles.select(np.sort(sample)))
     config = SimulationConfig(
         n_particles=n_particles,

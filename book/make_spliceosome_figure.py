@@ -25,7 +25,11 @@ DOMAINS = dict(zip(("U2 and SF3b", "helicase"), MOTION, strict=True))  # their c
 COLOUR = {"U2 and SF3b": "#D55E00", "helicase": "#0072B2", "body and foot": "#999999"}
 
 
-def view_of(moved: Float[np.ndarray, "node 3"], still: Float[np.ndarray, " 3"], positions: Float[np.ndarray, "node 3"]) -> np.ndarray:
+def view_of(
+    moved: Float[np.ndarray, "node 3"],
+    still: Float[np.ndarray, " 3"],
+    positions: Float[np.ndarray, "node 3"],
+) -> np.ndarray:
     """Axes (2, 3) of a plane in which the motion is seen from its side: along the mean motion, and from what stays to what moves."""
     up = moved.mean(0) / np.linalg.norm(moved.mean(0))
     out = positions.mean(0) - still
@@ -33,33 +37,53 @@ def view_of(moved: Float[np.ndarray, "node 3"], still: Float[np.ndarray, " 3"], 
     return np.stack([out / np.linalg.norm(out), up])
 
 
-def draw(ax: Axes, positions: Float[np.ndarray, "node 3"], ghost: Float[np.ndarray, "node 3"], nodes: Structure, axes: np.ndarray) -> None:
+def draw(
+    ax: Axes,
+    positions: Float[np.ndarray, "node 3"],
+    ghost: Float[np.ndarray, "node 3"],
+    nodes: Structure,
+    axes: np.ndarray,
+) -> None:
     """The chains' traces, what is nearer drawn later, over a dark ghost of where the moving domains were."""
     pairs = bonds(nodes)
     flat, depth = positions @ axes.T, positions @ np.cross(axes[0], axes[1])
     domain = {letter: name for name, letters in DOMAINS.items() for letter in letters}
-    colours = np.array([COLOUR[domain.get(chain, "body and foot")] for chain in nodes.chains[pairs[:, 0]]])
+    colours = np.array(
+        [COLOUR[domain.get(chain, "body and foot")] for chain in nodes.chains[pairs[:, 0]]]
+    )
     order = np.argsort(depth[pairs].mean(1))
     moves = np.isin(nodes.chains[pairs[:, 0]], list(domain))
-    ax.add_collection(LineCollection(list((ghost @ axes.T)[pairs[moves]]), colors="black", linewidths=0.5))
-    ax.add_collection(LineCollection(list(flat[pairs[order]]), colors=colours[order].tolist(), linewidths=0.5))
+    ax.add_collection(
+        LineCollection(list((ghost @ axes.T)[pairs[moves]]), colors="black", linewidths=0.5)
+    )
+    ax.add_collection(
+        LineCollection(list(flat[pairs[order]]), colors=colours[order].tolist(), linewidths=0.5)
+    )
     ax.set(aspect="equal", xticks=[], yticks=[])
     ax.set_frame_on(False)
 
 
 def ends_of(run: Run) -> Float[np.ndarray, "end node 3"]:
     """Structures at the 5th and the 95th percentile of the first component."""
-    return traverse(run.model.decoder, run.latents(), run.components().scores[:, 0], torch.tensor(ENDS)).numpy()
+    return traverse(
+        run.model.decoder, run.latents(), run.components().scores[:, 0], torch.tensor(ENDS)
+    ).numpy()
 
 
 def main() -> None:
     """Draw all runs, and the truth."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("truth", type=Path)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images" / "spliceosome_ends.webp")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "images" / "spliceosome_ends.webp"
+    )
     arguments = parser.parse_args()
-    runs = {name: open_run(folder) for name, folder in (word.split("=", 1) for word in arguments.runs)}
+    runs = {
+        name: open_run(folder) for name, folder in (word.split("=", 1) for word in arguments.runs)
+    }
     nodes = next(iter(runs.values())).nodes
     with np.load(arguments.truth) as truth:
         low, high = np.percentile(truth["state"], ENDS, method="nearest")
@@ -68,7 +92,9 @@ def main() -> None:
     motion = true[1] - true[0]
     moving = np.linalg.norm(motion, axis=-1) > 1
     axes = view_of(motion[moving], true[0][~moving].mean(0), true[0][moving])
-    limits = [(float(side.min()) - 10, float(side.max()) + 10) for side in np.concatenate(true @ axes.T).T]
+    limits = [
+        (float(side.min()) - 10, float(side.max()) + 10) for side in np.concatenate(true @ axes.T).T
+    ]
 
     figure = Figure(figsize=(2.4 * len(columns), 5.4), layout="constrained")
     panels = figure.subplots(2, len(columns))

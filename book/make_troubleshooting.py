@@ -9,7 +9,14 @@ import torch
 from cryostar_nb.doctor.diagnosis import name_of
 from cryostar_nb.doctor.docking import MIRROR, Placement
 from cryostar_nb.doctor.hypotheses import Hypothesis, Origin, placed
-from cryostar_nb.doctor.remedies import ADVICE, corrected_placement, is_moved, needs_star, train_command, train_flags
+from cryostar_nb.doctor.remedies import (
+    ADVICE,
+    corrected_placement,
+    is_moved,
+    needs_star,
+    train_command,
+    train_flags,
+)
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import Reading, read_particles
 
@@ -52,7 +59,10 @@ def command(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -
     """The command to train with, as the doctor says it."""
     star = needs_star(particles, hypothesis, turn_poses=turn_poses)
     model = is_moved(corrected_placement(hypothesis, turn_poses=turn_poses))
-    files = ("checked/particles.star" if star else "particles.star", "checked/reference.cif" if model else "model.cif")
+    files = (
+        "checked/particles.star" if star else "particles.star",
+        "checked/reference.cif" if model else "model.cif",
+    )
     flags = [] if star else train_flags(particles, hypothesis, Reading(), None)
     flags += ["--invert"] * (star and hypothesis.contrast < 0)
     return train_command(*files, flags)
@@ -61,7 +71,10 @@ def command(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -
 def section(name: str, commands: list[str]) -> str:
     """One verdict: what is seen, what is said, what to do."""
     advice = ADVICE[name]
-    seen, said = (re.sub(r"(?<!`)--[a-z-]+", r"`\g<0>`", text) for text in (advice.seen, f"{advice.meaning} {advice.remedy}"))
+    seen, said = (
+        re.sub(r"(?<!`)--[a-z-]+", r"`\g<0>`", text)
+        for text in (advice.seen, f"{advice.meaning} {advice.remedy}")
+    )
     lines = [f"## `{name}`", f"**Seen.** {seen}", f"**The doctor says.** {said}"]
     if commands:
         lines.append("\n".join(["```", *commands, "```"]))
@@ -78,8 +91,16 @@ def page() -> str:
     text = HEAD
     for hypothesis in EXAMPLES:
         ways = (True, False) if hypothesis.placement.mirrored else (False,)
-        text += section(name_of(hypothesis.faults()), [command(particles, hypothesis, turn_poses=turn) for turn in ways])
-    return text + section("undecided", ["cryostar-nb doctor particles.star --reference model.cif --out checked --n-particles 5000"])
+        text += section(
+            name_of(hypothesis.faults()),
+            [command(particles, hypothesis, turn_poses=turn) for turn in ways],
+        )
+    return text + section(
+        "undecided",
+        [
+            "cryostar-nb doctor particles.star --reference model.cif --out checked --n-particles 5000"
+        ],
+    )
 
 
 if __name__ == "__main__":

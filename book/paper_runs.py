@@ -80,7 +80,9 @@ class PaperRun:
     reference: str = "closed"  # the end that the run knows
     snr: float = 0.1  # over the whole box
     seed: int = 0
-    morph: str = "linear"  # linear, rigid, or core: linear, with 4AKE superposed by what does not move
+    morph: str = (
+        "linear"  # linear, rigid, or core: linear, with 4AKE superposed by what does not move
+    )
     changes: tuple[str, ...] = ()  # further options of `train`, for ablations
     steps: int = 12_000
     system: str = "adk"
@@ -98,13 +100,19 @@ class PaperRun:
         changed = "".join(f"_{change.lstrip('-').replace(' ', '=')}" for change in self.changes)
         steps = "" if self.steps == 12_000 else f"_steps{self.steps}"
         reference = f"_{self.reference}" if self.system == "adk" else ""
-        return f"{self.data}{reference}_{self.method}_{self.setting}_seed{self.seed}{steps}{changed}"
+        return (
+            f"{self.data}{reference}_{self.method}_{self.setting}_seed{self.seed}{steps}{changed}"
+        )
 
     @property
     def data(self) -> str:
         """The folder of its particles."""
         drawn = f"_data{self.data_seed}" if self.data_seed else ""
-        return f"adk_{self.morph}_snr{self.snr:g}{drawn}" if self.system == "adk" else f"{self.system}_snr{self.snr:g}{drawn}"
+        return (
+            f"adk_{self.morph}_snr{self.snr:g}{drawn}"
+            if self.system == "adk"
+            else f"{self.system}_snr{self.snr:g}{drawn}"
+        )
 
     @property
     def lacking(self) -> list[str]:
@@ -126,7 +134,12 @@ ABLATIONS = (
     "--learning-rate-schedule constant",
 )
 SPLICEOSOME_STEPS = (
-    ("--relaxation-percentile 95", "--initial-blur 0", "--no-elastic-between-chains", "--final-elastic-weight 0.005"),
+    (
+        "--relaxation-percentile 95",
+        "--initial-blur 0",
+        "--no-elastic-between-chains",
+        "--final-elastic-weight 0.005",
+    ),
     ("--relaxation-percentile 95", "--initial-blur 10", "--final-elastic-weight 0.005"),
     ("--initial-blur 10", "--final-elastic-weight 0.005"),
 )
@@ -144,9 +157,17 @@ RUNS = (
     *(PaperRun("cont", "ours", snr=snr) for snr in (0.01, 0.001)),
     PaperRun("nma", "ours"),
     # And what the encoder is worth in more noise.
-    *(PaperRun("star", "ours", snr=snr, changes=("--encoder-input image",)) for snr in (0.01, 0.001)),
+    *(
+        PaperRun("star", "ours", snr=snr, changes=("--encoder-input image",))
+        for snr in (0.01, 0.001)
+    ),
     # What the noise leaves: cryoSTAR over the whole ladder, the baselines over its middle.
-    *(PaperRun("star", setting, snr=snr) for snr in SNR_LADDER if snr != 0.1 for setting in ("ours", "paper")),
+    *(
+        PaperRun("star", setting, snr=snr)
+        for snr in SNR_LADDER
+        if snr != 0.1
+        for setting in ("ours", "paper")
+    ),
     *(PaperRun(method, snr=snr) for snr in (0.01, 0.001) for method in ("cont", "nma")),
     PaperRun("nma", snr=0.0001),
     # The likelihood of the noise weighs the images against the KL divergence: see the book on how this is the same.
@@ -157,7 +178,10 @@ RUNS = (
     # The straight line in another frame: the ends are 8.09 Å apart, and CORE stays where it is.
     *(PaperRun(method, morph="core") for method in ("star", "nma")),
     # One change at a time, for half as long.
-    *(PaperRun("star", "ours", changes=changes, steps=6_000) for changes in ((), *((change,) for change in ABLATIONS))),
+    *(
+        PaperRun("star", "ours", changes=changes, steps=6_000)
+        for changes in ((), *((change,) for change in ABLATIONS))
+    ),
     # A path that a simulation took, a complex and the spliceosome, both in two populations.
     *(PaperRun(method, setting, system="adk_dims") for method, setting in COMPARED),
     *(PaperRun(method, setting, system="7pbl", steps=4_000) for method, setting in COMPARED),
@@ -167,7 +191,10 @@ RUNS = (
     ),
     *(PaperRun(method, setting, system="spliceosome", steps=3_000) for method, setting in COMPARED),
     # What it took to bring the small chains along: from what suffices for one chain, step by step.
-    *(PaperRun("star", "ours", system="spliceosome", steps=3_000, changes=changes) for changes in SPLICEOSOME_STEPS),
+    *(
+        PaperRun("star", "ours", system="spliceosome", steps=3_000, changes=changes)
+        for changes in SPLICEOSOME_STEPS
+    ),
 )
 
 
@@ -186,23 +213,66 @@ def simulate(run: PaperRun, work: Path) -> tuple[Path, Path]:
     """The folder of the particles of a run, made when they are missing, and its reference."""
     folder, particles = work / "particles" / run.data, SYSTEMS[run.system].particles
     files = [EXTERNAL / name for name in SYSTEMS[run.system].external]
-    references = {"adk": ENDS[run.reference], "7pbl": ROOT / "data" / "7pbl.pdb.gz", "adk_dims": folder / "first.pdb"}
+    references = {
+        "adk": ENDS[run.reference],
+        "7pbl": ROOT / "data" / "7pbl.pdb.gz",
+        "adk_dims": folder / "first.pdb",
+    }
     reference = references.get(run.system, folder / "motion.pdb")
-    common = ["--out", folder, "--snr", run.snr, "--n-particles", particles, "--seed", run.data_seed]
+    common = [
+        "--out",
+        folder,
+        "--snr",
+        run.snr,
+        "--n-particles",
+        particles,
+        "--seed",
+        run.data_seed,
+    ]
     if (folder / "particles.star").exists():  # it is written last
         return folder, reference
     if run.system == "adk" and run.morph == "core":
         write_structure(folder / "4ake.pdb", superposed_on_the_core(ENDS["open"], ENDS["closed"]))
-        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", folder / "4ake.pdb", *common)
+        cryostar(
+            "simulate",
+            "--overwrite",
+            "--closed",
+            ENDS["closed"],
+            "--open",
+            folder / "4ake.pdb",
+            *common,
+        )
     elif run.system == "adk":
-        cryostar("simulate", "--overwrite", "--closed", ENDS["closed"], "--open", ENDS["open"], "--morph", run.morph, *common)
+        cryostar(
+            "simulate",
+            "--overwrite",
+            "--closed",
+            ENDS["closed"],
+            "--open",
+            ENDS["open"],
+            "--morph",
+            run.morph,
+            *common,
+        )
     elif run.system == "adk_dims":
         write_structure(reference, read_trajectory(*files)[0])
-        cryostar("simulate", "--overwrite", "--closed", reference, "--trajectory", files[0], "--topology", files[1], *common)
+        cryostar(
+            "simulate",
+            "--overwrite",
+            "--closed",
+            reference,
+            "--trajectory",
+            files[0],
+            "--topology",
+            files[1],
+            *common,
+        )
     elif run.system == "7pbl":
         call(ROOT / "book" / "make_complex.py", *common)
     else:
-        call(ROOT / "book" / "make_spliceosome.py", "--model", files[0], "--meta", files[1], *common)
+        call(
+            ROOT / "book" / "make_spliceosome.py", "--model", files[0], "--meta", files[1], *common
+        )
     return folder, reference
 
 
@@ -228,13 +298,27 @@ def train_and_evaluate(run: PaperRun, work: Path) -> None:
     if (out / "checkpoint.pt").exists():
         options: list[object] = ["--resume", "--out", out]
     else:
-        options = [folder / "particles.star", "--reference", reference, "--out", out, "--preset", run.setting]
+        options = [
+            folder / "particles.star",
+            "--reference",
+            reference,
+            "--out",
+            out,
+            "--preset",
+            run.setting,
+        ]
         options += ["--method", run.method, "--steps", run.steps, "--seed", run.seed]
         options += [word for option in run.options for word in option.split()]
     cryostar("train", *options, "--cache", folder / "cache")
     cryostar("evaluate", out, "--truth", folder / "truth.npz")
     evaluation = json.loads((out / "evaluation.json").read_text())
-    about = {"system": run.system, "method": run.method, "setting": run.setting, "reference": run.reference, "morph": run.morph}
+    about = {
+        "system": run.system,
+        "method": run.method,
+        "setting": run.setting,
+        "reference": run.reference,
+        "morph": run.morph,
+    }
     about |= {
         "snr": run.snr,
         "seed": run.seed,
@@ -244,8 +328,13 @@ def train_and_evaluate(run: PaperRun, work: Path) -> None:
         "seconds": evaluation["seconds_per_step"] * evaluation["steps"],
     }
     if run.system != "adk":
-        evaluation["latent_density"] = latent_density(torch.from_numpy(np.load(out / "latents.npy")))
-    write_json(RESULTS / f"{run.name}.json", about | evaluation | provenance_of(f"make paper ONLY={run.name}"))
+        evaluation["latent_density"] = latent_density(
+            torch.from_numpy(np.load(out / "latents.npy"))
+        )
+    write_json(
+        RESULTS / f"{run.name}.json",
+        about | evaluation | provenance_of(f"make paper ONLY={run.name}"),
+    )
 
 
 def latent_density(latents: torch.Tensor) -> dict[str, Any]:
@@ -253,23 +342,44 @@ def latent_density(latents: torch.Tensor) -> dict[str, Any]:
     scores = principal_components(latents).scores[:, :2]
     counts, *edges = np.histogram2d(*scores.T.numpy(), bins=(40, 24))
     ends = mean_around_percentiles(scores, scores[:, 0], torch.tensor(PERCENTILES))
-    return {"counts": counts.astype(int).tolist(), "from": [float(e[0]) for e in edges], "to": [float(e[-1]) for e in edges]} | {
-        "ends": ends.tolist()
-    }
+    return {
+        "counts": counts.astype(int).tolist(),
+        "from": [float(e[0]) for e in edges],
+        "to": [float(e[-1]) for e in edges],
+    } | {"ends": ends.tolist()}
 
 
 def provenance_of(command: str) -> dict[str, str]:
     """Where, when and from what a result was made."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {os.cpu_count()} cores"
-    return {"command": command, "commit": commit(), "machine": machine, "date": datetime.date.today().isoformat()}
+    machine = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{processor()}, {os.cpu_count()} cores"
+    )
+    return {
+        "command": command,
+        "commit": commit(),
+        "machine": machine,
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 def main() -> None:
     """Make the runs whose results are missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=ROOT / "paper", help="folder for particles and runs (15 GB)")
-    parser.add_argument("--only", default="*", help="make only the runs whose names match this pattern, as `*_nma_*`")
-    parser.add_argument("--list", action="store_true", help="list the runs and whether their results exist")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "paper", help="folder for particles and runs (15 GB)"
+    )
+    parser.add_argument(
+        "--only",
+        default="*",
+        help="make only the runs whose names match this pattern, as `*_nma_*`",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the runs and whether their results exist"
+    )
     options = parser.parse_args()
     for run in RUNS:
         done = (RESULTS / f"{run.name}.json").exists()
@@ -277,7 +387,10 @@ def main() -> None:
             print("done   " if done else "missing", run.name)
         elif fnmatch(run.name, options.only) and not done:
             if run.lacking:
-                print(f"skipped {run.name}: there is no {', '.join(run.lacking)} in {EXTERNAL} (CRYOSTAR_EXTERNAL_DATA)", flush=True)
+                print(
+                    f"skipped {run.name}: there is no {', '.join(run.lacking)} in {EXTERNAL} (CRYOSTAR_EXTERNAL_DATA)",
+                    flush=True,
+                )
             else:
                 train_and_evaluate(run, options.work)
     if not options.list and not FLOOR.exists() and fnmatch(FLOOR.stem, options.only):

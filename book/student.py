@@ -23,12 +23,19 @@ def read_solutions(notebook: Path) -> dict[str, tuple[str, str]]:
     """Tag of an exercise to its answer, as code, and the words after it. Raises ValueError for a section without a code block."""
     page = ROOT / "book" / "solutions" / f"{notebook.stem[:2]}.md"
     solutions = {}
-    for number, section in re.findall(r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S):
+    for number, section in re.findall(
+        r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S
+    ):
         parts = re.fullmatch(r"(.*?)^```python\n(.*?)^```\n?(.*)", section, re.M | re.S)
         if parts is None:
-            raise ValueError(f"{page}: exercise {number} has no block of Python; its answer goes into one")
+            raise ValueError(
+                f"{page}: exercise {number} has no block of Python; its answer goes into one"
+            )
         before, code, after = parts.groups()
-        solutions[f"exercise-{number}"] = (code.rstrip("\n"), f"{before.strip()}\n\n{after.strip()}".strip())
+        solutions[f"exercise-{number}"] = (
+            code.rstrip("\n"),
+            f"{before.strip()}\n\n{after.strip()}".strip(),
+        )
     return solutions
 
 
@@ -68,8 +75,12 @@ def with_both(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> 
         cells.append(cell)
         exercise = exercise_of(cell) or exercise
         if exercise and "check" in cell.metadata.get("tags", []):
-            answer = new_code_cell(solutions[exercise][0], id=f"answer-{exercise}", metadata={"tags": ["answer"]})
-            again = new_code_cell(cell.source, id=f"check-{exercise}", metadata={"tags": ["check-answer"]})
+            answer = new_code_cell(
+                solutions[exercise][0], id=f"answer-{exercise}", metadata={"tags": ["answer"]}
+            )
+            again = new_code_cell(
+                cell.source, id=f"check-{exercise}", metadata={"tags": ["check-answer"]}
+            )
             cells += [answer, again]
             exercise = None
     notebook.cells = cells
@@ -78,12 +89,19 @@ def with_both(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> 
 
 def main() -> None:
     """Write both versions of every notebook."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT, help="folder in which `student` and `teacher` are made")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, help="folder in which `student` and `teacher` are made"
+    )
     out = parser.parse_args().out
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        versions = {"student": student_version(notebook), "teacher": teacher_version(notebook, read_solutions(path))}
+        versions = {
+            "student": student_version(notebook),
+            "teacher": teacher_version(notebook, read_solutions(path)),
+        }
         for name, version in versions.items():
             target = out / name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)

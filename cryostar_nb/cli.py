@@ -60,7 +60,9 @@ class Simulate:
         """Simulate, and say where the files are."""
         paths = {"trajectory": self.trajectory, "topology": self.topology, "poses": self.poses}
         outputs = [self.out / name for name in ("particles.star", "particles.mrcs", "truth.npz")]
-        check_outputs(outputs, inputs=(self.closed, self.open, *paths.values()), overwrite=self.overwrite)
+        check_outputs(
+            outputs, inputs=(self.closed, self.open, *paths.values()), overwrite=self.overwrite
+        )
         simulate(self.config, closed=self.closed, open_=self.open, out=self.out, **paths)
         print(f"wrote {self.out / 'particles.star'}, particles.mrcs and truth.npz")
 
@@ -102,7 +104,11 @@ class Preprocess:
     def run(self) -> None:
         """Preprocess, and say what was written."""
         inputs = (self.particles, *self.reading.files())
-        check_outputs([self.out / name for name in ("particles.star", "particles.mrcs")], inputs=inputs, overwrite=self.overwrite)
+        check_outputs(
+            [self.out / name for name in ("particles.star", "particles.mrcs")],
+            inputs=inputs,
+            overwrite=self.overwrite,
+        )
         made = preprocess_file(self.particles, self.out, self.config, self.reading, self.indices)
         print(
             f"wrote {made.source} and {made.stacks[0].name}: {len(made):,} particles of {made.box_size} pixels of {made.pixel_size:.5g} Å"
@@ -125,7 +131,9 @@ class Select:
 
     def run(self) -> None:
         """Select, and say how many."""
-        outputs = [self.out, self.out.with_name(f"{self.out.stem}_passthrough.cs")][: 1 + (self.out.suffix == ".cs")]
+        outputs = [self.out, self.out.with_name(f"{self.out.stem}_passthrough.cs")][
+            : 1 + (self.out.suffix == ".cs")
+        ]
         particles, reading = particles_of(self.source, self.reading)
         check_outputs(outputs, inputs=(particles, *reading.files()), overwrite=self.overwrite)
         chosen, count, remark = select_particles(self.source, self.out, self.choice, self.reading)
@@ -164,7 +172,9 @@ class Doctor:
     def run(self) -> None:
         """Examine, and print the table and the verdict."""
         if self.out is not None:
-            outputs = [self.out / name for name in ("doctor.html", "particles.star", "reference.cif")]
+            outputs = [
+                self.out / name for name in ("doctor.html", "particles.star", "reference.cif")
+            ]
             inputs = (self.particles, self.reference, self.map, *self.reading.files())
             check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)
         found = diagnose_files(
@@ -205,8 +215,14 @@ class Dock:
 
     def run(self) -> None:
         """Dock, and say what it gained."""
-        check_outputs([structure_path(self.out)], inputs=(self.model, self.target, *self.reading.files()), overwrite=self.overwrite)
-        docked = dock_files(self.model, self.target, self.out, frame=self.frame, reading=self.reading)
+        check_outputs(
+            [structure_path(self.out)],
+            inputs=(self.model, self.target, *self.reading.files()),
+            overwrite=self.overwrite,
+        )
+        docked = dock_files(
+            self.model, self.target, self.out, frame=self.frame, reading=self.reading
+        )
         print(f"{as_report(docked)}\nwrote {self.out}")
 
 
@@ -245,8 +261,13 @@ class Train:
         inputs = InputFiles(self.particles, self.reference, self.invert, self.reading)
         config = self.config
         if self.low_pass_is_auto:
-            config = dataclasses.replace(config, low_pass=low_pass_from_map(self.reference, self.map, config, self.map_pixel_size))
-            print(f"low-pass {config.low_pass} Å: there the FSC of {self.reference} with {self.map} falls to 0.5")
+            config = dataclasses.replace(
+                config,
+                low_pass=low_pass_from_map(self.reference, self.map, config, self.map_pixel_size),
+            )
+            print(
+                f"low-pass {config.low_pass} Å: there the FSC of {self.reference} with {self.map} falls to 0.5"
+            )
         if start_run(inputs, config, self.out, resume=self.resume, hardware=self.hardware):
             print(f"trained; now try: cryostar-nb analyse {self.out}")
 
@@ -266,7 +287,10 @@ class Evaluate:
         count = len(result["rmsd_per_state"])
         print(f"{'Cα-RMSD to the truth (Å)':28s}{'this run':>18s}{'do nothing':>12s}")
         for state in sorted({round(i * (count - 1) / 5) for i in range(6)}):
-            mean, sd, idle = (result[key][state] for key in ("rmsd_per_state", "rmsd_std_per_state", "do_nothing_per_state"))
+            mean, sd, idle = (
+                result[key][state]
+                for key in ("rmsd_per_state", "rmsd_std_per_state", "do_nothing_per_state")
+            )
             print(f"{f'state {state + 1} of {count}':28s}{mean:9.2f} ± {sd:5.2f} {idle:12.2f}")
         print(f"{'all particles':28s}{result['rmsd_mean']:9.2f} {result['do_nothing_mean']:20.2f}")
         print(f"{'bond error (Å)':28s}{result['bond_error']:9.3f}")
@@ -317,11 +341,15 @@ def parse(arguments: list[str]) -> Any:
         stored = read_config(known.out)
         default = Train(out=known.out, resume=True, config=stored.train, **vars(stored.inputs))
     else:
-        default = Train(tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=preset, config=PRESETS[preset])
+        default = Train(
+            tyro.MISSING, tyro.MISSING, tyro.MISSING, preset=preset, config=PRESETS[preset]
+        )
     arguments = arguments[1:]
     if known.low_pass == "auto":  # the flag is a number; this one is found when the command runs
         default = dataclasses.replace(default, low_pass_is_auto=True)
-        place = next(i for i, word in enumerate(arguments) if re.fullmatch(r"--low[-_]pass(=auto)?", word))
+        place = next(
+            i for i, word in enumerate(arguments) if re.fullmatch(r"--low[-_]pass(=auto)?", word)
+        )
         del arguments[place : place + (1 if "=" in arguments[place] else 2)]
     return tyro.cli(Train, args=arguments, prog="cryostar-nb train", default=default)
 

@@ -71,19 +71,43 @@ class TrainConfig:
     def check(self, particles: int, processes: int = 1) -> None:
         """Raise InputError for a value that cannot be meant, or not with this number of particles and of processes."""
         lengths = ("low_pass", "sigma", "atom_sigma", "clash_distance", "elastic_cutoff")
-        positive = ("steps", "batch_size", "learning_rate", *lengths, "modes", "checkpoint_every", "log_every")
-        not_negative = ("continuity_weight", "clash_weight", "elastic_weight", "initial_blur", "kl_weight", "weight_decay", "warmup_steps")
+        positive = (
+            "steps",
+            "batch_size",
+            "learning_rate",
+            *lengths,
+            "modes",
+            "checkpoint_every",
+            "log_every",
+        )
+        not_negative = (
+            "continuity_weight",
+            "clash_weight",
+            "elastic_weight",
+            "initial_blur",
+            "kl_weight",
+            "weight_decay",
+            "warmup_steps",
+        )
         check_signs(self, positive=positive, not_negative=not_negative)
-        if self.final_elastic_weight is not None and not (self.final_elastic_weight > 0 and self.elastic_weight > 0):
+        if self.final_elastic_weight is not None and not (
+            self.final_elastic_weight > 0 and self.elastic_weight > 0
+        ):
             raise InputError(
                 f"elastic_weight = {self.elastic_weight} and final_elastic_weight = {self.final_elastic_weight}; a geometric decay needs both above zero"
             )
         if not 0 < self.relaxation_percentile <= 100:
-            raise InputError(f"relaxation_percentile = {self.relaxation_percentile}; give a percentage above 0, up to 100")
+            raise InputError(
+                f"relaxation_percentile = {self.relaxation_percentile}; give a percentage above 0, up to 100"
+            )
         if particles < self.batch_size:
-            raise InputError(f"batch_size = {self.batch_size} is more than the {particles} particles; give a smaller --batch-size")
+            raise InputError(
+                f"batch_size = {self.batch_size} is more than the {particles} particles; give a smaller --batch-size"
+            )
         if self.batch_size % processes:
-            raise InputError(f"batch_size = {self.batch_size} cannot be shared by {processes} processes; give a multiple of {processes}")
+            raise InputError(
+                f"batch_size = {self.batch_size} cannot be shared by {processes} processes; give a multiple of {processes}"
+            )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then the schedule."""
@@ -102,7 +126,9 @@ class TrainConfig:
         """Geometric decay from `elastic_weight` to `final_elastic_weight`."""
         if self.final_elastic_weight is None:
             return self.elastic_weight
-        return self.elastic_weight * (self.final_elastic_weight / self.elastic_weight) ** (step / max(1, self.steps - 1))
+        return self.elastic_weight * (self.final_elastic_weight / self.elastic_weight) ** (
+            step / max(1, self.steps - 1)
+        )
 
 
 PRESETS = {

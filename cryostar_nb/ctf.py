@@ -38,7 +38,9 @@ class CTFParameters:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "CTFParameters":
         fields = dataclasses.fields(self)
-        return CTFParameters(**{field.name: function(getattr(self, field.name)) for field in fields})
+        return CTFParameters(
+            **{field.name: function(getattr(self, field.name)) for field in fields}
+        )
 
 
 def electron_wavelength(voltage_kv: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -67,12 +69,16 @@ def contrast_transfer_function(
     )
     k2 = kx.square() + ky.square()
     minus_gamma = torch.addcmul(constant, isotropic, k2)
-    minus_gamma = minus_gamma.addcmul_(along_x, kx.square() - ky.square()).addcmul_(diagonal, 2 * kx * ky)
+    minus_gamma = minus_gamma.addcmul_(along_x, kx.square() - ky.square()).addcmul_(
+        diagonal, 2 * kx * ky
+    )
     minus_gamma = minus_gamma.addcmul_(quartic, k2.square())
     return minus_gamma.sin_() * torch.exp(envelope * k2)
 
 
-def ctf_signs(frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters) -> Float[Tensor, "*batch_and_grid"]:
+def ctf_signs(
+    frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters
+) -> Float[Tensor, "*batch_and_grid"]:
     """+1 or -1, the sign of the CTF: what flips the phases of an image, and flips them back. Where the CTF is 0 it is +1."""
     values = contrast_transfer_function(frequencies, parameters)
     return torch.ones_like(values).copysign(values)
@@ -90,5 +96,10 @@ def ctf_terms(parameters: CTFParameters) -> Float[Tensor, "*batch 6"]:
     half_difference = math.pi * wavelength * (parameters.defocus_u - parameters.defocus_v) / 2
     constant = torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)
     aberration = (math.pi / 2) * 1e7 * parameters.spherical_aberration_mm * wavelength**3
-    terms = [constant, half_sum, half_difference * torch.cos(angle), half_difference * torch.sin(angle)]
+    terms = [
+        constant,
+        half_sum,
+        half_difference * torch.cos(angle),
+        half_difference * torch.sin(angle),
+    ]
     return torch.stack([*terms, -aberration, -0.25 * parameters.b_factor], dim=-1)

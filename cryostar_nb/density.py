@@ -27,7 +27,9 @@ class Density:
     sigma: Float[Tensor, ""]  # Å
     carried: "CarriedAtoms | None" = None  # None: each node is a Gaussian
 
-    def centres(self, positions: Float[Tensor, "*batch node 3"]) -> Float[Tensor, "*batch gaussian 3"]:
+    def centres(
+        self, positions: Float[Tensor, "*batch node 3"]
+    ) -> Float[Tensor, "*batch gaussian 3"]:
         """Centres of the Gaussians of these structures, in Å; differentiable."""
         return positions if self.carried is None else self.carried.place(positions)
 
@@ -47,26 +49,41 @@ class CarriedAtoms:
 
     neighbours: Int[Tensor, "node 3"]  # the nodes that make each frame
     framed: Bool[Tensor, " node"]  # whether they do
-    offsets: Float[Tensor, "node slot 3"]  # Å, in the frame of the node; residues of fewer atoms leave slots empty
+    offsets: Float[
+        Tensor, "node slot 3"
+    ]  # Å, in the frame of the node; residues of fewer atoms leave slots empty
     slots: Int[Tensor, " atom"]  # place of each atom among the (node, slot)
 
     def frames(self, positions: Float[Tensor, "*batch node 3"]) -> Float[Tensor, "*batch node 3 3"]:
         """Rotation matrices whose columns are the axes of each node's frame."""
-        before, here, after = (positions.index_select(-2, self.neighbours[:, place]) for place in range(3))
+        before, here, after = (
+            positions.index_select(-2, self.neighbours[:, place]) for place in range(3)
+        )
         along = torch.nn.functional.normalize(after - before, dim=-1)
         outward = here - before
-        outward = torch.nn.functional.normalize(outward - (outward * along).sum(-1, keepdim=True) * along, dim=-1)
+        outward = torch.nn.functional.normalize(
+            outward - (outward * along).sum(-1, keepdim=True) * along, dim=-1
+        )
         axes = torch.stack([along, outward, torch.linalg.cross(along, outward)], dim=-1)
-        return torch.where(self.framed[:, None, None], axes, torch.eye(3, dtype=axes.dtype, device=axes.device))
+        return torch.where(
+            self.framed[:, None, None], axes, torch.eye(3, dtype=axes.dtype, device=axes.device)
+        )
 
     def place(self, positions: Float[Tensor, "*batch node 3"]) -> Float[Tensor, "*batch atom 3"]:
         """Positions of the atoms, in Å, in the order of the structure they come from."""
-        atoms = positions.unsqueeze(-2) + self.offsets @ self.frames(positions).mT  # (*batch, node, slot, 3)
+        atoms = (
+            positions.unsqueeze(-2) + self.offsets @ self.frames(positions).mT
+        )  # (*batch, node, slot, 3)
         return atoms.flatten(-3, -2).index_select(-2, self.slots)
 
     def to(self, device: torch.device) -> "CarriedAtoms":
         """The same atoms on another device."""
-        return CarriedAtoms(*(tensor.to(device) for tensor in (self.neighbours, self.framed, self.offsets, self.slots)))
+        return CarriedAtoms(
+            *(
+                tensor.to(device)
+                for tensor in (self.neighbours, self.framed, self.offsets, self.slots)
+            )
+        )
 
 
 def node_density(nodes: Structure, sigma: float) -> Density:
@@ -82,21 +99,38 @@ def atom_density(atoms: Structure, sigma: float) -> Density:
     """
     nodes, ranges = coarse_grain(atoms), residue_ranges(atoms)
     if len(atoms) == len(nodes):
-        raise InputError("density = atoms: the reference has one atom for each residue; give a full-atom model, or --density nodes")
+        raise InputError(
+            "density = atoms: the reference has one atom for each residue; give a full-atom model, or --density nodes"
+        )
     bonded = np.zeros(len(nodes) + 1, dtype=bool)
     bonded[bonds(nodes)[:, 0] + 1] = True  # to the previous node
     own = np.arange(len(nodes))
-    middle = np.where(~bonded[:-1], own + 1, np.where(~bonded[1:], own - 1, own)).clip(1, max(1, len(nodes) - 2))
-    framed = bonded[middle] & bonded[middle + 1] if len(nodes) > 2 else np.zeros(len(nodes), dtype=bool)
+    middle = np.where(~bonded[:-1], own + 1, np.where(~bonded[1:], own - 1, own)).clip(
+        1, max(1, len(nodes) - 2)
+    )
+    framed = (
+        bonded[middle] & bonded[middle + 1] if len(nodes) > 2 else np.zeros(len(nodes), dtype=bool)
+    )
     middle = np.where(framed, middle, own)
-    neighbours = np.stack([np.where(framed, middle - 1, own), middle, np.where(framed, middle + 1, own)], axis=-1)
+    neighbours = np.stack(
+        [np.where(framed, middle - 1, own), middle, np.where(framed, middle + 1, own)], axis=-1
+    )
     most = max(last - first for first, last in ranges)
     offsets, amplitudes = np.zeros((len(nodes), most, 3)), np.empty(len(atoms))
     for node, (first, last) in enumerate(ranges):
         offsets[node, : last - first] = atoms.positions[first:last] - nodes.positions[node]
-        amplitudes[first:last] = atoms.electrons[first:last] * (nodes.electrons[node] / atoms.electrons[first:last].sum())
-    slots = np.concatenate([np.arange(last - first) + node * most for node, (first, last) in enumerate(ranges)])
-    carried = CarriedAtoms(torch.from_numpy(neighbours), torch.from_numpy(framed), torch.from_numpy(offsets), torch.from_numpy(slots))
+        amplitudes[first:last] = atoms.electrons[first:last] * (
+            nodes.electrons[node] / atoms.electrons[first:last].sum()
+        )
+    slots = np.concatenate(
+        [np.arange(last - first) + node * most for node, (first, last) in enumerate(ranges)]
+    )
+    carried = CarriedAtoms(
+        torch.from_numpy(neighbours),
+        torch.from_numpy(framed),
+        torch.from_numpy(offsets),
+        torch.from_numpy(slots),
+    )
     frames = carried.frames(torch.from_numpy(nodes.positions))
     in_frames = (carried.offsets @ frames).float()
     carried = CarriedAtoms(carried.neighbours, carried.framed, in_frames, carried.slots)
@@ -126,19 +160,27 @@ def model_density(
     volume = torch.zeros(box_size, box_size, box_size)
     for plane in range(box_size):
         near = slice(first[plane], last[plane])
-        across, up = (torch.exp(-(axis - values[near, None]).square() / (2 * width**2)) for values in (x, y))
+        across, up = (
+            torch.exp(-(axis - values[near, None]).square() / (2 * width**2)) for values in (x, y)
+        )
         depth = scale[near] * torch.exp(-(axis[plane] - z[near]).square() / (2 * width**2))
         volume[plane] = (up * depth[:, None]).mT @ across
     if width == sigma:
         return volume
     k = frequency_axis(box_size, pixel_size).float()
     k2 = k[:, None, None].square() + k[:, None].square() + k.square()
-    return centred_ifft(centred_fft(volume, 3) * torch.exp(2 * math.pi**2 * (width**2 - sigma**2) * k2), 3)
+    return centred_ifft(
+        centred_fft(volume, 3) * torch.exp(2 * math.pi**2 * (width**2 - sigma**2) * k2), 3
+    )
 
 
 def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
     """What the images of a run are made of."""
-    return atom_density(atoms, config.atom_sigma) if config.density == "atoms" else node_density(nodes, config.sigma)
+    return (
+        atom_density(atoms, config.atom_sigma)
+        if config.density == "atoms"
+        else node_density(nodes, config.sigma)
+    )
 
 
 def atom_sigma(resolution: float) -> float:

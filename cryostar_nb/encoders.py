@@ -42,19 +42,28 @@ class StructureView:
 
     def to(self, device: torch.device) -> "StructureView":
         """The same view on another device."""
-        return StructureView(self.band, self.nodes.to(device), self.places.to(device), self.sigma, self.blur)
+        return StructureView(
+            self.band, self.nodes.to(device), self.places.to(device), self.sigma, self.blur
+        )
 
     @torch.no_grad()
     def __call__(
-        self, images: Float[Tensor, "batch band"], rotations: Float[Tensor, "batch 3 3"], ctf: Float[Tensor, "batch 6"] | None
+        self,
+        images: Float[Tensor, "batch band"],
+        rotations: Float[Tensor, "batch 3 3"],
+        ctf: Float[Tensor, "batch 6"] | None,
     ) -> Float[Tensor, "batch number"]:
         """Values at the nodes, their gradients in the frame of the reference, then values at the places. `ctf` are `ctf_terms`."""
         frequencies = self.band.frequencies_on(images.device).to(images)
         k2 = frequencies.square().sum(-1)
-        transfer = torch.ones_like(k2) if ctf is None else contrast_transfer_function(frequencies, ctf)
+        transfer = (
+            torch.ones_like(k2) if ctf is None else contrast_transfer_function(frequencies, ctf)
+        )
         seen = []
         for points, sigma in ((self.nodes, self.sigma), (self.places, self.blur)):
-            blurred = images * self.band.per_coefficient(transfer * torch.exp(-2 * (math.pi * sigma) ** 2 * k2))
+            blurred = images * self.band.per_coefficient(
+                transfer * torch.exp(-2 * (math.pi * sigma) ** 2 * k2)
+            )
             values, slopes = adjoint_transform(blurred, points @ rotations.mT, self.band)
             seen.append(values)
             if points is self.nodes:
@@ -67,7 +76,10 @@ def structure_view(reference: Float[Tensor, "atom 3"], band: Band) -> StructureV
     nodes = reference[:: -(-len(reference) // MOST_NODES)].contiguous()
     tree, spacing = cKDTree(reference.numpy()), 8.0
     while True:
-        axes = [torch.arange(float(low) - REACH, float(high) + REACH, spacing) for low, high in zip(*reference.aminmax(dim=0), strict=True)]
+        axes = [
+            torch.arange(float(low) - REACH, float(high) + REACH, spacing)
+            for low, high in zip(*reference.aminmax(dim=0), strict=True)
+        ]
         grid = torch.cartesian_prod(*axes)
         places = grid[torch.from_numpy(tree.query(grid.numpy())[0] < REACH)]
         if len(places) <= MOST_PLACES:

@@ -11,9 +11,14 @@ class InputError(ValueError):
     """
 
 
-def check_signs(settings: object, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()) -> None:
+def check_signs(
+    settings: object, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()
+) -> None:
     """Raise InputError for the first setting of these names whose sign, or being no number, cannot be meant; None is left out."""
-    for names, fits, wanted in ((positive, gt, "a positive number"), (not_negative, ge, "zero or a positive number")):
+    for names, fits, wanted in (
+        (positive, gt, "a positive number"),
+        (not_negative, ge, "zero or a positive number"),
+    ):
         for name in names:
             value = getattr(settings, name)
             if value is not None and not fits(value, 0):

@@ -33,7 +33,9 @@ def rmsd_to_truth(
     return torch.cat([rmsd(decoder(latent), state_positions[state]) for latent, state in pairs])
 
 
-def per_state(values: Float[Tensor, " particle"], states: Int[Tensor, " particle"], count: int) -> tuple[list[float], list[float]]:
+def per_state(
+    values: Float[Tensor, " particle"], states: Int[Tensor, " particle"], count: int
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the values of each state; the band of Figure 3. A state without particles is NaN."""
     groups = [values[states == state].double() for state in range(count)]
     means = [group.mean() for group in groups]
@@ -66,7 +68,9 @@ class LocalGeometry:
 
 @torch.no_grad()
 def local_geometry(
-    positions: Float[Tensor, "batch atom 3"], nodes: Structure, target: Float[Tensor, "*batch atom 3"] | None = None
+    positions: Float[Tensor, "batch atom 3"],
+    nodes: Structure,
+    target: Float[Tensor, "*batch atom 3"] | None = None,
 ) -> LocalGeometry:
     """Local geometry of structures against `target` positions, one or one for each; the reference by default."""
     reference = torch.from_numpy(nodes.positions).to(positions)
@@ -75,16 +79,25 @@ def local_geometry(
     contacts = contacts[contacts[:, 1] - contacts[:, 0] >= 3]
 
     def error(pairs: Int[np.ndarray, "pair 2"]) -> float:
-        return float((pair_distances(positions, pairs) - pair_distances(target, pairs)).square().mean().sqrt())
+        return float(
+            (pair_distances(positions, pairs) - pair_distances(target, pairs))
+            .square()
+            .mean()
+            .sqrt()
+        )
 
     kept = pair_distances(positions, contacts) < 1.2 * pair_distances(reference, contacts)
     third = sequence_pairs(nodes, 3)
     local = np.concatenate([sequence_pairs(nodes, 2), third])
-    return LocalGeometry(error(bonds(nodes)), error(local), error(third), float(kept.double().mean()))
+    return LocalGeometry(
+        error(bonds(nodes)), error(local), error(third), float(kept.double().mean())
+    )
 
 
 @torch.no_grad()
-def in_helix(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> Bool[Tensor, "*batch atom"]:
+def in_helix(
+    positions: Float[Tensor, "*batch atom 3"], nodes: Structure
+) -> Bool[Tensor, "*batch atom"]:
     """Residues in an α-helix, told from Cα alone by the criteria of P-SEA (Labesse et al., Comput. Appl. Biosci. 1997).
 
     Residue i is helical when d(i-1, i+2) is 5.3 ± 0.5 Å and d(i-1, i+3) is 6.4 ± 0.6 Å, or when the angle at i is 89 ± 12° and the
@@ -92,15 +105,21 @@ def in_helix(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> Boo
     its distance or its angle fits. Nothing fits across a gap in the chain, and nothing but Cα is helical.
     """
 
-    def fits(measure: Callable[..., Tensor], span: int, value: float, tolerance: float) -> Bool[Tensor, "*batch atom"]:
+    def fits(
+        measure: Callable[..., Tensor], span: int, value: float, tolerance: float
+    ) -> Bool[Tensor, "*batch atom"]:
         """For each residue i, whether the measure of the nodes i-1 to i-1 + span is near the value."""
         start = sequence_pairs(nodes, span)[:, 0]
         start = start[nodes.atom_names[start] == "CA"]
         fitting = torch.zeros(positions.shape[:-1], dtype=torch.bool, device=positions.device)
-        fitting[..., start + 1] = (measure(*(positions[..., start + step, :] for step in range(span + 1))) - value).abs() <= tolerance
+        fitting[..., start + 1] = (
+            measure(*(positions[..., start + step, :] for step in range(span + 1))) - value
+        ).abs() <= tolerance
         return fitting
 
-    def windows(flags: Bool[Tensor, "*batch number"], width: int, beyond: int) -> Bool[Tensor, "*batch window width"]:
+    def windows(
+        flags: Bool[Tensor, "*batch number"], width: int, beyond: int
+    ) -> Bool[Tensor, "*batch window width"]:
         return torch.nn.functional.pad(flags, (beyond, beyond)).unfold(-1, width, 1)
 
     third, fourth = fits(_distance, 3, 5.3, 0.5), fits(_distance, 4, 6.4, 0.6)
@@ -122,17 +141,26 @@ def _dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """Angle between the planes of a, b, c and of b, c, d; positive for a right-handed screw."""
     left, right = torch.linalg.cross(b - a, c - b), torch.linalg.cross(c - b, d - c)
     along = torch.nn.functional.normalize(c - b, dim=-1)
-    return torch.atan2((torch.linalg.cross(left, right) * along).sum(-1), (left * right).sum(-1)).rad2deg()
+    return torch.atan2(
+        (torch.linalg.cross(left, right) * along).sum(-1), (left * right).sum(-1)
+    ).rad2deg()
 
 
 def helix_content(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> float:
     """Fraction of the amino acids that are in a helix (`in_helix`), mean over the structures; NaN without amino acids."""
     parts = positions.reshape(-1, len(nodes), 3).split(64)  # in parts, for the memory's sake
-    return float(torch.cat([in_helix(part, nodes)[:, nodes.atom_names == "CA"].double().mean(-1) for part in parts]).mean())
+    return float(
+        torch.cat(
+            [in_helix(part, nodes)[:, nodes.atom_names == "CA"].double().mean(-1) for part in parts]
+        ).mean()
+    )
 
 
 def evaluate(
-    decoder: nn.Module, latents: Float[Tensor, "particle latent"], nodes: Structure, truth: dict[str, np.ndarray]
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    nodes: Structure,
+    truth: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
@@ -140,16 +168,25 @@ def evaluate(
     states (of those that have a particle; NaN where none has), the same for the predictor that does nothing (always the
     reference), local geometry against the reference and against the truth, helix content, and `motion_along_first_component`.
     """
-    states, positions = torch.from_numpy(truth["state"]), torch.from_numpy(truth["positions"]).float()
+    states, positions = (
+        torch.from_numpy(truth["state"]),
+        torch.from_numpy(truth["positions"]).float(),
+    )
     if len(states) != len(latents):
-        raise InputError(f"the truth holds {len(states)} particles and the run {len(latents)}; give the truth.npz of the same simulation")
+        raise InputError(
+            f"the truth holds {len(states)} particles and the run {len(latents)}; give the truth.npz of the same simulation"
+        )
     if positions.shape[1] != len(nodes):
-        raise InputError(f"the truth has {positions.shape[1]} nodes and the reference {len(nodes)}; give the truth of the same molecule")
+        raise InputError(
+            f"the truth has {positions.shape[1]} nodes and the reference {len(nodes)}; give the truth of the same molecule"
+        )
     errors = rmsd_to_truth(decoder, latents, positions, states)
     mean, sd = per_state(errors, states, len(positions))
     most_open = [mean[state] for state in range(len(mean))[-5:] if (states == state).any()]
     idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
-    sample = torch.linspace(0, len(latents) - 1, min(len(latents), 2000, max(50, 2_000_000 // len(nodes)))).long()
+    sample = torch.linspace(
+        0, len(latents) - 1, min(len(latents), 2000, max(50, 2_000_000 // len(nodes)))
+    ).long()
     with torch.no_grad():
         predicted = decoder(latents[sample])
     to_reference = local_geometry(predicted, nodes)
@@ -187,16 +224,28 @@ def motion_along_first_component(
     1 Å apart there, `still` the others; `chains` are the chains, each whole (see `evaluation.Displacement`).
     """
     scores, percentiles = principal_components(latents).scores[:, 0], torch.tensor(ENDS)
-    if ((states - states.double().mean()) * scores).sum() < 0:  # the sign of a component is arbitrary
+    if (
+        (states - states.double().mean()) * scores
+    ).sum() < 0:  # the sign of a component is arbitrary
         scores = -scores
     found = decoder(mean_around_percentiles(latents, scores, percentiles)).numpy()
     ends = states.sort().values[(percentiles / 100 * (len(states) - 1)).round().long()]
     true = positions[ends].numpy()
     moving = np.linalg.norm(true[1] - true[0], axis=-1) > STILL
     parts = {"moving": moving, "still": ~moving}
-    motion = {name: dataclasses.asdict(displacement(found, true, part)) for name, part in parts.items() if part.any()}
-    chains = {str(chain): dataclasses.asdict(displacement(found, true, nodes.chains == chain)) for chain in dict.fromkeys(nodes.chains)}
-    return {"latent_modes": latent_modes(scores.numpy()).tolist(), "motion": motion | {"states": ends.tolist(), "chains": chains}}
+    motion = {
+        name: dataclasses.asdict(displacement(found, true, part))
+        for name, part in parts.items()
+        if part.any()
+    }
+    chains = {
+        str(chain): dataclasses.asdict(displacement(found, true, nodes.chains == chain))
+        for chain in dict.fromkeys(nodes.chains)
+    }
+    return {
+        "latent_modes": latent_modes(scores.numpy()).tolist(),
+        "motion": motion | {"states": ends.tolist(), "chains": chains},
+    }
 
 
 @dataclass(frozen=True)
@@ -210,9 +259,13 @@ class Displacement:
 
 
 def displacement(
-    found: Float[np.ndarray, "2 atom 3"], true: Float[np.ndarray, "2 atom 3"], nodes: Bool[np.ndarray, " atom"]
+    found: Float[np.ndarray, "2 atom 3"],
+    true: Float[np.ndarray, "2 atom 3"],
+    nodes: Bool[np.ndarray, " atom"],
 ) -> Displacement:
     """The displacement of some nodes between two structures that were found, beside that between the two true ones."""
     moves = [(pair[1] - pair[0])[nodes] for pair in (found, true)]
-    far, expected, wrong = (float(np.sqrt(np.square(move).sum(-1).mean())) for move in (*moves, moves[0] - moves[1]))
+    far, expected, wrong = (
+        float(np.sqrt(np.square(move).sum(-1).mean())) for move in (*moves, moves[0] - moves[1])
+    )
     return Displacement(int(nodes.sum()), expected, far, wrong)

@@ -14,16 +14,24 @@ from torch import Tensor
 from cryostar_nb.errors import InputError
 
 
-def centred_fft(array: Float[Tensor, "*batch_and_grid"], ndim: int) -> Complex[Tensor, "*batch_and_grid"]:
+def centred_fft(
+    array: Float[Tensor, "*batch_and_grid"], ndim: int
+) -> Complex[Tensor, "*batch_and_grid"]:
     """Discrete Fourier transform over the last `ndim` axes, with the origin at `n // 2` on both sides."""
     axes = tuple(range(-ndim, 0))
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes)
+    return torch.fft.fftshift(
+        torch.fft.fftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes
+    )
 
 
-def centred_ifft(array: Complex[Tensor, "*batch_and_grid"], ndim: int) -> Float[Tensor, "*batch_and_grid"]:
+def centred_ifft(
+    array: Complex[Tensor, "*batch_and_grid"], ndim: int
+) -> Float[Tensor, "*batch_and_grid"]:
     """Inverse of `centred_fft`; the result is real."""
     axes = tuple(range(-ndim, 0))
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes).real
+    return torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes
+    ).real
 
 
 def frequency_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
@@ -52,7 +60,9 @@ def shift_images(
     return centred_ifft(centred_fft(images, 2) * ramp, 2)
 
 
-def fourier_crop(array: Float[Tensor, "*batch_and_grid"], box_size: int, ndim: int) -> Float[Tensor, "*batch_and_new_grid"]:
+def fourier_crop(
+    array: Float[Tensor, "*batch_and_grid"], box_size: int, ndim: int
+) -> Float[Tensor, "*batch_and_new_grid"]:
     """The same field of view on a coarser grid over the last `ndim` axes, which are alike: the middle of the transform is kept.
 
     Values are those of the band-limited array where the new points are: densities stay densities, and the centre the centre.
@@ -75,10 +85,19 @@ def shell_correlation(
     Returns the frequency of each shell, in 1/Å, from one up to Nyquist, and the correlation there.
     """
     if first.shape != second.shape or len(set(first.shape)) != 1:
-        raise InputError(f"shell correlation compares equal cubes or squares, not {tuple(first.shape)} and {tuple(second.shape)}")
+        raise InputError(
+            f"shell correlation compares equal cubes or squares, not {tuple(first.shape)} and {tuple(second.shape)}"
+        )
     box_size = first.shape[0]
     axis = (torch.arange(box_size, device=first.device) - box_size // 2).double()
-    radius = torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij")).square().sum(0).sqrt().round().long()
+    radius = (
+        torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij"))
+        .square()
+        .sum(0)
+        .sqrt()
+        .round()
+        .long()
+    )
     a, b = centred_fft(first.double(), first.ndim), centred_fft(second.double(), first.ndim)
 
     def shell_sum(values: Tensor) -> Tensor:
@@ -142,7 +161,9 @@ class Band:
     def encode(self, images: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch band"]:
         """The vector of each image. A mean, and all detail beyond the band, is left out."""
         if images.shape[-2:] != (self.box_size, self.box_size):
-            raise InputError(f"images of {tuple(images.shape[-2:])} pixels do not fit a band of box {self.box_size}")
+            raise InputError(
+                f"images of {tuple(images.shape[-2:])} pixels do not fit a band of box {self.box_size}"
+            )
         spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
         kx, ky = self.indices.to(images.device).unbind(-1)
         kept = spectrum[..., ky % self.box_size, kx] * (math.sqrt(2) / self.box_size)
@@ -153,14 +174,20 @@ class Band:
         real, imaginary = vectors.chunk(2, dim=-1)
         kx, ky = self.indices.to(vectors.device).unbind(-1)
         coefficients = torch.complex(real, imaginary) * (self.box_size / math.sqrt(2))
-        spectrum = coefficients.new_zeros(*vectors.shape[:-1], self.box_size, self.box_size // 2 + 1)
+        spectrum = coefficients.new_zeros(
+            *vectors.shape[:-1], self.box_size, self.box_size // 2 + 1
+        )
         spectrum[..., ky % self.box_size, kx] = coefficients
         # irfft2 reads the column kx = 0 in full, so its other half is filled in as the complex conjugate.
         column = kx == 0
         spectrum[..., -ky[column] % self.box_size, kx[column]] = coefficients[..., column].conj()
-        return torch.fft.fftshift(torch.fft.irfft2(spectrum, s=(self.box_size, self.box_size)), dim=(-2, -1))
+        return torch.fft.fftshift(
+            torch.fft.irfft2(spectrum, s=(self.box_size, self.box_size)), dim=(-2, -1)
+        )
 
-    def per_coefficient(self, values: Float[Tensor, "*batch coefficient"]) -> Float[Tensor, "*batch band"]:
+    def per_coefficient(
+        self, values: Float[Tensor, "*batch coefficient"]
+    ) -> Float[Tensor, "*batch band"]:
         """A real factor per frequency (a CTF, an envelope) laid out to multiply a vector."""
         return torch.cat([values, values], dim=-1)
 
@@ -168,7 +195,9 @@ class Band:
 LEVEL = 0.5
 
 
-def first_crossing(frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"], level: float = LEVEL) -> float | None:
+def first_crossing(
+    frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"], level: float = LEVEL
+) -> float | None:
     """Resolution, in Å, at which a curve that has been above a level first falls below it, by linear interpolation.
 
     The last shell where it never falls; None where it never rises above the level.
@@ -186,7 +215,9 @@ def first_crossing(frequencies: Float[Tensor, " shell"], correlation: Float[Tens
     return 1 / float(frequencies[after - 1] + part * (frequencies[after] - frequencies[after - 1]))
 
 
-def shift_band(vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band) -> Float[Tensor, "*batch band"]:
+def shift_band(
+    vectors: Float[Tensor, "*batch band"], shifts: Float[Tensor, "*batch 2"], band: Band
+) -> Float[Tensor, "*batch band"]:
     """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
     angle = -2 * math.pi * (shifts @ band.frequencies_on(shifts.device).to(shifts).mT)
     cosine, sine = angle.cos(), angle.sin()

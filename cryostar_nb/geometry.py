@@ -13,7 +13,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 
-def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike) -> Float[np.ndarray, "*particle 3 3"]:
+def rotations_from_relion_angles(
+    rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_deg: ArrayLike
+) -> Float[np.ndarray, "*particle 3 3"]:
     """Pose matrices from RELION's Euler angles (`rlnAngleRot`, `rlnAngleTilt`, `rlnAnglePsi`, in degrees).
 
     Equal to RELION's `Euler_angles2matrix`: the transpose of the intrinsic ZYZ rotation.
@@ -25,7 +27,9 @@ def rotations_from_relion_angles(rot_deg: ArrayLike, tilt_deg: ArrayLike, psi_de
 def relion_angles_from_rotations(rotations: ArrayLike) -> Float[np.ndarray, "*particle 3"]:
     """RELION's (rot, tilt, psi) in degrees, the inverse of `rotations_from_relion_angles`."""
     transposed = np.swapaxes(np.asarray(rotations, dtype=np.float64), -1, -2)
-    with warnings.catch_warnings():  # at tilt 0 and 180 only rot + psi counts, and scipy says that it sets one of them to 0
+    with (
+        warnings.catch_warnings()
+    ):  # at tilt 0 and 180 only rot + psi counts, and scipy says that it sets one of them to 0
         warnings.filterwarnings("ignore", message="Gimbal lock")
         return np.asarray(Rotation.from_matrix(transposed).as_euler("ZYZ", degrees=True))
 
@@ -43,7 +47,11 @@ def rotations_from_vectors(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, 
     angle = torch.where(small, 1.0, squared).sqrt()
     first = torch.where(small, 1 - squared / 6, angle.sin() / angle)
     second = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle.square())
-    return torch.eye(3, dtype=vectors.dtype, device=vectors.device) + first * cross + second * (cross @ cross)
+    return (
+        torch.eye(3, dtype=vectors.dtype, device=vectors.device)
+        + first * cross
+        + second * (cross @ cross)
+    )
 
 
 def random_rotations(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
@@ -65,18 +73,24 @@ def kabsch(
     return rotation, target_centre - rotation @ mobile_centre
 
 
-def superpose(mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "atom 3"]) -> Float[np.ndarray, "atom 3"]:
+def superpose(
+    mobile: Float[np.ndarray, "atom 3"], target: Float[np.ndarray, "atom 3"]
+) -> Float[np.ndarray, "atom 3"]:
     """`mobile` moved onto `target` as a rigid body, with the least RMSD."""
     rotation, translation = kabsch(mobile, target)
     return mobile @ rotation.T + translation
 
 
-def rmsd(positions: Float[Tensor, "*#batch atom 3"], target: Float[Tensor, "*#batch atom 3"]) -> Float[Tensor, "*batch"]:
+def rmsd(
+    positions: Float[Tensor, "*#batch atom 3"], target: Float[Tensor, "*#batch atom 3"]
+) -> Float[Tensor, "*batch"]:
     """Root of the mean squared distance between matching atoms, in the unit of the input, *without* alignment."""
     return (positions - target).square().sum(-1).mean(-1).sqrt()
 
 
-def pair_distances(positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]) -> Float[Tensor, "*batch pair"]:
+def pair_distances(
+    positions: Float[Tensor, "*batch atom 3"], pairs: Tensor | NDArray[np.int64]
+) -> Float[Tensor, "*batch pair"]:
     """Distance between the two atoms of each pair; `pairs` has shape (pair, 2). Coinciding atoms give 1e-6 Å and no gradient."""
     pairs = torch.as_tensor(pairs, device=positions.device)
     difference = positions.index_select(-2, pairs[:, 0]) - positions.index_select(-2, pairs[:, 1])

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from cryostar_nb.geometry import rmsd
 
-DIP = 0.25  # part of its height by which the density falls, at least, between a mode and a higher one
+DIP = (
+    0.25  # part of its height by which the density falls, at least, between a mode and a higher one
+)
 LOWEST = 0.05  # height of the lowest mode, as a part of the highest
 
 
@@ -62,17 +64,24 @@ def principal_components(latents: Float[Tensor, "particle latent"]) -> Principal
     mean = latents.mean(0)
     _, singular_values, components = torch.linalg.svd(latents - mean, full_matrices=False)
     power = singular_values.square()
-    return PrincipalComponents(mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30))
+    return PrincipalComponents(
+        mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30)
+    )
 
 
 def mean_around_percentiles(
-    values: Float[Tensor, "particle value"], scores: Float[Tensor, " particle"], percentiles: Float[Tensor, " point"]
+    values: Float[Tensor, "particle value"],
+    scores: Float[Tensor, " particle"],
+    percentiles: Float[Tensor, " point"],
 ) -> Float[Tensor, "point value"]:
     """Mean of the values of the 2 % of particles around each percentile of the scores."""
     order = torch.argsort(scores)
     half_window = max(1, len(scores) // 100)
     centres = (percentiles / 100 * (len(scores) - 1)).round().long()
-    windows = [order[max(0, int(centre) - half_window) : int(centre) + half_window + 1] for centre in centres]
+    windows = [
+        order[max(0, int(centre) - half_window) : int(centre) + half_window + 1]
+        for centre in centres
+    ]
     return torch.stack([values[window].mean(0) for window in windows])
 
 
@@ -92,7 +101,9 @@ def traverse(
 
 
 def components_from_reference(
-    decoder: nn.Module, latents: Float[Tensor, "particle latent"], reference: Float[Tensor, "atom 3"]
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    reference: Float[Tensor, "atom 3"],
 ) -> PrincipalComponents:
     """`principal_components`, whose signs are arbitrary, the first turned so that it leads away from the reference.
 
@@ -102,4 +113,6 @@ def components_from_reference(
     low, high = rmsd(traverse(decoder, latents, pca.scores[:, 0], torch.tensor(ENDS)), reference)
     sign = torch.ones(len(pca.components))
     sign[0] = -1 if low > high else 1
-    return dataclasses.replace(pca, components=sign[:, None] * pca.components, scores=sign * pca.scores)
+    return dataclasses.replace(
+        pca, components=sign[:, None] * pca.components, scores=sign * pca.scores
+    )

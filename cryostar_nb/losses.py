@@ -22,7 +22,8 @@ Numbers = np.ndarray | Sequence[Any]
 
 
 def correlation_loss(
-    images: Float[Tensor, "*batch band"] | Numbers, predictions: Float[Tensor, "*batch band"] | Numbers
+    images: Float[Tensor, "*batch band"] | Numbers,
+    predictions: Float[Tensor, "*batch band"] | Numbers,
 ) -> Float[Tensor, ""]:
     """L_image, eq. 9: minus the normalised cross correlation of each image with its prediction, mean over the batch."""
     images, predictions = torch.as_tensor(images), torch.as_tensor(predictions)
@@ -30,13 +31,16 @@ def correlation_loss(
 
 
 def continuity_loss(
-    distances: Float[Tensor, "*batch bond"] | Numbers, reference_distances: Float[Tensor, " bond"] | Numbers
+    distances: Float[Tensor, "*batch bond"] | Numbers,
+    reference_distances: Float[Tensor, " bond"] | Numbers,
 ) -> Float[Tensor, ""]:
     """L_cont, eq. 2: mean squared change of the distance between bonded nodes, in Å^2."""
     return (torch.as_tensor(distances) - torch.as_tensor(reference_distances)).square().mean()
 
 
-def clash_loss(distances: Float[Tensor, "*batch pair"] | Numbers, threshold: float = 4.0) -> Float[Tensor, ""]:
+def clash_loss(
+    distances: Float[Tensor, "*batch pair"] | Numbers, threshold: float = 4.0
+) -> Float[Tensor, ""]:
     """L_clash, eq. 3 and 4: mean over the clashing pairs of the squared depth below `threshold`, in Å^2.
 
     The mean is over the pairs of each structure that clash, then over the batch; a structure without a clash adds 0.
@@ -47,7 +51,9 @@ def clash_loss(distances: Float[Tensor, "*batch pair"] | Numbers, threshold: flo
     return (depth.square().sum(-1) / clashes).mean()
 
 
-def relaxed_edges(distances: Float[Tensor, "batch edge"] | Numbers, percentile: float) -> Bool[Tensor, " edge"]:
+def relaxed_edges(
+    distances: Float[Tensor, "batch edge"] | Numbers, percentile: float
+) -> Bool[Tensor, " edge"]:
     """P'_EN of eq. 7: True for the edges to keep, those whose distance varies least over the batch."""
     return stable_edges(torch.as_tensor(distances).detach().var(dim=0, correction=0), percentile)
 
@@ -62,7 +68,10 @@ def stable_edges(variance: Float[Tensor, " edge"], percentile: float) -> Bool[Te
         return torch.ones_like(variance, dtype=torch.bool)
     rank = percentile / 100 * (len(variance) - 1)
     # Two order statistics by selection, and the line between them, as NumPy's percentile has it: no sorting.
-    below, above = (torch.kthvalue(variance, 1 + int(place)).values for place in (rank, min(rank + 1, len(variance) - 1)))
+    below, above = (
+        torch.kthvalue(variance, 1 + int(place)).values
+        for place in (rank, min(rank + 1, len(variance) - 1))
+    )
     keep = variance < torch.lerp(below, above, rank - int(rank))
     return keep | ~keep.any()
 
@@ -81,7 +90,8 @@ def elastic_network_loss(
 
 
 def kl_divergence(
-    mean: Float[Tensor, "*batch latent"] | Numbers, log_variance: Float[Tensor, "*batch latent"] | Numbers
+    mean: Float[Tensor, "*batch latent"] | Numbers,
+    log_variance: Float[Tensor, "*batch latent"] | Numbers,
 ) -> Float[Tensor, ""]:
     """L_KL of eq. 8: divergence of N(mean, variance) from N(0, 1), summed over the latent, mean over the batch, in nats."""
     mean, log_variance = torch.as_tensor(mean), torch.as_tensor(log_variance)
@@ -108,22 +118,33 @@ class Restraints:
         device: torch.device | None = None,
     ) -> None:
         reference = torch.from_numpy(nodes.positions).float().to(device)
-        self.method, self.clash_distance, self.percentile, self.measure = method, clash_distance, percentile, measure
+        self.method, self.clash_distance, self.percentile, self.measure = (
+            method,
+            clash_distance,
+            percentile,
+            measure,
+        )
         self.bonds = torch.from_numpy(bonds(nodes)).to(device)
-        self.edges = torch.from_numpy(elastic_edges(nodes, elastic_cutoff, between_chains=elastic_between_chains)).to(device)
+        self.edges = torch.from_numpy(
+            elastic_edges(nodes, elastic_cutoff, between_chains=elastic_between_chains)
+        ).to(device)
         if method != "nma" and not len(self.bonds):
             raise InputError(
                 f"of {len(nodes)} nodes no two are bonded, and continuity needs bonds; give a reference whose chains are whole"
             )
         if method == "star" and not len(self.edges):
-            raise InputError(f"elastic_cutoff = {elastic_cutoff:g}: no two nodes are that near; give a larger --elastic-cutoff")
+            raise InputError(
+                f"elastic_cutoff = {elastic_cutoff:g}: no two nodes are that near; give a larger --elastic-cutoff"
+            )
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
         self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)
         self.bonded[self.bonds[:, 0]] = True  # to the next node
 
     def losses(
-        self, positions: Float[Tensor, "batch atom 3"], over_all: Callable[[Tensor], Tensor] = lambda sums: sums
+        self,
+        positions: Float[Tensor, "batch atom 3"],
+        over_all: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> dict[str, Tensor]:
         """Unweighted structural losses of the method, by name, from sums over the pairs (see `pairs`).
 
@@ -138,9 +159,15 @@ class Restraints:
             changes, squares = length_change_sums(by_atom, self.edges, self.edge_lengths)
             first, second = changes, squares
             if self.measure == "squared_error":
-                errors = (pair_distances(positions.detach(), self.edges) - self.edge_lengths).double().square()
+                errors = (
+                    (pair_distances(positions.detach(), self.edges) - self.edge_lengths)
+                    .double()
+                    .square()
+                )
                 first, second = errors.sum(0), errors.square().sum(0)
-            whole, firsts, seconds = over_all(torch.stack([torch.full_like(first, count), first, second]).detach())
+            whole, firsts, seconds = over_all(
+                torch.stack([torch.full_like(first, count), first, second]).detach()
+            )
             keep = stable_edges(seconds / whole - (firsts / whole).square(), self.percentile)
             losses["elastic"] = (squares * keep).sum() / keep.sum() / count
             penalties, clashes = clash_sums(by_atom, self.bonded, self.clash_distance)

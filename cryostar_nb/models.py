@@ -41,7 +41,12 @@ class NormalModeDecoder(nn.Module):
     reference: Tensor
     modes: Tensor
 
-    def __init__(self, reference: Float[Tensor, "atom 3"], modes: Float[Tensor, "mode atom 3"], config: ModelConfig) -> None:
+    def __init__(
+        self,
+        reference: Float[Tensor, "atom 3"],
+        modes: Float[Tensor, "mode atom 3"],
+        config: ModelConfig,
+    ) -> None:
         super().__init__()
         self.layers = mlp((config.latent_dim, *config.decoder_widths, len(modes) + 6))
         _start_small(self.layers)
@@ -81,18 +86,28 @@ class DeformationVAE(nn.Module):
         super().__init__()
         self.latent_dim = config.latent_dim
         self.encoder = Encoder(input_size, config, standardised=standardised)
-        self.decoder = CartesianDecoder(reference, config) if modes is None else NormalModeDecoder(reference, modes, config)
+        self.decoder = (
+            CartesianDecoder(reference, config)
+            if modes is None
+            else NormalModeDecoder(reference, modes, config)
+        )
 
-    def forward(self, inputs: Float[Tensor, "batch number"], noise: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, inputs: Float[Tensor, "batch number"], noise: Float[Tensor, "batch latent"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
         mean, log_variance = self.encoder(inputs)
         precision = self.decoder.reference.dtype
         mean, log_variance = mean.to(precision), log_variance.to(precision)
         latent = mean + noise * torch.exp(0.5 * log_variance)
-        with torch.autocast(inputs.device.type, enabled=False):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
+        with torch.autocast(
+            inputs.device.type, enabled=False
+        ):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
             return self.decoder(latent), mean, log_variance
 
 
 def parameter_count(module: nn.Module) -> int:
     """Number of trainable scalars."""
-    return sum(math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad)
+    return sum(
+        math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad
+    )

@@ -33,12 +33,17 @@ TABLE_FLOATS = 1 << 22  # that the tables of the exact sum may hold at a time
 
 
 def _gaussian_profiles(
-    coordinates: Float[Tensor, "*batch atom"], sigma: Float[Tensor, "*atom"], box_size: int, pixel_size: float
+    coordinates: Float[Tensor, "*batch atom"],
+    sigma: Float[Tensor, "*atom"],
+    box_size: int,
+    pixel_size: float,
 ) -> Float[Tensor, "*batch atom box"]:
     """Unit-mass Gaussians of each node along one axis, sampled at the pixel centres, in 1/Å."""
     axis = coordinate_axis(box_size, pixel_size).to(coordinates)
     width = sigma[..., None]
-    return torch.exp(-(axis - coordinates[..., None]).square() / (2 * width.square())) / (math.sqrt(2 * math.pi) * width)
+    return torch.exp(-(axis - coordinates[..., None]).square() / (2 * width.square())) / (
+        math.sqrt(2 * math.pi) * width
+    )
 
 
 def gaussian_density(
@@ -50,7 +55,9 @@ def gaussian_density(
     pixel_size: float,
 ) -> Float[Tensor, "*batch z y x"]:
     """Density of the nodes on a grid (eq. 1 with normalised Gaussians), in electrons/Å^3."""
-    x, y, z = (_gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(3))
+    x, y, z = (
+        _gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(3)
+    )
     return torch.einsum("...az,...ay,...ax->...zyx", z * amplitudes[:, None], y, x)
 
 
@@ -66,7 +73,9 @@ def project_real(
 
     A Gaussian narrower than about a pixel falls between the samples; use `project_band` then.
     """
-    x, y = (_gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(2))
+    x, y = (
+        _gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(2)
+    )
     return (y * amplitudes[:, None]).mT @ x
 
 
@@ -97,7 +106,9 @@ class _PhaseTable(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         (table,) = ctx.saved_tensors
-        order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device) * (2 * math.pi / ctx.length)
+        order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device) * (
+            2 * math.pi / ctx.length
+        )
         slope = gradient[..., 0] * table[..., 1] - gradient[..., 1] * table[..., 0]
         return slope @ order, None, None
 
@@ -122,14 +133,21 @@ def project_band(
         many = len(amplitudes) > FEW_NODES and positions.dtype == torch.float32
         method = "spread" if many and available(positions) and sigma.ndim == 0 else "exact"
     if method == "spread" and sigma.ndim:
-        raise ValueError("method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node")
+        raise ValueError(
+            "method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node"
+        )
     batch = positions.reshape(-1, *positions.shape[-2:])
     if method == "spread":
         vectors = transform_nodes(batch, amplitudes, band)
     else:
         parts = batch.split(max(1, TABLE_FLOATS // (4 * (band.max_index + 1) * batch.shape[1])))
-        if len(parts) > 1:  # a few images at a time, and their tables are made anew in the backward pass: memory stays bounded
-            made = [checkpoint(_exact_transform, part, amplitudes, sigma, band, use_reentrant=False) for part in parts]
+        if (
+            len(parts) > 1
+        ):  # a few images at a time, and their tables are made anew in the backward pass: memory stays bounded
+            made = [
+                checkpoint(_exact_transform, part, amplitudes, sigma, band, use_reentrant=False)
+                for part in parts
+            ]
         else:
             made = [_exact_transform(batch, amplitudes, sigma, band)]
         vectors = torch.cat(made)
@@ -143,7 +161,10 @@ def project_band(
 
 
 def _exact_transform(
-    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], sigma: Float[Tensor, "*atom"], band: Band
+    positions: Float[Tensor, "batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: Float[Tensor, "*atom"],
+    band: Band,
 ) -> Float[Tensor, "batch band"]:
     """Real, then imaginary parts of sum_i A_i exp(-2 pi i k . x_i), times each node's envelope when sigma is one per node.
 
@@ -155,13 +176,19 @@ def _exact_transform(
     y = _PhaseTable.apply(positions[..., 1], m, length) * amplitudes.to(positions)[:, None, None]
     if sigma.ndim:  # a width per node: its envelope is separable too
         order = torch.arange(m + 1, device=positions.device) / length
-        envelope = torch.exp(-2 * (math.pi * sigma[:, None] * order).square()).to(positions)[..., None]
+        envelope = torch.exp(-2 * (math.pi * sigma[:, None] * order).square()).to(positions)[
+            ..., None
+        ]
         x, y = x * envelope, y * envelope
     products = y.flatten(-2).mT @ x.flatten(-2)  # (batch, 2(m + 1), 2(m + 1))
-    products = products.unflatten(-1, (m + 1, 2)).unflatten(-3, (m + 1, 2))  # (batch, ky, part of y, kx, part of x)
+    products = products.unflatten(-1, (m + 1, 2)).unflatten(
+        -3, (m + 1, 2)
+    )  # (batch, ky, part of y, kx, part of x)
     rr, ri = products[..., :, 0, :, 0], products[..., :, 0, :, 1]
     ir, ii = products[..., :, 1, :, 0], products[..., :, 1, :, 1]
-    halves = torch.stack([rr - ii, rr + ii, ri + ir, ri - ir], dim=-3)  # real: +ky, -ky; imaginary: +ky, -ky
+    halves = torch.stack(
+        [rr - ii, rr + ii, ri + ir, ri - ir], dim=-3
+    )  # real: +ky, -ky; imaginary: +ky, -ky
     return halves.flatten(-3).index_select(-1, _positions_in_halves(band, positions.device))
 
 
@@ -174,7 +201,9 @@ def _positions_in_halves(band: Band, device: torch.device) -> Tensor:
     return torch.cat([real, real + 2 * side**2]).to(device)
 
 
-def rotate(positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch atom 3"]:
+def rotate(
+    positions: Float[Tensor, "*#batch atom 3"], rotations: Float[Tensor, "*#batch 3 3"]
+) -> Float[Tensor, "*batch atom 3"]:
     """Coordinates in the frame of the microscope: x_view = R @ x_ref."""
     return positions @ rotations.mT
 

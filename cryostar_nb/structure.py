@@ -19,9 +19,30 @@ from cryostar_nb.errors import InputError
 
 # Residues inside a chain: the free molecule less one water per bond. IUPAC formulas.
 _FORMULAS = {
-    **{"GLY": "C2H3NO", "ALA": "C3H5NO", "SER": "C3H5NO2", "PRO": "C5H7NO", "VAL": "C5H9NO", "THR": "C4H7NO2"},
-    **{"CYS": "C3H5NOS", "ILE": "C6H11NO", "LEU": "C6H11NO", "ASN": "C4H6N2O2", "ASP": "C4H5NO3", "GLN": "C5H8N2O2"},
-    **{"LYS": "C6H12N2O", "GLU": "C5H7NO3", "MET": "C5H9NOS", "HIS": "C6H7N3O", "PHE": "C9H9NO", "ARG": "C6H12N4O"},
+    **{
+        "GLY": "C2H3NO",
+        "ALA": "C3H5NO",
+        "SER": "C3H5NO2",
+        "PRO": "C5H7NO",
+        "VAL": "C5H9NO",
+        "THR": "C4H7NO2",
+    },
+    **{
+        "CYS": "C3H5NOS",
+        "ILE": "C6H11NO",
+        "LEU": "C6H11NO",
+        "ASN": "C4H6N2O2",
+        "ASP": "C4H5NO3",
+        "GLN": "C5H8N2O2",
+    },
+    **{
+        "LYS": "C6H12N2O",
+        "GLU": "C5H7NO3",
+        "MET": "C5H9NOS",
+        "HIS": "C6H7N3O",
+        "PHE": "C9H9NO",
+        "ARG": "C6H12N4O",
+    },
     **{"TYR": "C9H9NO2", "TRP": "C11H10N2O", "MSE": "C5H9NOSe"},
     **{"A": "C10H12N5O6P", "C": "C9H12N3O7P", "G": "C10H12N5O7P", "U": "C9H11N2O8P"},
     **{"DA": "C10H12N5O5P", "DC": "C9H12N3O6P", "DG": "C10H12N5O6P", "DT": "C10H13N2O7P"},
@@ -48,7 +69,9 @@ class Structure:
         return len(self.positions)
 
     def __getitem__(self, selection: np.ndarray | slice | Sequence[int]) -> "Structure":
-        return Structure(*(getattr(self, field.name)[selection] for field in dataclasses.fields(self)))
+        return Structure(
+            *(getattr(self, field.name)[selection] for field in dataclasses.fields(self))
+        )
 
     def with_positions(self, positions: Float[np.ndarray, "atom 3"]) -> "Structure":
         """The same atoms elsewhere."""
@@ -62,10 +85,19 @@ class Structure:
     @property
     def residue_keys(self) -> list[tuple[str, int, str]]:
         """Chain, number and insertion code of the residue of each atom."""
-        return list(zip(self.chains.tolist(), self.residue_numbers.tolist(), self.insertion_codes.tolist(), strict=True))
+        return list(
+            zip(
+                self.chains.tolist(),
+                self.residue_numbers.tolist(),
+                self.insertion_codes.tolist(),
+                strict=True,
+            )
+        )
 
 
-_HISTIDINES = dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS")  # as force fields name its protonation states
+_HISTIDINES = dict.fromkeys(
+    ("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS"
+)  # as force fields name its protonation states
 
 
 def standard_name(residue_name: str) -> str:
@@ -82,7 +114,9 @@ def residue_electrons(name: str, heavy_atom_electrons: float) -> float:
     name = standard_name(name)
     if name in _FORMULAS:
         parts = re.findall(r"([A-Z][a-z]?)(\d*)", _FORMULAS[name])
-        return float(sum(gemmi.Element(symbol).atomic_number * int(count or 1) for symbol, count in parts))
+        return float(
+            sum(gemmi.Element(symbol).atomic_number * int(count or 1) for symbol, count in parts)
+        )
     known = gemmi.find_tabulated_residue(name)
     return heavy_atom_electrons + (max(known.hydrogen_count - 2, 0) if known.found() else 0)
 
@@ -94,7 +128,9 @@ def node_atoms(atoms: Structure) -> Int[np.ndarray, " residue"]:
         names = atoms.atom_names[first:last].tolist()
         node = next((names.index(name) for name in NODE_NAMES if name in names), None)
         if node is None:
-            raise InputError(f"residue {atoms.residue_label(first)} has no CA, P or C1' atom; complete the residue or delete it")
+            raise InputError(
+                f"residue {atoms.residue_label(first)} has no CA, P or C1' atom; complete the residue or delete it"
+            )
         nodes.append(first + node)
     return np.array(nodes)
 
@@ -121,11 +157,17 @@ def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
     length = np.linalg.norm(np.diff(nodes.positions, axis=0), axis=-1)
     longest = np.array([_LONGEST_BOND.get(name, 4.5) for name in nodes.atom_names.tolist()])
     protein = nodes.atom_names == "CA"
-    bonded = (nodes.chains[:-1] == nodes.chains[1:]) & (protein[:-1] == protein[1:]) & (length <= longest[:-1])
+    bonded = (
+        (nodes.chains[:-1] == nodes.chains[1:])
+        & (protein[:-1] == protein[1:])
+        & (length <= longest[:-1])
+    )
     return np.stack([left[bonded], left[bonded] + 1], axis=-1)
 
 
-def elastic_edges(nodes: Structure, cutoff: float = 12.0, *, between_chains: bool = False) -> Int[np.ndarray, "edge 2"]:
+def elastic_edges(
+    nodes: Structure, cutoff: float = 12.0, *, between_chains: bool = False
+) -> Int[np.ndarray, "edge 2"]:
     """P_EN of eq. 5: pairs of nodes nearer than `cutoff` Å in the reference, each pair once, i < j.
 
     Both are of the same chain, as in the paper, unless pairs `between_chains` are asked for, too.

@@ -35,14 +35,18 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-DIVERGED = 1e5  # a loss beyond any that a structure near its reference can have: edges wrong by 300 Å
+DIVERGED = (
+    1e5  # a loss beyond any that a structure near its reference can have: edges wrong by 300 Å
+)
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """What a training step reads of the particles: one row a particle. Poses and CTF lie on the device of the training."""
 
-    vectors: Float[Tensor, "particle band"] | VectorFile  # anywhere; `io.batches.batches_from` brings them
+    vectors: (
+        Float[Tensor, "particle band"] | VectorFile
+    )  # anywhere; `io.batches.batches_from` brings them
     rotations: Float[Tensor, "particle 3 3"]
     ctf: CTFParameters | None
 
@@ -51,19 +55,29 @@ class TrainingData:
 
 
 def build_model(
-    config: TrainConfig, model_config: ModelConfig, nodes: Structure, band: Band, view: StructureView | None, *, find_modes: bool = True
+    config: TrainConfig,
+    model_config: ModelConfig,
+    nodes: Structure,
+    band: Band,
+    view: StructureView | None,
+    *,
+    find_modes: bool = True,
 ) -> DeformationVAE:
     """The network of a method, untrained, for inputs of this view or for images. Without `find_modes`, normal modes are left zero, to be loaded with the weights."""
     reference, modes = torch.from_numpy(nodes.positions).float(), None
     if config.method == "nma":
         modes = torch.zeros(config.modes, *reference.shape)
         if find_modes:
-            modes = torch.from_numpy(normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors).float()
+            modes = torch.from_numpy(
+                normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors
+            ).float()
     size = band.size if view is None else view.size
     return DeformationVAE(size, reference, model_config, modes=modes, standardised=view is not None)
 
 
-def make_restraints(config: TrainConfig, nodes: Structure, device: torch.device | None = None) -> Restraints:
+def make_restraints(
+    config: TrainConfig, nodes: Structure, device: torch.device | None = None
+) -> Restraints:
     """The structural losses of a configuration."""
     return Restraints(
         nodes,
@@ -79,26 +93,51 @@ def make_restraints(config: TrainConfig, nodes: Structure, device: torch.device 
 
 def make_view(config: TrainConfig, nodes: Structure, band: Band) -> StructureView | None:
     """What turns an image into the encoder's input, where that is not the image."""
-    return structure_view(torch.from_numpy(nodes.positions).float(), band) if config.encoder_input == "structure" else None
+    return (
+        structure_view(torch.from_numpy(nodes.positions).float(), band)
+        if config.encoder_input == "structure"
+        else None
+    )
 
 
-def encoder_inputs(data: TrainingData, view: StructureView | None, batch_size: int = 1024) -> Iterator[Float[Tensor, "batch number"]]:
+def encoder_inputs(
+    data: TrainingData, view: StructureView | None, batch_size: int = 1024
+) -> Iterator[Float[Tensor, "batch number"]]:
     """The encoder's input for all particles in order, a batch at a time."""
-    device, terms, start = data.rotations.device, None if data.ctf is None else ctf_terms(data.ctf), 0
+    device, terms, start = (
+        data.rotations.device,
+        None if data.ctf is None else ctf_terms(data.ctf),
+        0,
+    )
     view = None if view is None else view.to(device)
     for vectors in data.vectors.split(batch_size):
         images, rows = vectors.to(device).float(), slice(start, start + len(vectors))
         start += len(vectors)
-        yield images if view is None else view(images, data.rotations[rows], None if terms is None else terms[rows])
+        yield (
+            images
+            if view is None
+            else view(images, data.rotations[rows], None if terms is None else terms[rows])
+        )
 
 
-def _why_diverged(vectors: Float[Tensor, "particle band"] | VectorFile, batches: list[Tensor], step: int, loss: float) -> str:
+def _why_diverged(
+    vectors: Float[Tensor, "particle band"] | VectorFile,
+    batches: list[Tensor],
+    step: int,
+    loss: float,
+) -> str:
     """The message for a loss that is lost: the steps, and the particles in them that stand out."""
     rows = torch.cat(batches).unique()
-    seen = vectors.read(rows) if isinstance(vectors, VectorFile) else vectors[rows.to(vectors.device)].cpu()
+    seen = (
+        vectors.read(rows)
+        if isinstance(vectors, VectorFile)
+        else vectors[rows.to(vectors.device)].cpu()
+    )
     power = seen.float().square().sum(-1)
     odd = rows[~(power < 9 * power.nanmedian())]  # NaN too
-    steps = f"step {step}" if len(batches) == 1 else f"a step from {step - len(batches) + 1} to {step}"
+    steps = (
+        f"step {step}" if len(batches) == 1 else f"a step from {step - len(batches) + 1} to {step}"
+    )
     if len(odd):
         cause = f"particles {', '.join(str(row + 1) for row in odd.tolist()[:20])} in it are not like the others (over three times their contrast, or not numbers); remove them"
     else:
@@ -134,11 +173,19 @@ def train(
     device, share = fabric.device, config.batch_size // fabric.world_size
     torch.manual_seed(config.seed)
     view = view or make_view(config, nodes, band)
-    network = build_model(config, model_config or ModelConfig(), nodes, band, view, find_modes=not resume).to(device)
+    network = build_model(
+        config, model_config or ModelConfig(), nodes, band, view, find_modes=not resume
+    ).to(device)
     # The settings that change from step to step are tensors: a recorded step reads them anew.
     learning_rate, elastic_weight, blur = torch.zeros(3, device=device).unbind()
     on_gpu = device.type == "cuda"
-    optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.weight_decay, fused=True, capturable=on_gpu)
+    optimiser = torch.optim.AdamW(
+        network.parameters(),
+        learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+        capturable=on_gpu,
+    )
     noise_source = torch.Generator().manual_seed(config.seed)
     window = data.vectors.window if isinstance(data.vectors, VectorFile) else None
     step, earlier = 0, 0.0
@@ -157,10 +204,18 @@ def train(
     if view is not None:
         view = view.to(device)
         if not resume:
-            network.encoder.learn_scale(torch.cat(list(itertools.islice(encoder_inputs(data, view), 4))))
+            network.encoder.learn_scale(
+                torch.cat(list(itertools.islice(encoder_inputs(data, view), 4)))
+            )
     kl_weight = 1 / band.box_size**2 if config.kl_weight is None else config.kl_weight
-    unit_blur = band.per_coefficient(2 * math.pi**2 * band.frequencies_on(device).square().sum(-1))  # exp(-this) blurs by 1 Å
-    weights: dict[str, float | Tensor] = {"image": 1.0, "continuity": config.continuity_weight, "elastic": elastic_weight}
+    unit_blur = band.per_coefficient(
+        2 * math.pi**2 * band.frequencies_on(device).square().sum(-1)
+    )  # exp(-this) blurs by 1 Å
+    weights: dict[str, float | Tensor] = {
+        "image": 1.0,
+        "continuity": config.continuity_weight,
+        "elastic": elastic_weight,
+    }
     weights |= {"clash": config.clash_weight, "kl": kl_weight}
 
     def over_all(sums: Tensor) -> Tensor:
@@ -179,14 +234,21 @@ def train(
     def one_step(vectors: Tensor, rows: Tensor, noise: Tensor) -> dict[str, Tensor]:
         images = vectors.float()
         rotations, ctf = data.rotations[rows], None if terms is None else terms[rows]
-        positions, mean, log_variance = model(images if view is None else view(images, rotations, ctf), noise)
+        positions, mean, log_variance = model(
+            images if view is None else view(images, rotations, ctf), noise
+        )
         centres = density.centres(positions)
-        predictions = make_images(centres, density.amplitudes, density.sigma, band, rotations=rotations, ctf=ctf)
+        predictions = make_images(
+            centres, density.amplitudes, density.sigma, band, rotations=rotations, ctf=ctf
+        )
 
         if config.initial_blur > 0:
             transfer = torch.exp(-unit_blur * blur**2).to(images)
             images, predictions = images * transfer, predictions * transfer
-        losses = {"image": correlation_loss(images, predictions), "kl": kl_divergence(mean, log_variance)}
+        losses = {
+            "image": correlation_loss(images, predictions),
+            "kl": kl_divergence(mean, log_variance),
+        }
         losses |= restraints.losses(positions, over_all)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
@@ -196,7 +258,12 @@ def train(
         return {name: value.detach() for name, value in ({"loss": loss} | losses).items()}
 
     def save() -> None:
-        state: dict[str, Any] = {"step": step, "seconds": seconds(), "window": window, "noise": noise_source.get_state()}
+        state: dict[str, Any] = {
+            "step": step,
+            "seconds": seconds(),
+            "window": window,
+            "noise": noise_source.get_state(),
+        }
         state |= {"model": network.state_dict(), "optimiser": optimiser.state_dict()}
         if fabric.is_global_zero:
             with replacing(out / "checkpoint.pt") as temporary:
@@ -223,7 +290,13 @@ def train(
     with (
         MetricsLog(out / "metrics.csv" if fabric.is_global_zero else None, keep_before=step) as log,
         deferred_interrupt() as interrupted,
-        tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=None if fabric.is_global_zero else True) as progress,
+        tqdm(
+            total=config.steps,
+            initial=step,
+            desc="training",
+            unit="step",
+            disable=None if fabric.is_global_zero else True,
+        ) as progress,
         closing(batches),
     ):
         while step < config.steps and not asked_to_stop(interrupted):
@@ -242,12 +315,19 @@ def train(
             progress.update()
             unchecked.append(rows)
             logged = step % config.log_every == 0 or step == config.steps
-            if logged or step % config.checkpoint_every == 0 or not on_gpu:  # a GPU would have to be waited for
+            if (
+                logged or step % config.checkpoint_every == 0 or not on_gpu
+            ):  # a GPU would have to be waited for
                 if not losses["loss"].item() < DIVERGED:
-                    raise InputError(f"{out}: {_why_diverged(data.vectors, unchecked, step, losses['loss'].item())}")
+                    raise InputError(
+                        f"{out}: {_why_diverged(data.vectors, unchecked, step, losses['loss'].item())}"
+                    )
                 unchecked.clear()
             if logged:
-                values = {name: (over_all(value) / fabric.world_size).item() for name, value in losses.items()}
+                values = {
+                    name: (over_all(value) / fabric.world_size).item()
+                    for name, value in losses.items()
+                }
                 log.write({"step": step, "seconds": seconds()} | values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}", image=f"{values['image']:.4f}")
             if step % config.checkpoint_every == 0:
@@ -255,5 +335,7 @@ def train(
     save()
     fabric.barrier()
     if step < config.steps:
-        raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}; go on with: cryostar-nb train --resume --out {out}")
+        raise KeyboardInterrupt(
+            f"stopped at step {step} of {config.steps}; go on with: cryostar-nb train --resume --out {out}"
+        )
     return network.eval()

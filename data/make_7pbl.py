@@ -14,5 +14,7 @@ from cryostar_nb.io.structures import pdb_text, read_structure
 if __name__ == "__main__":
     atoms = read_structure(sys.argv[1])
     atoms = atoms.with_positions(atoms.positions - atoms.positions.mean(axis=0))
-    packed = gzip.compress(pdb_text(atoms).encode(), compresslevel=9, mtime=0)  # no time inside: the same bytes every time
+    packed = gzip.compress(
+        pdb_text(atoms).encode(), compresslevel=9, mtime=0
+    )  # no time inside: the same bytes every time
     (Path(__file__).parent / "7pbl.pdb.gz").write_bytes(packed)

@@ -15,7 +15,9 @@ from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData
 
-torch.set_num_threads(1)  # the tests' tensors are tiny: threads that wait for each other cost more than they give
+torch.set_num_threads(
+    1
+)  # the tests' tensors are tiny: threads that wait for each other cost more than they give
 
 
 @pytest.fixture
@@ -40,8 +42,16 @@ def external_data():
 @pytest.fixture
 def asymmetric():
     """Five nodes without any symmetry, within 8 Å of the origin, and their electrons."""
-    positions = [[0.0, 0.0, 0.0], [6.0, 0.5, 1.0], [5.0, 4.0, -2.0], [-3.0, -5.0, 2.0], [1.0, 7.0, -4.0]]
-    return torch.tensor(positions, dtype=torch.float64), torch.tensor([9.0, 6.0, 4.0, 3.0, 2.0], dtype=torch.float64)
+    positions = [
+        [0.0, 0.0, 0.0],
+        [6.0, 0.5, 1.0],
+        [5.0, 4.0, -2.0],
+        [-3.0, -5.0, 2.0],
+        [1.0, 7.0, -4.0],
+    ]
+    return torch.tensor(positions, dtype=torch.float64), torch.tensor(
+        [9.0, 6.0, 4.0, 3.0, 2.0], dtype=torch.float64
+    )
 
 
 @pytest.fixture
@@ -55,7 +65,9 @@ def blackboard_image():
             for column in range(box_size):
                 x, y = (column - box_size // 2) * pixel_size, (row - box_size // 2) * pixel_size
                 r2 = (x - view[:, 0]) ** 2 + (y - view[:, 1]) ** 2
-                result[row, column] = np.sum(amplitudes / (2 * np.pi * sigma**2) * np.exp(-r2 / (2 * sigma**2)))
+                result[row, column] = np.sum(
+                    amplitudes / (2 * np.pi * sigma**2) * np.exp(-r2 / (2 * sigma**2))
+                )
         return torch.from_numpy(result)
 
     return image
@@ -76,7 +88,9 @@ def microscope():
             "phase_shift_deg": 0.0,
             "b_factor": 0.0,
         }
-        tensors = [torch.as_tensor(value, dtype=torch.float64) for value in (values | changes).values()]
+        tensors = [
+            torch.as_tensor(value, dtype=torch.float64) for value in (values | changes).values()
+        ]
         return CTFParameters(**dict(zip(values, torch.broadcast_tensors(*tensors), strict=True)))
 
     return make
@@ -125,7 +139,9 @@ def write_stack():
     def write(path, images, pixel_size=1.0):
         with mrcfile.new(path, overwrite=True) as handle:
             handle.set_data(np.zeros(np.shape(images), dtype=np.float32))
-            handle.data[...] = images  # afterwards, because set_data warns of pixels that are not finite
+            handle.data[...] = (
+                images  # afterwards, because set_data warns of pixels that are not finite
+            )
             if handle.data.ndim == 3:
                 handle.set_image_stack()
             handle.voxel_size = pixel_size
@@ -141,7 +157,13 @@ def write_table():
     def write(path, blocks):
         lines = []
         for name, columns in blocks.items():
-            lines += ["", f"data_{name}", "", "loop_", *(f"_{column} #{i}" for i, column in enumerate(columns, start=1))]
+            lines += [
+                "",
+                f"data_{name}",
+                "",
+                "loop_",
+                *(f"_{column} #{i}" for i, column in enumerate(columns, start=1)),
+            ]
             lines += [" ".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
         path.write_text("\n".join([*lines, ""]))
         return path
@@ -155,7 +177,8 @@ def write_cs_table():
 
     def write(path, fields):
         table = np.empty(
-            len(next(iter(fields.values()))), dtype=[(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+            len(next(iter(fields.values()))),
+            dtype=[(name, values.dtype, values.shape[1:]) for name, values in fields.items()],
         )
         for name, values in fields.items():
             table[name] = values
@@ -176,11 +199,15 @@ def helix_nodes(helix, make_nodes):
 def helix_data(helix_nodes, rng):
     """Images of the helix, straight and bent by up to 20 Å at its ends: two states, forty particles."""
     reference = torch.from_numpy(helix_nodes.positions).float()
-    bend = torch.linspace(-1, 1, len(helix_nodes)).square()[:, None] * torch.tensor([20.0, 0.0, 0.0])
+    bend = torch.linspace(-1, 1, len(helix_nodes)).square()[:, None] * torch.tensor(
+        [20.0, 0.0, 0.0]
+    )
     positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
     rotations = torch.from_numpy(random_rotations(40, rng)).float()
     electrons = torch.from_numpy(helix_nodes.electrons).float()
-    vectors = make_images(positions, electrons, torch.tensor(2.0), Band(24, 3.0, 9.0), rotations=rotations)
+    vectors = make_images(
+        positions, electrons, torch.tensor(2.0), Band(24, 3.0, 9.0), rotations=rotations
+    )
     noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
     return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)
 
@@ -198,9 +225,16 @@ def executed(tmp_path_factory):
     def execute(path):
         if path.stem not in done:
             prepared, target = folder / f"prepared_{path.name}", folder / path.name
-            nbformat.write(with_both(nbformat.read(path, as_version=4), read_solutions(path)), prepared)
+            nbformat.write(
+                with_both(nbformat.read(path, as_version=4), read_solutions(path)), prepared
+            )
             papermill.execute_notebook(
-                str(prepared), str(target), SMOKE[path.stem], kernel_name="python3", cwd=str(path.parent), progress_bar=False
+                str(prepared),
+                str(target),
+                SMOKE[path.stem],
+                kernel_name="python3",
+                cwd=str(path.parent),
+                progress_bar=False,
             )
             done[path.stem] = target
         return done[path.stem]

@@ -45,7 +45,9 @@ ALL = (*IN_THE_IMAGES, *IN_THE_FILE, *IN_THE_MODEL)
 
 def verdict(faults):
     """What the doctor calls these."""
-    return " + ".join(sorted({NAMES.get(fault, fault) for fault in faults}, key=FAULTS.index)) or "ok"
+    return (
+        " + ".join(sorted({NAMES.get(fault, fault) for fault in faults}, key=FAULTS.index)) or "ok"
+    )
 
 
 def family(fault):
@@ -57,7 +59,13 @@ def family(fault):
 def spoil_images(images, particles, faults):
     """Images, made with the CTF or without it, as they are with these faults."""
     if "phase flipped" in faults:
-        signs = contrast_transfer_function(frequency_grid(particles.box_size, particles.pixel_size), particles.ctf).float().sign()
+        signs = (
+            contrast_transfer_function(
+                frequency_grid(particles.box_size, particles.pixel_size), particles.ctf
+            )
+            .float()
+            .sign()
+        )
         images = centred_ifft(centred_fft(images, 2) * signs, 2)
     return -images if "contrast sign" in faults else images
 
@@ -65,7 +73,9 @@ def spoil_images(images, particles, faults):
 def spoil_particles(particles, faults):
     """What the file says of the particles, with these faults."""
     for fault in faults:
-        particles = dataclasses.replace(particles, **IN_THE_FILE.get(fault, lambda _: {})(particles))
+        particles = dataclasses.replace(
+            particles, **IN_THE_FILE.get(fault, lambda _: {})(particles)
+        )
     return particles
 
 

@@ -46,7 +46,11 @@ def mutate(content: bytes, rng: random.Random, other: bytes) -> bytes:
     """The content with a few random changes: bytes, numbers, lines, stretches, or a part of another file."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-        place = rng.randrange(len(data) + 1) if rng.random() < 0.7 else rng.randrange(min(len(data), 400) + 1)
+        place = (
+            rng.randrange(len(data) + 1)
+            if rng.random() < 0.7
+            else rng.randrange(min(len(data), 400) + 1)
+        )
         end = min(len(data), place + rng.choice((1, 2, 4, 8, 50, 400)))
         kind = rng.randrange(9)
         if kind == 0 and place < len(data):
@@ -72,7 +76,18 @@ def mutate(content: bytes, rng: random.Random, other: bytes) -> bytes:
             if numbers:
                 chosen = rng.choice(numbers)
                 data[chosen.start() : chosen.end()] = rng.choice(
-                    (b"0", b"-1", b"nan", b"inf", b"1e308", b"-0.0", b"4294967296", b"x", b"", b"1" * 30)
+                    (
+                        b"0",
+                        b"-1",
+                        b"nan",
+                        b"inf",
+                        b"1e308",
+                        b"-0.0",
+                        b"4294967296",
+                        b"x",
+                        b"",
+                        b"1" * 30,
+                    )
                 )
     return bytes(data)
 
@@ -86,19 +101,31 @@ def make_seeds(folder: Path) -> None:
     (folder / "one_table.star").write_text(
         "data_\n\nloop_\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnOriginX\n_rlnOriginY\n_rlnDefocusU\n_rlnDefocusV\n_rlnDefocusAngle\n"
         "_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n_rlnMagnification\n_rlnDetectorPixelSize\n_rlnMicrographName\n"
-        + "".join(f'{i}@stack.mrcs 1 2 {i} 0 0.5 15000 15000 0 300 2.7 0.1 50000 7.5 "a name"\n' for i in (1, 2, 3))
+        + "".join(
+            f'{i}@stack.mrcs 1 2 {i} 0 0.5 15000 15000 0 300 2.7 0.1 50000 7.5 "a name"\n'
+            for i in (1, 2, 3)
+        )
     )
     (folder / "general.star").write_text(
         "data_general\n\n_rlnName 'x y'\n_rlnOther 3\n\n"
         + STAR.replace("_rlnImageSize", "_rlnCtfDataArePhaseFlipped").replace(" 8\n", " 1\n")
     )
     pose, posterior = np.zeros((4, 3), dtype=np.float32), np.full(4, 0.5, dtype=np.float32)
-    classes = {f"alignments_class_{k}/{name}": value for k in (0, 1) for name, value in (("pose", pose), ("class_posterior", posterior))}
+    classes = {
+        f"alignments_class_{k}/{name}": value
+        for k in (0, 1)
+        for name, value in (("pose", pose), ("class_posterior", posterior))
+    }
     write_cs(folder / "classes.cs", {"alignments3D/pose": None} | classes)
     write_cs(folder / "pass.cs", {})
-    rotations, ctf = np.stack([np.eye(3)] * 4), np.array([[8, 1.5, 15_000, 14_500, 5, 300, 2.7, 0.1, 0]] * 4)
+    rotations, ctf = (
+        np.stack([np.eye(3)] * 4),
+        np.array([[8, 1.5, 15_000, 14_500, 5, 300, 2.7, 0.1, 0]] * 4),
+    )
     for protocol in range(6):
-        (folder / f"pose{protocol}.pkl").write_bytes(pickle.dumps((rotations.astype("f4"), np.zeros((4, 2))), protocol=protocol))
+        (folder / f"pose{protocol}.pkl").write_bytes(
+            pickle.dumps((rotations.astype("f4"), np.zeros((4, 2))), protocol=protocol)
+        )
         (folder / f"ctf{protocol}.pkl").write_bytes(pickle.dumps(ctf, protocol=protocol))
     np.save(folder / "indices.npy", np.array([0, 2]))
     np.save(folder / "mask.npy", np.array([True, False, True, False]))
@@ -138,11 +165,32 @@ def targets(seeds: Path, folder: Path) -> dict:
 
     return {
         "star": (names("*.star"), lambda path: read_all(path)),
-        "cs": (names("*.cs"), lambda path: read_all(path, passthrough=seeds / "pass.cs" if len(path.name) % 2 else None)),
-        "passthrough": (names("pass.cs"), lambda path: read_all(seeds / "particles.cs", passthrough=path)),
-        "poses": (names("pose*.pkl"), lambda path: read_all(folder / "stack.mrcs", poses_pkl=path, ctf_pkl=folder / "ctf.pkl")),
-        "ctfs": (names("ctf*.pkl"), lambda path: read_all(folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=path)),
-        "stack": (names("s*.mrcs"), lambda path: read_all(path, poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")),
+        "cs": (
+            names("*.cs"),
+            lambda path: read_all(
+                path, passthrough=seeds / "pass.cs" if len(path.name) % 2 else None
+            ),
+        ),
+        "passthrough": (
+            names("pass.cs"),
+            lambda path: read_all(seeds / "particles.cs", passthrough=path),
+        ),
+        "poses": (
+            names("pose*.pkl"),
+            lambda path: read_all(
+                folder / "stack.mrcs", poses_pkl=path, ctf_pkl=folder / "ctf.pkl"
+            ),
+        ),
+        "ctfs": (
+            names("ctf*.pkl"),
+            lambda path: read_all(
+                folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=path
+            ),
+        ),
+        "stack": (
+            names("s*.mrcs"),
+            lambda path: read_all(path, poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl"),
+        ),
         "map": (names("map*.mrc"), read_map),
         "indices": (names("indices*") + names("mask*"), lambda path: read_indices(path, 4)),
     }
@@ -180,7 +228,9 @@ def work(reader: str, seeds: Path, seconds: float, seed: int, keep: Path) -> Non
                     read(path)
             except Exception as error:
                 # a reader that refuses a file because memory ran out would have taken more of it elsewhere
-                sound = isinstance(error, InputError) and not isinstance(error.__cause__, MemoryError)
+                sound = isinstance(error, InputError) and not isinstance(
+                    error.__cause__, MemoryError
+                )
                 counts["refused" if sound else "failed"] += 1
                 if not sound:
                     kept = keep / f"{reader}-{counts['files']}{path.suffix}"
@@ -196,14 +246,18 @@ def work(reader: str, seeds: Path, seconds: float, seed: int, keep: Path) -> Non
 
 def main() -> None:
     """Share the time among the readers, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz"))
     parser.add_argument("--worker", nargs=2, metavar=("READER", "SEEDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker[0], Path(options.worker[1]), options.seconds, options.seed, options.keep)
+        work(
+            options.worker[0], Path(options.worker[1]), options.seconds, options.seed, options.keep
+        )
         return
     options.keep.mkdir(parents=True, exist_ok=True)
     failed = False
@@ -211,8 +265,20 @@ def main() -> None:
         make_seeds(Path(name))
         readers = ("star", "cs", "passthrough", "poses", "ctfs", "stack", "map", "indices")
         for reader in readers:
-            arguments = [sys.executable, __file__, "--worker", reader, name, "--seconds", str(options.seconds / len(readers))]
-            done = subprocess.run([*arguments, "--seed", str(options.seed), "--keep", str(options.keep)], capture_output=True, text=True)
+            arguments = [
+                sys.executable,
+                __file__,
+                "--worker",
+                reader,
+                name,
+                "--seconds",
+                str(options.seconds / len(readers)),
+            ]
+            done = subprocess.run(
+                [*arguments, "--seed", str(options.seed), "--keep", str(options.keep)],
+                capture_output=True,
+                text=True,
+            )
             if done.returncode:
                 failed = True
                 print(f"{reader:12s} stopped, exit code {done.returncode}: {done.stderr[-2000:]}")

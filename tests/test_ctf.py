@@ -25,7 +25,9 @@ def test_the_result_has_the_batch_of_the_parameters_and_then_the_grid(grid, micr
 
 def test_opposite_frequencies_have_the_same_transfer(grid, microscope):
     parameters = microscope(defocus_u=20_000.0, defocus_v=14_000.0, defocus_angle_deg=25.0)
-    assert torch.allclose(contrast_transfer_function(-grid, parameters), contrast_transfer_function(grid, parameters))
+    assert torch.allclose(
+        contrast_transfer_function(-grid, parameters), contrast_transfer_function(grid, parameters)
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,21 +46,30 @@ def test_astigmatism_is_an_ellipse(grid, microscope, same):
 
 def test_astigmatism_turns_with_its_angle(grid, microscope):
     turn = math.radians(40)
-    rotation = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64)
+    rotation = torch.tensor(
+        [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64
+    )
     values = [
-        contrast_transfer_function(frequencies, microscope(defocus_u=20_000.0, defocus_v=14_000.0, defocus_angle_deg=angle))
+        contrast_transfer_function(
+            frequencies, microscope(defocus_u=20_000.0, defocus_v=14_000.0, defocus_angle_deg=angle)
+        )
         for frequencies, angle in ((grid, 10.0), (grid @ rotation.mT, 50.0))
     ]
     assert torch.allclose(*values, atol=1e-9)
 
 
 def test_a_b_factor_is_a_gaussian_envelope(grid, microscope):
-    ratio = contrast_transfer_function(grid, microscope(b_factor=60.0)) / contrast_transfer_function(grid, microscope())
+    ratio = contrast_transfer_function(
+        grid, microscope(b_factor=60.0)
+    ) / contrast_transfer_function(grid, microscope())
     assert torch.allclose(ratio, torch.exp(-15 * grid.square().sum(-1)))
 
 
 def test_a_phase_plate_of_180_degrees_inverts_the_contrast(grid, microscope):
-    plain, inverted = (contrast_transfer_function(grid, microscope(phase_shift_deg=phase)) for phase in (0.0, 180.0))
+    plain, inverted = (
+        contrast_transfer_function(grid, microscope(phase_shift_deg=phase))
+        for phase in (0.0, 180.0)
+    )
     assert torch.allclose(inverted, -plain, atol=1e-9)
 
 
@@ -71,7 +82,9 @@ def test_without_defocus_and_aberration_only_the_amplitude_contrast_is_left(grid
 def test_underfocus_makes_the_first_oscillation_positive(microscope):
     k = torch.tensor([0.02, 0.0])  # chi = pi * 0.0197 * 15,000 * 0.0004 = 0.37 radians
     assert contrast_transfer_function(k, microscope()) > 0.4
-    assert contrast_transfer_function(k, microscope(defocus_u=-15_000.0, defocus_v=-15_000.0)) < -0.2
+    assert (
+        contrast_transfer_function(k, microscope(defocus_u=-15_000.0, defocus_v=-15_000.0)) < -0.2
+    )
 
 
 def test_the_result_has_the_precision_of_the_parameters(grid, microscope):
@@ -85,7 +98,10 @@ def test_parameters_are_indexed_as_a_batch(grid, microscope):
     defocus = [10_000.0, 15_000.0, 20_000.0]
     parameters = microscope(defocus_u=defocus, defocus_v=defocus)
     for index in (slice(1, 3), torch.tensor([2, 0])):
-        assert torch.equal(contrast_transfer_function(grid, parameters[index]), contrast_transfer_function(grid, parameters)[index])
+        assert torch.equal(
+            contrast_transfer_function(grid, parameters[index]),
+            contrast_transfer_function(grid, parameters)[index],
+        )
 
 
 def test_faster_electrons_have_shorter_waves():

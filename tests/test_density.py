@@ -33,7 +33,10 @@ def test_at_the_reference_every_atom_is_where_the_model_has_it(atoms):
 
 def test_atoms_turn_and_move_with_the_whole(atoms, rng):
     nodes, density = coarse_grain(atoms), atom_density(atoms, 0.8)
-    turn, move = torch.from_numpy(Rotation.random(random_state=rng).as_matrix()).float(), torch.tensor([3.0, -5.0, 8.0])
+    turn, move = (
+        torch.from_numpy(Rotation.random(random_state=rng).as_matrix()).float(),
+        torch.tensor([3.0, -5.0, 8.0]),
+    )
     moved = density.centres(positions_of(nodes) @ turn.mT + move)
     assert torch.allclose(moved, positions_of(atoms) @ turn.mT + move, atol=1e-3)
 
@@ -59,7 +62,9 @@ def test_many_structures_at_once(atoms, generator):
 
 def small_peptide(count, chains="A"):
     """A zigzag of `count` residues of two atoms each."""
-    ca = np.stack([3.2 * np.arange(count), 1.0 * (np.arange(count) % 2), 0.3 * np.arange(count)], axis=-1)
+    ca = np.stack(
+        [3.2 * np.arange(count), 1.0 * (np.arange(count) % 2), 0.3 * np.arange(count)], axis=-1
+    )
     positions = np.stack([ca, ca + np.array([0.3, 1.4, -0.5])], axis=1).reshape(-1, 3)
     letters = np.repeat(np.array(list(chains) if len(chains) == count else [chains] * count), 2)
     return Structure(
@@ -74,7 +79,9 @@ def small_peptide(count, chains="A"):
     )
 
 
-@pytest.mark.parametrize(("count", "chains"), [(1, "A"), (2, "A"), (3, "A"), (5, "AAABB"), (6, "ABBBBC")])
+@pytest.mark.parametrize(
+    ("count", "chains"), [(1, "A"), (2, "A"), (3, "A"), (5, "AAABB"), (6, "ABBBBC")]
+)
 def test_short_chains_keep_their_atoms_and_have_gradients(count, chains):
     atoms = small_peptide(count, chains)
     nodes, density = coarse_grain(atoms), atom_density(atoms, 0.8)
@@ -88,15 +95,23 @@ def test_short_chains_keep_their_atoms_and_have_gradients(count, chains):
 def test_a_pair_of_residues_keeps_the_directions_of_the_reference():
     atoms = small_peptide(2)
     density, positions = atom_density(atoms, 0.8), positions_of(coarse_grain(atoms))
-    turned = density.centres(positions @ torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).mT)
-    assert torch.allclose(turned[1] - turned[0], positions_of(atoms)[1] - positions_of(atoms)[0], atol=1e-5)
+    turned = density.centres(
+        positions @ torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).mT
+    )
+    assert torch.allclose(
+        turned[1] - turned[0], positions_of(atoms)[1] - positions_of(atoms)[0], atol=1e-5
+    )
 
 
 def test_the_gradient_is_right(generator):
     density = atom_density(small_peptide(5), 0.8)
     carried = density.carried
-    double = type(carried)(carried.neighbours, carried.framed, carried.offsets.double(), carried.slots)
-    positions = positions_of(coarse_grain(small_peptide(5))).double() + 0.3 * torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    double = type(carried)(
+        carried.neighbours, carried.framed, carried.offsets.double(), carried.slots
+    )
+    positions = positions_of(coarse_grain(small_peptide(5))).double() + 0.3 * torch.randn(
+        2, 5, 3, generator=generator, dtype=torch.float64
+    )
     assert gradcheck(double.place, positions.requires_grad_())
 
 
@@ -109,5 +124,7 @@ def test_the_density_of_the_nodes_is_the_nodes(atoms):
 
 
 def test_a_model_of_nodes_alone_has_no_atoms_to_carry(atoms):
-    with pytest.raises(InputError, match="one atom for each residue; give a full-atom model, or --density nodes"):
+    with pytest.raises(
+        InputError, match="one atom for each residue; give a full-atom model, or --density nodes"
+    ):
         atom_density(coarse_grain(atoms), 0.8)

@@ -46,7 +46,9 @@ def scene(generator, rng, microscope):
     positions = torch.randn(5, 3, generator=generator) * 12
     rotations = torch.from_numpy(random_rotations(16, rng)).float()
     ctf = microscope(defocus_u=torch.linspace(8_000.0, 20_000.0, 16)).to(torch.float32)
-    images = make_images(positions, torch.full((5,), 40.0), torch.tensor(2.0), BAND, rotations=rotations, ctf=ctf)
+    images = make_images(
+        positions, torch.full((5,), 40.0), torch.tensor(2.0), BAND, rotations=rotations, ctf=ctf
+    )
     return positions, images, rotations, ctf
 
 
@@ -58,12 +60,29 @@ def test_a_view_is_the_gradient_of_the_likelihood(scene):
     view = StructureView(BAND, elsewhere.detach(), torch.zeros(0, 3))
     seen = view(images, rotations, ctf_terms(ctf))
     for particle in (0, 7, 15):
-        prediction = make_images(elsewhere, amplitudes, torch.tensor(2.0), BAND, rotations=rotations[particle], ctf=ctf[particle])
-        product = (images[particle] * prediction).sum() * (BAND.box_size * BAND.pixel_size**2 / math.sqrt(2))
+        prediction = make_images(
+            elsewhere,
+            amplitudes,
+            torch.tensor(2.0),
+            BAND,
+            rotations=rotations[particle],
+            ctf=ctf[particle],
+        )
+        product = (images[particle] * prediction).sum() * (
+            BAND.box_size * BAND.pixel_size**2 / math.sqrt(2)
+        )
         of_amplitudes, of_positions = torch.autograd.grad(product, (amplitudes, elsewhere))
-        np.testing.assert_allclose(seen[particle, :5], of_amplitudes, rtol=1e-3, atol=1e-4 * float(of_amplitudes.abs().max()))
         np.testing.assert_allclose(
-            seen[particle, 5:].reshape(5, 3), 2.0 * of_positions, rtol=1e-2, atol=1e-3 * float(of_positions.abs().max())
+            seen[particle, :5],
+            of_amplitudes,
+            rtol=1e-3,
+            atol=1e-4 * float(of_amplitudes.abs().max()),
+        )
+        np.testing.assert_allclose(
+            seen[particle, 5:].reshape(5, 3),
+            2.0 * of_positions,
+            rtol=1e-2,
+            atol=1e-3 * float(of_positions.abs().max()),
         )
 
 
@@ -72,17 +91,28 @@ def test_a_view_does_not_depend_on_how_the_molecule_lies(scene):
     positions, images, rotations, ctf = scene
     turn = torch.from_numpy(random_rotations(1, np.random.default_rng(3))[0]).float()
     first = StructureView(BAND, positions, positions)(images, rotations, ctf_terms(ctf))
-    second = StructureView(BAND, positions @ turn.mT, positions @ turn.mT)(images, rotations @ turn.mT, ctf_terms(ctf))
-    assert torch.allclose(first[:, :5], second[:, :5], rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+    second = StructureView(BAND, positions @ turn.mT, positions @ turn.mT)(
+        images, rotations @ turn.mT, ctf_terms(ctf)
+    )
+    assert torch.allclose(
+        first[:, :5], second[:, :5], rtol=1e-3, atol=1e-3 * float(first.abs().max())
+    )
     slopes = [seen[:, 5:20].reshape(16, 5, 3) for seen in (first, second)]
-    assert torch.allclose(slopes[0] @ turn.mT, slopes[1], rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+    assert torch.allclose(
+        slopes[0] @ turn.mT, slopes[1], rtol=1e-3, atol=1e-3 * float(first.abs().max())
+    )
 
 
 def test_without_a_ctf_the_image_is_looked_at_as_it_is(scene):
     positions, images, rotations, ctf = scene
     view = StructureView(BAND, positions, positions)
     transfer = BAND.per_coefficient(contrast_transfer_function(BAND.frequencies, ctf).to(images))
-    assert torch.allclose(view(images * transfer, rotations, None), view(images, rotations, ctf_terms(ctf)), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        view(images * transfer, rotations, None),
+        view(images, rotations, ctf_terms(ctf)),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("count", [24, 5000])
@@ -96,16 +126,33 @@ def test_a_view_looks_at_a_bounded_number_of_places_all_near(count, generator):
 
 def test_training_by_the_view_learns_the_scale_once_and_resumes(helix_data, helix_nodes, tmp_path):
     band = Band(24, 3.0, 9.0)
-    config = TrainConfig(steps=40, batch_size=8, warmup_steps=5, low_pass=9.0, encoder_input="structure", log_every=1)
+    config = TrainConfig(
+        steps=40, batch_size=8, warmup_steps=5, low_pass=9.0, encoder_input="structure", log_every=1
+    )
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     whole = train(config, helix_data, helix_nodes, band, tmp_path / "whole")
-    inputs = torch.cat(list(encoder_inputs(helix_data, make_view(config, helix_nodes, band), batch_size=16)))
-    assert torch.allclose(whole.encoder.centre, inputs.mean(0), atol=1e-4 * float(inputs.abs().max()))
+    inputs = torch.cat(
+        list(encoder_inputs(helix_data, make_view(config, helix_nodes, band), batch_size=16))
+    )
+    assert torch.allclose(
+        whole.encoder.centre, inputs.mean(0), atol=1e-4 * float(inputs.abs().max())
+    )
     assert torch.allclose(whole.encoder.spread, inputs.std(0), rtol=1e-3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryostar_nb.config.TrainConfig.learning_rate_at", lambda self, step: 1 / 0 if step == 25 else 1e-3)
+        patch.setattr(
+            "cryostar_nb.config.TrainConfig.learning_rate_at",
+            lambda self, step: 1 / 0 if step == 25 else 1e-3,
+        )
         with pytest.raises(ZeroDivisionError):
-            train(TrainConfig(**(vars(config) | {"checkpoint_every": 20})), helix_data, helix_nodes, band, tmp_path / "parts")
+            train(
+                TrainConfig(**(vars(config) | {"checkpoint_every": 20})),
+                helix_data,
+                helix_nodes,
+                band,
+                tmp_path / "parts",
+            )
     state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 20 and torch.equal(state["model"]["encoder.centre"], whole.encoder.centre)
+    assert state["step"] == 20 and torch.equal(
+        state["model"]["encoder.centre"], whole.encoder.centre
+    )

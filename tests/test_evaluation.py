@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import evaluate, helix_content, in_helix, local_geometry, per_state, rmsd_to_truth, sequence_pairs
+from cryostar_nb.evaluation import (
+    evaluate,
+    helix_content,
+    in_helix,
+    local_geometry,
+    per_state,
+    rmsd_to_truth,
+    sequence_pairs,
+)
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.files import write_json
 from cryostar_nb.io.structures import read_nodes
@@ -52,14 +60,20 @@ def test_a_state_without_particles_is_null_in_json(tmp_path):
     mean, sd = per_state(torch.tensor([1.0, 3.0]), torch.tensor([0, 2]), 3)
     write_json(tmp_path / "evaluation.json", {"rmsd": [mean, sd], "spread": (0.5,)})
     text = (tmp_path / "evaluation.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {"rmsd": [[1.0, None, 3.0], [0.0, None, 0.0]], "spread": [0.5]}
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "rmsd": [[1.0, None, 3.0], [0.0, None, 0.0]],
+        "spread": [0.5],
+    }
     plot = plot_rmsd_per_state({"star": tuple(json.loads(text)["rmsd"])})
     np.testing.assert_array_equal(plot.axes[0].lines[0].get_ydata(), [1.0, np.nan, 3.0])
 
 
 def test_evaluate_compares_with_doing_nothing(chain):
     reference = torch.from_numpy(chain.positions).float()
-    truth = {"state": np.array([0, 1, 1, 1]), "positions": chain.positions + np.array([0.0, 4.0])[:, None, None] * [1, 0, 0]}
+    truth = {
+        "state": np.array([0, 1, 1, 1]),
+        "positions": chain.positions + np.array([0.0, 4.0])[:, None, None] * [1, 0, 0],
+    }
     latents = torch.tensor([[0.0], [4.0], [4.0], [3.0]])
     result = evaluate(Line(reference), latents, chain, truth)
     assert result["rmsd_mean"] == pytest.approx(0.25, abs=1e-6)
@@ -69,10 +83,19 @@ def test_evaluate_compares_with_doing_nothing(chain):
     assert result["helix_content"] == result["helix_content_of_truth"] == pytest.approx(10 / 12)
 
 
-@pytest.mark.parametrize(("states", "expected"), [(range(7), 4.0), ([0, 1, 4, 6, 6], 5.0), ([0, 1], np.nan)])
-def test_the_error_at_the_most_open_states_is_the_mean_over_those_with_particles(states, expected, chain):
-    truth = {"state": np.array(states), "positions": chain.positions + np.arange(7.0)[:, None, None] * [1, 0, 0]}
-    result = evaluate(Line(torch.from_numpy(chain.positions).float()), torch.zeros(len(states), 1), chain, truth)
+@pytest.mark.parametrize(
+    ("states", "expected"), [(range(7), 4.0), ([0, 1, 4, 6, 6], 5.0), ([0, 1], np.nan)]
+)
+def test_the_error_at_the_most_open_states_is_the_mean_over_those_with_particles(
+    states, expected, chain
+):
+    truth = {
+        "state": np.array(states),
+        "positions": chain.positions + np.arange(7.0)[:, None, None] * [1, 0, 0],
+    }
+    result = evaluate(
+        Line(torch.from_numpy(chain.positions).float()), torch.zeros(len(states), 1), chain, truth
+    )
     assert result["rmsd_most_open"] == pytest.approx(expected, nan_ok=True, abs=1e-5)
 
 
@@ -106,13 +129,17 @@ def test_helices_are_where_dssp_finds_hydrogen_bonds(name):
     nodes, atoms = read_nodes(DATA / name), mdtraj.load(DATA / name)
     by_bonds = mdtraj.compute_dssp(atoms, simplified=False)[0] == "H"
     by_shape = in_helix(torch.from_numpy(nodes.positions), nodes).numpy()
-    assert np.mean(by_shape == by_bonds) > 0.92  # 0.949 for either; 0.58 and 0.55 if nothing were a helix
+    assert (
+        np.mean(by_shape == by_bonds) > 0.92
+    )  # 0.949 for either; 0.58 and 0.55 if nothing were a helix
     assert abs(by_shape.mean() - by_bonds.mean()) < 0.03
 
 
 def test_an_ideal_helix_is_a_helix_but_for_its_ends(make_nodes, helix):
     nodes = make_nodes(helix(20))
-    assert in_helix(torch.from_numpy(nodes.positions), nodes).tolist() == [False] + [True] * 18 + [False]
+    assert in_helix(torch.from_numpy(nodes.positions), nodes).tolist() == [False] + [True] * 18 + [
+        False
+    ]
     assert helix_content(torch.from_numpy(nodes.positions), nodes) == 0.9
 
 
@@ -136,7 +163,9 @@ def test_helices_do_not_change_with_the_frame_and_are_told_one_by_one(chain, rng
     assert helix_content(turned, chain) == pytest.approx(float(expected.double().mean()))
 
 
-def test_a_helix_takes_five_residues_in_a_row_of_one_unbroken_chain_of_amino_acids(make_nodes, helix):
+def test_a_helix_takes_five_residues_in_a_row_of_one_unbroken_chain_of_amino_acids(
+    make_nodes, helix
+):
     def count(nodes):
         return int(in_helix(torch.from_numpy(nodes.positions), nodes).sum())
 
@@ -154,16 +183,26 @@ def test_principal_components_find_the_axes_and_their_share(generator):
     torch.testing.assert_close(pca.scores @ pca.components + pca.mean, spread, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("start", [0, 10])  # one of them needs the other sign than the one that comes of the latents
-def test_the_first_component_and_its_traversal_lead_away_from_the_reference(chain, generator, start):
+@pytest.mark.parametrize(
+    "start", [0, 10]
+)  # one of them needs the other sign than the one that comes of the latents
+def test_the_first_component_and_its_traversal_lead_away_from_the_reference(
+    chain, generator, start
+):
     closed = torch.from_numpy(chain.positions).float()
-    latents = torch.stack([torch.linspace(0, 10, 1001), 0.1 * torch.randn(1001, generator=generator)], dim=1)
+    latents = torch.stack(
+        [torch.linspace(0, 10, 1001), 0.1 * torch.randn(1001, generator=generator)], dim=1
+    )
     decoder = Line(closed)
     reference = decoder(torch.tensor([float(start), 0.0]))
     pca = components_from_reference(decoder, latents, reference)
     frames = traverse(decoder, latents, pca.scores[:, 0], torch.tensor([5.0, 50.0, 95.0]))
-    torch.testing.assert_close((frames - reference)[:, 0, 0].abs(), torch.tensor([0.5, 5.0, 9.5]), atol=0.02, rtol=0)
-    torch.testing.assert_close(pca.scores @ pca.components + pca.mean, latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        (frames - reference)[:, 0, 0].abs(), torch.tensor([0.5, 5.0, 9.5]), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        pca.scores @ pca.components + pca.mean, latents, atol=1e-4, rtol=1e-4
+    )
     torch.testing.assert_close(pca.scores[:, 1], principal_components(latents).scores[:, 1])
 
 
@@ -176,23 +215,35 @@ class MovingChain(nn.Module):
         self.moves = torch.from_numpy(nodes.chains == "B")
 
     def forward(self, latent):
-        along = torch.where(self.moves, 0.9 * self.sign * latent[:, :1], latent[:, 1:])  # (batch, atom)
+        along = torch.where(
+            self.moves, 0.9 * self.sign * latent[:, :1], latent[:, 1:]
+        )  # (batch, atom)
         return self.reference + torch.nn.functional.pad(along[..., None], (0, 2))
 
 
 @pytest.mark.parametrize("sign", [1, -1])  # of the first component, which is arbitrary
-def test_the_motion_is_measured_between_the_percentiles_of_the_particles(make_nodes, helix, generator, sign):
+def test_the_motion_is_measured_between_the_percentiles_of_the_particles(
+    make_nodes, helix, generator, sign
+):
     nodes = make_nodes(np.concatenate([helix(8), helix(8) + 20]), chains=["A"] * 8 + ["B"] * 8)
     decoder = MovingChain(nodes, sign)
     states = torch.randperm(1001, generator=generator) % 101
-    latents = torch.stack([sign * states.float() / 10, 0.01 * torch.randn(1001, generator=generator)], dim=1)
-    true = nodes.positions + np.linspace(0, 10, 101)[:, None, None] * (nodes.chains == "B")[:, None] * [1, 0, 0]
+    latents = torch.stack(
+        [sign * states.float() / 10, 0.01 * torch.randn(1001, generator=generator)], dim=1
+    )
+    true = nodes.positions + np.linspace(0, 10, 101)[:, None, None] * (nodes.chains == "B")[
+        :, None
+    ] * [1, 0, 0]
     result = evaluate(decoder, latents, nodes, {"state": states.numpy(), "positions": true})
     motion = result["motion"]
     assert len(result["latent_modes"]) == 1
     assert motion["states"] == [5, 95]
-    assert motion["moving"] == pytest.approx({"nodes": 8, "true": 9.0, "found": 8.1, "error": 0.9}, abs=0.05)
-    assert motion["still"] == pytest.approx({"nodes": 8, "true": 0.0, "found": 0.0, "error": 0.0}, abs=0.01)
+    assert motion["moving"] == pytest.approx(
+        {"nodes": 8, "true": 9.0, "found": 8.1, "error": 0.9}, abs=0.05
+    )
+    assert motion["still"] == pytest.approx(
+        {"nodes": 8, "true": 0.0, "found": 0.0, "error": 0.0}, abs=0.01
+    )
     assert motion["chains"] == {"A": motion["still"], "B": motion["moving"]}
 
 

@@ -58,7 +58,9 @@ def test_the_inverse_transform_undoes_the_transform(box_size, ndim, generator):
 def test_a_point_at_the_centre_has_a_transform_of_ones(box_size, ndim):
     point = torch.zeros([box_size] * ndim, dtype=torch.float64)
     point[(box_size // 2,) * ndim] = 1
-    assert torch.allclose(centred_fft(point, ndim), torch.ones_like(point, dtype=torch.complex128), atol=1e-12)
+    assert torch.allclose(
+        centred_fft(point, ndim), torch.ones_like(point, dtype=torch.complex128), atol=1e-12
+    )
 
 
 @BOXES
@@ -66,7 +68,9 @@ def test_a_point_beside_the_centre_has_a_phase_ramp(box_size):
     point = torch.zeros(box_size, box_size, dtype=torch.float64)
     point[box_size // 2 - 1, box_size // 2 + 3] = 1  # x = 3, y = -1
     kx, ky = frequency_grid(box_size, 1.0).unbind(-1)
-    assert torch.allclose(centred_fft(point, 2), torch.exp(-2j * math.pi * (3 * kx - ky)), atol=1e-12)
+    assert torch.allclose(
+        centred_fft(point, 2), torch.exp(-2j * math.pi * (3 * kx - ky)), atol=1e-12
+    )
 
 
 # Shifts
@@ -77,14 +81,18 @@ def test_a_shift_by_whole_pixels_rolls_the_image(box_size, generator):
     images = torch.randn(3, box_size, box_size, generator=generator, dtype=torch.float64)
     shifts = 1.5 * torch.tensor([[2.0, -3.0], [0.0, 0.0], [-1.0, 5.0]], dtype=torch.float64)
     expected = [images[0].roll((-3, 2), (0, 1)), images[1], images[2].roll((5, -1), (0, 1))]
-    assert torch.allclose(shift_images(images, shifts, pixel_size=1.5), torch.stack(expected), atol=1e-12)
+    assert torch.allclose(
+        shift_images(images, shifts, pixel_size=1.5), torch.stack(expected), atol=1e-12
+    )
 
 
 @BOXES
 def test_a_shift_by_part_of_a_pixel_moves_a_wave_by_as_much(box_size):
     axis = (torch.arange(box_size, dtype=torch.float64) - box_size // 2)[None].expand(box_size, -1)
     angle = 2 * math.pi * 3 / box_size
-    shifted = shift_images(torch.cos(angle * axis), torch.tensor([0.37, 0.0]).double(), pixel_size=1.0)
+    shifted = shift_images(
+        torch.cos(angle * axis), torch.tensor([0.37, 0.0]).double(), pixel_size=1.0
+    )
     assert torch.allclose(shifted, torch.cos(angle * (axis - 0.37)), atol=1e-12)
 
 
@@ -104,7 +112,9 @@ def test_an_array_correlates_with_itself_whatever_its_scale_and_mean(shape, gene
 def test_independent_noise_does_not_correlate(generator):
     first, second = torch.randn(2, 32, 32, 32, generator=generator)
     _, correlation = shell_correlation(first, second, pixel_size=1.0)
-    independent = 2 * math.pi * torch.arange(1, len(correlation) + 1) ** 2  # half of the coefficients of a shell
+    independent = (
+        2 * math.pi * torch.arange(1, len(correlation) + 1) ** 2
+    )  # half of the coefficients of a shell
     assert (correlation.abs() < 4 / independent.sqrt()).all()
 
 
@@ -117,7 +127,9 @@ def test_each_shell_has_its_own_correlation():
     assert float(correlation[4]) == pytest.approx(-1)
 
 
-@pytest.mark.parametrize(("first", "second"), [((8, 8), (9, 9)), ((8, 9), (8, 9)), ((8, 8), (8, 8, 8))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((8, 8), (9, 9)), ((8, 9), (8, 9)), ((8, 8), (8, 8, 8))]
+)
 def test_shells_of_unequal_or_oblong_arrays_are_refused(first, second):
     unchecked = inspect.unwrap(shell_correlation)  # the shape checks of the tests would speak first
     with pytest.raises(InputError, match=r"equal cubes or squares.*\(8,"):
@@ -133,7 +145,12 @@ def test_a_band_holds_one_of_each_pair_of_opposite_frequencies_in_a_disk(box_siz
     band = Band(box_size, 1.0, resolution)
     kept = [tuple(index) for index in band.indices.tolist()]
     m = min(int(box_size / resolution), (box_size - 1) // 2)
-    disk = {(kx, ky) for kx in range(-m, m + 1) for ky in range(-m, m + 1) if 0 < kx * kx + ky * ky <= m * m}
+    disk = {
+        (kx, ky)
+        for kx in range(-m, m + 1)
+        for ky in range(-m, m + 1)
+        if 0 < kx * kx + ky * ky <= m * m
+    }
     assert len(set(kept)) == len(kept) == len(disk) // 2
     assert {*kept, *((-kx, -ky) for kx, ky in kept)} == disk
     assert band.size == 2 * len(kept)
@@ -168,7 +185,9 @@ def test_a_band_keeps_the_waves_inside_it_and_drops_the_mean_and_those_beyond(bo
 def test_the_dot_product_of_vectors_is_that_of_the_images(box_size, generator):
     band = Band(box_size, 1.0, 3.0)
     first, second = torch.randn(2, band.size, generator=generator, dtype=torch.float64)
-    assert float(first @ second) == pytest.approx(float((band.decode(first) * band.decode(second)).sum()))
+    assert float(first @ second) == pytest.approx(
+        float((band.decode(first) * band.decode(second)).sum())
+    )
 
 
 def test_white_noise_has_unit_variance_in_every_element(generator):
@@ -187,7 +206,10 @@ def test_a_real_factor_multiplies_both_parts_of_a_coefficient():
 
 
 def test_a_band_coarser_than_the_box_is_refused():
-    with pytest.raises(InputError, match=r"low-pass 50.0 Å is coarser than the whole box \(32 Å\); give a smaller value"):
+    with pytest.raises(
+        InputError,
+        match=r"low-pass 50.0 Å is coarser than the whole box \(32 Å\); give a smaller value",
+    ):
         _ = Band(16, 2.0, 50.0).max_index
 
 

@@ -19,18 +19,28 @@ from cryostar_nb.geometry import (
 
 def test_relion_angles_come_back_from_their_rotations(rng):
     angles = rng.uniform([-180, 1, -180], [180, 179, 180], (50, 3))
-    np.testing.assert_allclose(relion_angles_from_rotations(rotations_from_relion_angles(*angles.T)), angles, atol=1e-9)
+    np.testing.assert_allclose(
+        relion_angles_from_rotations(rotations_from_relion_angles(*angles.T)), angles, atol=1e-9
+    )
 
 
 def test_rotations_come_back_from_their_relion_angles(rng):
     rotations = random_rotations(50, rng)
-    np.testing.assert_allclose(rotations_from_relion_angles(*relion_angles_from_rotations(rotations).T), rotations, atol=1e-12)
+    np.testing.assert_allclose(
+        rotations_from_relion_angles(*relion_angles_from_rotations(rotations).T),
+        rotations,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("tilt", [0.0, 180.0])
 def test_a_pose_that_looks_along_z_has_relion_angles_too(tilt):
     rotations = rotations_from_relion_angles([20.0, -70.0], tilt, 30.0)
-    np.testing.assert_allclose(rotations_from_relion_angles(*relion_angles_from_rotations(rotations).T), rotations, atol=1e-12)
+    np.testing.assert_allclose(
+        rotations_from_relion_angles(*relion_angles_from_rotations(rotations).T),
+        rotations,
+        atol=1e-12,
+    )
 
 
 def test_a_rotation_vector_turns_counter_clockwise_about_itself():
@@ -39,16 +49,22 @@ def test_a_rotation_vector_turns_counter_clockwise_about_itself():
     assert torch.allclose(quarter @ x, y) and torch.allclose(quarter @ y, -x)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)]
+)
 @pytest.mark.parametrize("angle", [0.0, 1e-7, 0.9e-3, 1.1e-3, 0.1, 1.0, 3.0, 7.0])
-def test_rotations_from_vectors_are_scipys_and_not_their_transposes(angle, precision, tolerance, rng):
+def test_rotations_from_vectors_are_scipys_and_not_their_transposes(
+    angle, precision, tolerance, rng
+):
     axes = rng.standard_normal((4, 5, 3))
     vectors = angle * axes / np.linalg.norm(axes, axis=-1, keepdims=True)
     rotations = rotations_from_vectors(torch.as_tensor(vectors, dtype=precision))
     assert rotations.shape == (4, 5, 3, 3) and rotations.dtype == precision
     expected = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(4, 5, 3, 3)
     np.testing.assert_allclose(rotations, expected, atol=tolerance)
-    np.testing.assert_allclose(rotations @ rotations.mT, np.broadcast_to(np.eye(3), rotations.shape), atol=tolerance)
+    np.testing.assert_allclose(
+        rotations @ rotations.mT, np.broadcast_to(np.eye(3), rotations.shape), atol=tolerance
+    )
     np.testing.assert_allclose(np.linalg.det(rotations), 1, atol=tolerance)
     if 1e-4 < angle:
         assert np.abs(rotations.mT.numpy() - expected).max() > 1e-3 * min(angle, 1)
@@ -64,13 +80,19 @@ def test_a_rotation_has_the_derivative_of_its_vector_at_zero_too(length, generat
 def test_random_rotations_are_uniform(rng):
     rotations = random_rotations(40_000, rng)
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
-    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.broadcast_to(np.eye(3), rotations.shape), atol=1e-12)
+    np.testing.assert_allclose(
+        rotations @ rotations.swapaxes(1, 2),
+        np.broadcast_to(np.eye(3), rotations.shape),
+        atol=1e-12,
+    )
     # Haar measure: E[R_ij] = 0 and E[R_ij R_kl] = delta_ik delta_jl / 3; one standard error is 0.003.
     np.testing.assert_allclose(rotations.mean(0), 0, atol=0.015)
     entries = rotations.reshape(-1, 9)
     np.testing.assert_allclose(entries.T @ entries / len(entries), np.eye(9) / 3, atol=0.015)
     # The angle of rotation has the density (1 - cos a) / pi, so its mean is pi/2 + 2/pi.
-    assert Rotation.from_matrix(rotations).magnitude().mean() == pytest.approx(np.pi / 2 + 2 / np.pi, abs=0.02)
+    assert Rotation.from_matrix(rotations).magnitude().mean() == pytest.approx(
+        np.pi / 2 + 2 / np.pi, abs=0.02
+    )
 
 
 def test_random_rotations_are_those_of_their_seed():
@@ -122,7 +144,9 @@ def test_rmsd_does_not_align_and_keeps_the_batch(generator):
 def test_pair_distances_are_those_between_the_atoms_of_each_pair(generator):
     positions = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
     pairs = np.array([[0, 3], [4, 1]])
-    expected = torch.stack([(positions[:, i] - positions[:, j]).norm(dim=-1) for i, j in pairs], dim=-1)
+    expected = torch.stack(
+        [(positions[:, i] - positions[:, j]).norm(dim=-1) for i, j in pairs], dim=-1
+    )
     assert torch.allclose(pair_distances(positions, pairs), expected)
     assert torch.allclose(pair_distances(positions, torch.from_numpy(pairs)), expected)
 

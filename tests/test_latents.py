@@ -31,17 +31,23 @@ def test_one_gaussian_a_uniform_and_a_heavy_tailed_population_have_one_mode(rng,
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_two_gaussians_are_found_where_they_are(rng, share):
     for _ in range(10):
-        np.testing.assert_allclose(latent_modes(two_gaussians(rng, 6.0, 2000, share)), [0, 6], atol=0.6)
+        np.testing.assert_allclose(
+            latent_modes(two_gaussians(rng, 6.0, 2000, share)), [0, 6], atol=0.6
+        )
 
 
 def test_what_counts_as_two_is_the_depth_of_the_valley(rng):
-    assert len(latent_modes(two_gaussians(rng, 2.5, 50_000))) == 1  # it has two peaks, and hardly a valley
+    assert (
+        len(latent_modes(two_gaussians(rng, 2.5, 50_000))) == 1
+    )  # it has two peaks, and hardly a valley
     assert len(latent_modes(two_gaussians(rng, 3.2, 50_000))) == 2
 
 
 def test_modes_do_not_depend_on_sign_scale_or_a_few_stray_particles(rng):
     scores = two_gaussians(rng, 5.0, 2000)
-    np.testing.assert_allclose(latent_modes(7 - 3 * scores), 7 - 3 * latent_modes(scores)[::-1], atol=0.05)
+    np.testing.assert_allclose(
+        latent_modes(7 - 3 * scores), 7 - 3 * latent_modes(scores)[::-1], atol=0.05
+    )
     assert len(latent_modes(np.append(scores, [30.0, -30.0, 31.0]))) == 2
 
 
@@ -69,4 +75,6 @@ def test_a_displacement_does_not_depend_on_the_frame(rng):
     turn, shift = Rotation.random(rng=rng).as_matrix(), rng.standard_normal(3)
     before = displacement(found, true, nodes)
     after = displacement(found @ turn.T + shift, true @ turn.T - shift, nodes)
-    assert (after.true, after.found, after.error) == pytest.approx((before.true, before.found, before.error))
+    assert (after.true, after.found, after.error) == pytest.approx(
+        (before.true, before.found, before.error)
+    )

@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from cryostar_nb.geometry import pair_distances
-from cryostar_nb.losses import clash_loss, continuity_loss, correlation_loss, elastic_network_loss, kl_divergence, relaxed_edges
+from cryostar_nb.losses import (
+    clash_loss,
+    continuity_loss,
+    correlation_loss,
+    elastic_network_loss,
+    kl_divergence,
+    relaxed_edges,
+)
 
-CONTAINERS = pytest.mark.parametrize("given", [list, np.array, torch.tensor], ids=["lists", "NumPy arrays", "tensors"])
+CONTAINERS = pytest.mark.parametrize(
+    "given", [list, np.array, torch.tensor], ids=["lists", "NumPy arrays", "tensors"]
+)
 
 # Image, eq. 9
 
@@ -19,7 +28,9 @@ def test_the_image_loss_is_minus_the_mean_normalised_correlation(given):
     images = given([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
     predictions = given([[4.0, 3.0, 0.0], [0.0, 0.0, -2.0]])
     # (12 + 12) / (5 * 5) and -2 / (sqrt(3) * 2)
-    assert float(correlation_loss(images, predictions)) == pytest.approx(-(24 / 25 - 1 / math.sqrt(3)) / 2)
+    assert float(correlation_loss(images, predictions)) == pytest.approx(
+        -(24 / 25 - 1 / math.sqrt(3)) / 2
+    )
 
 
 def test_the_image_loss_is_blind_to_brightness(generator):
@@ -35,7 +46,9 @@ def test_the_image_loss_is_blind_to_brightness(generator):
 def test_the_continuity_loss_is_the_mean_squared_change_of_bond_lengths(given):
     # Two structures of two bonds: ((0.2)^2 + (0.1)^2 + 0 + (0.3)^2) / 4
     distances, reference = given([[4.0, 3.7], [3.8, 4.1]]), given([3.8, 3.8])
-    assert float(continuity_loss(distances, reference)) == pytest.approx((0.04 + 0.01 + 0 + 0.09) / 4)
+    assert float(continuity_loss(distances, reference)) == pytest.approx(
+        (0.04 + 0.01 + 0 + 0.09) / 4
+    )
 
 
 # Clashes, eq. 3 and 4
@@ -55,7 +68,9 @@ def test_the_clash_distance_can_be_chosen():
     assert float(clash_loss([[3.0, 1.0]], threshold=2.0)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("distances", [[[5.0, 4.0, 8.0]], [[]]], ids=["no pair clashes", "no pairs"])
+@pytest.mark.parametrize(
+    "distances", [[[5.0, 4.0, 8.0]], [[]]], ids=["no pair clashes", "no pairs"]
+)
 def test_no_clash_costs_nothing_and_has_a_finite_gradient(distances):
     distances = torch.tensor(distances, requires_grad=True)
     loss = clash_loss(distances)
@@ -78,13 +93,17 @@ def test_the_clash_loss_pushes_a_pair_apart():
 def test_the_elastic_loss_is_the_mean_squared_change_of_edge_lengths(given):
     distances, reference = given([[5.0, 9.0, 7.0], [6.0, 7.0, 7.0]]), given([5.0, 7.0, 10.0])
     # Changes 0, 2, -3 and 1, 0, -3
-    assert float(elastic_network_loss(distances, reference)) == pytest.approx((0 + 4 + 9 + 1 + 0 + 9) / 6)
+    assert float(elastic_network_loss(distances, reference)) == pytest.approx(
+        (0 + 4 + 9 + 1 + 0 + 9) / 6
+    )
 
 
 @CONTAINERS
 def test_released_edges_do_not_count(given):
     distances, reference = given([[5.0, 9.0, 7.0], [6.0, 7.0, 7.0]]), given([5.0, 7.0, 10.0])
-    assert float(elastic_network_loss(distances, reference, given([True, True, False]))) == pytest.approx((0 + 4 + 1 + 0) / 4)
+    assert float(
+        elastic_network_loss(distances, reference, given([True, True, False]))
+    ) == pytest.approx((0 + 4 + 1 + 0) / 4)
 
 
 def test_with_every_edge_released_the_elastic_loss_is_zero():
@@ -123,7 +142,9 @@ def test_the_variance_is_that_of_the_distance_not_of_its_squared_error():
     # and moves by 0.2 Å: its squared error runs from 23 to 27.
     distances = torch.tensor([[9.0, 13.2], [7.0, 12.8]])
     squared_error = (distances - reference).square()
-    assert (squared_error.var(0)[0] < squared_error.var(0)[1]) and (distances.var(0)[0] > distances.var(0)[1])
+    assert (squared_error.var(0)[0] < squared_error.var(0)[1]) and (
+        distances.var(0)[0] > distances.var(0)[1]
+    )
     assert relaxed_edges(distances, 60).tolist() == [False, True]
 
 
@@ -138,7 +159,9 @@ def test_the_choice_of_edges_passes_no_gradient():
 @CONTAINERS
 def test_the_kl_divergence_is_that_of_the_textbook(given):
     mean, log_variance = [[0.0, 1.0], [-2.0, 0.5]], [[0.0, 0.0], [math.log(4), -1.0]]
-    normal = torch.distributions.Normal(torch.tensor(mean), (0.5 * torch.tensor(log_variance)).exp())
+    normal = torch.distributions.Normal(
+        torch.tensor(mean), (0.5 * torch.tensor(log_variance)).exp()
+    )
     standard = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
     expected = torch.distributions.kl_divergence(normal, standard).sum(-1).mean()
     assert float(kl_divergence(given(mean), given(log_variance))) == pytest.approx(float(expected))
@@ -149,5 +172,7 @@ def test_the_kl_divergence_of_the_prior_is_zero():
 
 
 def test_edges_that_all_vary_alike_all_stay():
-    assert relaxed_edges(torch.ones(4, 6), 80).all()  # no strict subset is "below" a percentile of equal numbers
+    assert relaxed_edges(
+        torch.ones(4, 6), 80
+    ).all()  # no strict subset is "below" a percentile of equal numbers
     assert relaxed_edges(torch.rand(1, 6), 80).all()  # a batch of one has no variance

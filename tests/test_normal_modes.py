@@ -61,8 +61,13 @@ def test_the_hessian_is_the_second_derivative_of_the_elastic_energy(cloud):
     def energy(move):
         return elastic_energy(reference + move, reference, 12.0)
 
-    expected = [[energy(a + b) - energy(a - b) - energy(b - a) + energy(-a - b) for a in moves] for b in moves]
-    np.testing.assert_allclose(network_hessian(reference).toarray(), np.array(expected) / (4 * step**2), atol=1e-5)
+    expected = [
+        [energy(a + b) - energy(a - b) - energy(b - a) + energy(-a - b) for a in moves]
+        for b in moves
+    ]
+    np.testing.assert_allclose(
+        network_hessian(reference).toarray(), np.array(expected) / (4 * step**2), atol=1e-5
+    )
 
 
 def test_the_hessian_is_symmetric_and_its_rows_of_blocks_sum_to_zero(adk):
@@ -100,16 +105,22 @@ def test_translations_and_rotations_cost_nothing(adk):
 
 
 def test_every_part_moves_freely(cloud):
-    two = np.concatenate([cloud, cloud + np.array([200, 0, 0]), [[0, 300.0, 0]], [[0, -300.0, 0], [0, -303.0, 1.0]]])
+    two = np.concatenate(
+        [cloud, cloud + np.array([200, 0, 0]), [[0, 300.0, 0]], [[0, -300.0, 0], [0, -303.0, 1.0]]]
+    )
     hessian = network_hessian(two, 30.0)
     rigid = rigid_body_modes(two, hessian)
-    assert rigid.shape[1] == 6 + 6 + 3 + 5  # a node alone does not turn, nor does a pair about its own line
+    assert (
+        rigid.shape[1] == 6 + 6 + 3 + 5
+    )  # a node alone does not turn, nor does a pair about its own line
     np.testing.assert_allclose(rigid.T @ rigid, np.eye(20), atol=1e-12)
     np.testing.assert_allclose(hessian @ rigid, 0, atol=1e-12)
 
 
 def test_the_modes_of_two_parts_are_those_of_each(adk, solver):
-    two = np.concatenate([adk, random_rotations(1, np.random.default_rng(1))[0] @ [300, 0, 0] + adk, [[0, 500.0, 0]]])
+    two = np.concatenate(
+        [adk, random_rotations(1, np.random.default_rng(1))[0] @ [300, 0, 0] + adk, [[0, 500.0, 0]]]
+    )
     one, both = normal_modes(adk, 4), normal_modes(two, 8)
     np.testing.assert_allclose(both.eigenvalues, np.repeat(one.eigenvalues, 2), rtol=1e-8)
     np.testing.assert_allclose(both.vectors[:, -1], 0, atol=1e-8)
@@ -117,7 +128,9 @@ def test_the_modes_of_two_parts_are_those_of_each(adk, solver):
 
 
 def test_a_loose_end_is_not_a_mode(adk, solver):
-    ended = np.concatenate([adk, adk[adk[:, 0].argmax()] + [[11.9, 0, 0]]])  # it swings on one spring, or few
+    ended = np.concatenate(
+        [adk, adk[adk[:, 0].argmax()] + [[11.9, 0, 0]]]
+    )  # it swings on one spring, or few
     springs = (np.linalg.norm(ended[-1] - adk, axis=-1) <= 12).sum()
     modes = normal_modes(ended)
     assert springs < 3
@@ -155,7 +168,13 @@ def test_the_iteration_finds_what_the_whole_solution_finds(adk, monkeypatch):
 
 def test_both_modes_of_an_equal_pair_are_found(solver):
     turn = 2 * np.pi * np.arange(90) / 90  # a tube of ninety-fold symmetry: modes come in pairs
-    ring = np.concatenate([np.stack([r * np.cos(turn), r * np.sin(turn), np.full(90, z)], -1) for r in (70, 75) for z in (0.0, 5.0)])
+    ring = np.concatenate(
+        [
+            np.stack([r * np.cos(turn), r * np.sin(turn), np.full(90, z)], -1)
+            for r in (70, 75)
+            for z in (0.0, 5.0)
+        ]
+    )
     modes = normal_modes(ring, 12)
     assert_right(modes, ring)
     expected = np.linalg.eigvalsh(network_hessian(ring).toarray())[6:18]
@@ -184,12 +203,18 @@ def test_every_mode_of_a_structure_can_be_had(cloud, adk):
 @pytest.mark.parametrize(("count", "nodes"), [(85, 30), (637, 214)])
 def test_more_modes_than_there_are_are_refused(count, nodes, cloud, adk):
     positions = cloud if nodes == 30 else adk
-    with pytest.raises(InputError, match=f"count = {count}: the network has only {3 * nodes - 6} modes that stretch a spring"):
+    with pytest.raises(
+        InputError,
+        match=f"count = {count}: the network has only {3 * nodes - 6} modes that stretch a spring",
+    ):
         normal_modes(positions, count, 30.0)
 
 
 def test_nodes_out_of_each_others_reach_have_no_modes(cloud):
-    with pytest.raises(InputError, match="only 0 modes that stretch a spring; give a smaller count or a larger cutoff"):
+    with pytest.raises(
+        InputError,
+        match="only 0 modes that stretch a spring; give a smaller count or a larger cutoff",
+    ):
         normal_modes(100 * cloud, 1)
 
 
@@ -210,7 +235,11 @@ def test_modes_that_have_not_converged_are_not_returned(adk, monkeypatch):
 def prody():
     with warnings.catch_warnings():  # its own, of the names that it uses
         warnings.simplefilter("ignore")
-        package = pytest.importorskip("prody", reason="ProDy is not installed: pip install --no-deps prody biopython", exc_type=ImportError)
+        package = pytest.importorskip(
+            "prody",
+            reason="ProDy is not installed: pip install --no-deps prody biopython",
+            exc_type=ImportError,
+        )
     package.confProDy(verbosity="none")
     return package
 

@@ -12,7 +12,18 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-REQUIRED_BY_THE_USER = {"jupyterlab", "jupyter-book", "torch", "mrcfile", "starfile", "nglview", "py3dmol", "plotly", "mdtraj", "papermill"}
+REQUIRED_BY_THE_USER = {
+    "jupyterlab",
+    "jupyter-book",
+    "torch",
+    "mrcfile",
+    "starfile",
+    "nglview",
+    "py3dmol",
+    "plotly",
+    "mdtraj",
+    "papermill",
+}
 
 
 def name_of(requirement):
@@ -28,7 +39,11 @@ def pins(path):
 def declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    return {name_of(requirement.name): requirement for group in groups for requirement in map(Requirement, group)}
+    return {
+        name_of(requirement.name): requirement
+        for group in groups
+        for requirement in map(Requirement, group)
+    }
 
 
 def test_the_pinned_set_is_exactly_what_pyproject_declares():
@@ -37,7 +52,11 @@ def test_the_pinned_set_is_exactly_what_pyproject_declares():
 
 def test_every_pin_satisfies_its_declared_range():
     versions = pins(ROOT / "requirements.txt")
-    outside = [str(requirement) for name, requirement in declared().items() if Version(versions[name]) not in requirement.specifier]
+    outside = [
+        str(requirement)
+        for name, requirement in declared().items()
+        if Version(versions[name]) not in requirement.specifier
+    ]
     assert outside == []
 
 
@@ -57,12 +76,26 @@ def test_what_the_user_fixed_is_declared():
     assert set(declared()) >= REQUIRED_BY_THE_USER
 
 
-@pytest.mark.parametrize("name", ["book", "notebooks", "cryostar_nb", "data", "tests", "environment.yml", "_config.yml", "README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "book",
+        "notebooks",
+        "cryostar_nb",
+        "data",
+        "tests",
+        "environment.yml",
+        "_config.yml",
+        "README.md",
+    ],
+)
 def test_the_top_level_that_the_user_fixed_is_there(name):
     assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize(("address", "shown"), [("", False), ("https://example.org/someone/cryostar_nb", True)])
+@pytest.mark.parametrize(
+    ("address", "shown"), [("", False), ("https://example.org/someone/cryostar_nb", True)]
+)
 def test_the_pages_lead_to_colab_binder_and_the_repository_once_it_has_an_address(address, shown):
     """The theme fails on buttons that lead to a repository without an address."""
     settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))

@@ -14,7 +14,9 @@ from cryostar_nb.projector import gaussian_density, make_images, project_band, p
 
 SIGMA = torch.tensor(2.0, dtype=torch.float64)
 WIDTHS = torch.tensor([1.8, 2.0, 2.5, 3.0, 2.2], dtype=torch.float64)
-EITHER_SIGMA = pytest.mark.parametrize("sigma", [SIGMA, WIDTHS], ids=["one width", "a width per node"])
+EITHER_SIGMA = pytest.mark.parametrize(
+    "sigma", [SIGMA, WIDTHS], ids=["one width", "a width per node"]
+)
 BOXES = pytest.mark.parametrize("box_size", [40, 41])
 
 
@@ -40,10 +42,14 @@ def test_both_projectors_agree_where_the_gaussian_is_well_sampled(box_size, sigm
 
 
 @EITHER_SIGMA
-def test_the_real_space_projector_is_the_formula_on_the_blackboard(sigma, asymmetric, blackboard_image):
+def test_the_real_space_projector_is_the_formula_on_the_blackboard(
+    sigma, asymmetric, blackboard_image
+):
     positions, amplitudes = asymmetric
     expected = blackboard_image(positions.numpy(), amplitudes.numpy(), sigma.numpy(), 9, 1.7)
-    assert torch.allclose(project_real(positions, amplitudes, sigma, box_size=9, pixel_size=1.7), expected, atol=1e-14)
+    assert torch.allclose(
+        project_real(positions, amplitudes, sigma, box_size=9, pixel_size=1.7), expected, atol=1e-14
+    )
 
 
 @EITHER_SIGMA
@@ -58,7 +64,9 @@ def test_the_density_is_a_gaussian_of_the_distance(asymmetric):
     density = gaussian_density(positions, amplitudes, SIGMA, box_size=6, pixel_size=1.5)
     point = 1.5 * np.array([1.0, -2.0, 2.0])  # x, y, z of voxel (5, 1, 4)
     squared = np.square(positions.numpy() - point).sum(-1)
-    expected = np.sum(amplitudes.numpy() * np.exp(-squared / (2 * 2.0**2)) / (2 * np.pi * 2.0**2) ** 1.5)
+    expected = np.sum(
+        amplitudes.numpy() * np.exp(-squared / (2 * 2.0**2)) / (2 * np.pi * 2.0**2) ** 1.5
+    )
     assert float(density[5, 1, 4]) == pytest.approx(expected, rel=1e-12)
 
 
@@ -74,7 +82,9 @@ def test_a_width_per_node_is_the_sum_of_nodes_projected_alone(project, asymmetri
 
     positions, amplitudes = asymmetric
     alone = [made(positions[i : i + 1], amplitudes[i : i + 1], WIDTHS[i]) for i in range(5)]
-    assert torch.allclose(made(positions, amplitudes, WIDTHS), torch.stack(alone).sum(0), atol=1e-12)
+    assert torch.allclose(
+        made(positions, amplitudes, WIDTHS), torch.stack(alone).sum(0), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("project", ["real", "band"])
@@ -112,15 +122,26 @@ def test_turning_the_nodes_is_turning_the_pose(asymmetric, rotations):
     positions, amplitudes = asymmetric
     band = Band(32, 1.5, 3.0)
     first, second = rotations[:2]
-    turned = make_images(torch.stack([first @ x for x in positions]), amplitudes, SIGMA, band, rotations=second)
-    assert torch.allclose(turned, make_images(positions, amplitudes, SIGMA, band, rotations=second @ first), atol=1e-12)
+    turned = make_images(
+        torch.stack([first @ x for x in positions]), amplitudes, SIGMA, band, rotations=second
+    )
+    assert torch.allclose(
+        turned,
+        make_images(positions, amplitudes, SIGMA, band, rotations=second @ first),
+        atol=1e-12,
+    )
 
 
 def test_a_quarter_turn_in_the_plane_turns_an_odd_image(asymmetric):
     positions, amplitudes = asymmetric
     band = Band(33, 1.5, 3.0)
-    about_z = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    still, turned = (band.decode(make_images(positions, amplitudes, SIGMA, band, rotations=r)) for r in (torch.eye(3).double(), about_z))
+    about_z = torch.tensor(
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64
+    )
+    still, turned = (
+        band.decode(make_images(positions, amplitudes, SIGMA, band, rotations=r))
+        for r in (torch.eye(3).double(), about_z)
+    )
     # (x, y) goes to (-y, x): turned[x, -y] = still[y, x]
     assert torch.allclose(turned, still.mT.flip(-1), atol=1e-12)
     assert not torch.allclose(turned, still, atol=0.1 * float(still.max()))
@@ -131,7 +152,8 @@ def test_looking_from_behind_mirrors_the_image(asymmetric):
     band = Band(33, 1.5, 3.0)
     half_turn_about_y = torch.diag(torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64))
     front, back = (
-        band.decode(make_images(positions, amplitudes, SIGMA, band, rotations=r)) for r in (torch.eye(3).double(), half_turn_about_y)
+        band.decode(make_images(positions, amplitudes, SIGMA, band, rotations=r))
+        for r in (torch.eye(3).double(), half_turn_about_y)
     )
     assert torch.allclose(back, front.flip(-1), atol=1e-12)
 
@@ -140,8 +162,12 @@ def test_moving_the_nodes_is_shifting_the_image(asymmetric):
     positions, amplitudes = asymmetric
     band = Band(32, 1.5, 3.0)
     shift = torch.tensor([2.3, -4.1], dtype=torch.float64)
-    moved = project_band(positions + torch.cat([shift, torch.tensor([9.0])]), amplitudes, SIGMA, band)  # z does not matter
-    assert torch.allclose(shift_band(project_band(positions, amplitudes, SIGMA, band), shift, band), moved, atol=1e-12)
+    moved = project_band(
+        positions + torch.cat([shift, torch.tensor([9.0])]), amplitudes, SIGMA, band
+    )  # z does not matter
+    assert torch.allclose(
+        shift_band(project_band(positions, amplitudes, SIGMA, band), shift, band), moved, atol=1e-12
+    )
 
 
 def test_a_shift_is_a_phase_ramp(generator):
@@ -150,7 +176,9 @@ def test_a_shift_is_a_phase_ramp(generator):
     x, y = 2.3, -4.1
     kx, ky = band.frequencies.unbind(-1)
     expected = complex_coefficients(vector) * torch.exp(-2j * math.pi * (kx * x + ky * y))
-    assert torch.allclose(complex_coefficients(shift_band(vector, torch.tensor([x, y]).double(), band)), expected)
+    assert torch.allclose(
+        complex_coefficients(shift_band(vector, torch.tensor([x, y]).double(), band)), expected
+    )
 
 
 @BOXES
@@ -183,26 +211,36 @@ def test_leading_dimensions_are_a_batch(sigma, asymmetric, rotations):
                 project_real(batch[i, j], amplitudes, sigma, **grid),
                 gaussian_density(batch[i, j], amplitudes, sigma, **grid),
             ]
-            assert all(torch.allclose(a[i, j], b, atol=1e-12) for a, b in zip(together, alone, strict=True))
+            assert all(
+                torch.allclose(a[i, j], b, atol=1e-12) for a, b in zip(together, alone, strict=True)
+            )
 
 
 def test_rotation_left_multiplies_column_vectors(asymmetric, rotations):
     positions, _ = asymmetric
-    expected = [[rotation @ position for position in positions.numpy()] for rotation in rotations.numpy()]
+    expected = [
+        [rotation @ position for position in positions.numpy()] for rotation in rotations.numpy()
+    ]
     np.testing.assert_allclose(rotate(positions, rotations), expected, atol=1e-12)
 
 
-def test_image_formation_rotates_projects_shifts_and_blurs_each_particle(asymmetric, rotations, microscope):
+def test_image_formation_rotates_projects_shifts_and_blurs_each_particle(
+    asymmetric, rotations, microscope
+):
     positions, amplitudes = asymmetric
     band = Band(24, 2.0, 4.0)
     shifts = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 0.0], [4.0, -4.0]], dtype=torch.float64)
     defocus = torch.tensor([8_000.0, 12_000.0, 20_000.0, 25_000.0])
     ctf = microscope(defocus_u=defocus, defocus_v=0.9 * defocus, defocus_angle_deg=30.0)
-    batch = positions + torch.arange(4).double()[:, None, None]  # another structure for each particle
+    batch = (
+        positions + torch.arange(4).double()[:, None, None]
+    )  # another structure for each particle
     made = make_images(batch, amplitudes, SIGMA, band, rotations=rotations, shifts=shifts, ctf=ctf)
     for i in range(4):
         vector = project_band(batch[i] @ rotations[i].T, amplitudes, SIGMA, band)
-        expected = complex_coefficients(shift_band(vector, shifts[i], band)) * contrast_transfer_function(band.frequencies, ctf[i])
+        expected = complex_coefficients(
+            shift_band(vector, shifts[i], band)
+        ) * contrast_transfer_function(band.frequencies, ctf[i])
         assert torch.allclose(complex_coefficients(made[i]), expected, atol=1e-12)
 
 
@@ -210,7 +248,11 @@ def test_one_structure_is_seen_from_every_pose(asymmetric, rotations):
     positions, amplitudes = asymmetric
     band = Band(24, 2.0, 4.0)
     made = make_images(positions, amplitudes, SIGMA, band, rotations=rotations)
-    assert torch.allclose(made, make_images(positions.expand(4, -1, -1), amplitudes, SIGMA, band, rotations=rotations), atol=1e-12)
+    assert torch.allclose(
+        made,
+        make_images(positions.expand(4, -1, -1), amplitudes, SIGMA, band, rotations=rotations),
+        atol=1e-12,
+    )
 
 
 # Gradients, against finite differences
@@ -234,17 +276,28 @@ def test_the_gradients_of_the_whole_image_formation_are_right(asymmetric, rotati
     band = Band(9, 4.0, 8.0)
 
     def made(x, turn, shifts):
-        return make_images(x, amplitudes, SIGMA, band, rotations=turn, shifts=shifts, ctf=microscope())
+        return make_images(
+            x, amplitudes, SIGMA, band, rotations=turn, shifts=shifts, ctf=microscope()
+        )
 
-    inputs = [positions.clone(), rotations[0].clone(), torch.tensor([1.0, -2.0], dtype=torch.float64)]
+    inputs = [
+        positions.clone(),
+        rotations[0].clone(),
+        torch.tensor([1.0, -2.0], dtype=torch.float64),
+    ]
     assert gradcheck(made, [tensor.requires_grad_() for tensor in inputs])
 
 
 @EITHER_SIGMA
 def test_the_gradient_in_the_width_is_right(sigma, asymmetric):
-    assert gradcheck(lambda s: project_band(*asymmetric, s, Band(9, 4.0, 8.0)), sigma.clone().requires_grad_())
+    assert gradcheck(
+        lambda s: project_band(*asymmetric, s, Band(9, 4.0, 8.0)), sigma.clone().requires_grad_()
+    )
 
 
 def test_the_gradient_in_the_amplitudes_is_right(asymmetric):
     positions, amplitudes = asymmetric
-    assert gradcheck(lambda a: project_band(positions, a, SIGMA, Band(9, 4.0, 8.0)), amplitudes.clone().requires_grad_())
+    assert gradcheck(
+        lambda a: project_band(positions, a, SIGMA, Band(9, 4.0, 8.0)),
+        amplitudes.clone().requires_grad_(),
+    )

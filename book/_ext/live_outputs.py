@@ -20,7 +20,10 @@ from sphinx.config import Config
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SCRIPTS = {"3dmolviewer_": ("3Dmol-min.js", "book_init.js"), 'class="plotly-figure"': ("plotly.min.js",)}
+SCRIPTS = {
+    "3dmolviewer_": ("3Dmol-min.js", "book_init.js"),
+    'class="plotly-figure"': ("plotly.min.js",),
+}
 _numbers = count(1)
 
 
@@ -30,25 +33,42 @@ class LiveOutputs:
     mime_priority_overrides: ClassVar[list[tuple[str, str, int | None]]] = [("html", PLOTLY, 5)]
 
     @staticmethod
-    def handle_mime(renderer: NbElementRenderer, data: MimeData, inline: bool) -> list[nodes.Element] | None:
+    def handle_mime(
+        renderer: NbElementRenderer, data: MimeData, inline: bool
+    ) -> list[nodes.Element] | None:
         """Nodes for a plotly figure, an empty one for a widget, and None for what others draw."""
         if data.mime_type == WIDGET:
-            return [nodes.raw(text="", format="html")]  # no nodes at all would bring out the text behind the widget
+            return [
+                nodes.raw(text="", format="html")
+            ]  # no nodes at all would bring out the text behind the widget
         if data.mime_type != PLOTLY:
             return None
         figure = data.content if isinstance(data.content, dict) else json.loads(data.content)
         name = f"plotly-figure-{next(_numbers)}"
         config = json.dumps({"responsive": True, "displaylogo": False})
-        values = ", ".join(json.dumps(figure.get(part, empty)).replace("</", "<\\/") for part, empty in (("data", []), ("layout", {})))
+        values = ", ".join(
+            json.dumps(figure.get(part, empty)).replace("</", "<\\/")
+            for part, empty in (("data", []), ("layout", {}))
+        )
         draw = f'document.addEventListener("DOMContentLoaded", () => Plotly.newPlot("{name}", {values}, {config}));'
         html = f'<div id="{name}" class="plotly-figure"></div><script>{draw}</script>'
         return [nodes.raw(text=html, format="html", classes=["output", "text_html"])]
 
 
-def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def add_scripts(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
     """Load the scripts of the viewers that stand on this page, and leave Thebe's out."""
     scripts = context["script_files"]
-    scripts[:] = [s for s in scripts if "thebe" not in f"{getattr(s, 'filename', s)} {getattr(s, 'attributes', '')}".lower()]
+    scripts[:] = [
+        s
+        for s in scripts
+        if "thebe" not in f"{getattr(s, 'filename', s)} {getattr(s, 'attributes', '')}".lower()
+    ]
     body = context.get("body", "")
     for mark, names in SCRIPTS.items():
         if mark in body:

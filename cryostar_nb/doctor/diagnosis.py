@@ -87,12 +87,16 @@ class Diagnosis:
     @property
     def turn_poses(self) -> bool:
         """Whether the other hand is the poses' fault, and not that of a model that is a mirror image."""
-        return "hand" in self.faults and not (self.atoms is not None and is_mirror_image(self.atoms))
+        return "hand" in self.faults and not (
+            self.atoms is not None and is_mirror_image(self.atoms)
+        )
 
     @property
     def needs_star(self) -> bool:
         """Whether the particles' file must be another."""
-        return self.decided and needs_star(self.particles, self.hypothesis, turn_poses=self.turn_poses)
+        return self.decided and needs_star(
+            self.particles, self.hypothesis, turn_poses=self.turn_poses
+        )
 
     @property
     def needs_model(self) -> bool:
@@ -131,15 +135,36 @@ def diagnose(
     elif atoms is not None:
         reference = structure_spectrum(atoms, finest)
     else:
-        raise InputError("the doctor needs something to compare the particles with; give --reference, --map, or both")
+        raise InputError(
+            "the doctor needs something to compare the particles with; give --reference, --map, or both"
+        )
     scored = candidates(sample, reference)
     winner, rivals = decide(scored)
     if winner is None:
         return Diagnosis(
-            particles, atoms, band, sample, reference, scored, None, [], [], Hypothesis(), _notes(particles, scored, None), invert=invert
+            particles,
+            atoms,
+            band,
+            sample,
+            reference,
+            scored,
+            None,
+            [],
+            [],
+            Hypothesis(),
+            _notes(particles, scored, None),
+            invert=invert,
         )
-    others = [one for one in scored if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE]
-    twins = [name_of(one.faults) for one in others if winner.faults and len(one.faults) == len(winner.faults)]
+    others = [
+        one
+        for one in scored
+        if one is not winner and not at_its_limit(one) and one.likeness(winner) >= ALIKE
+    ]
+    twins = [
+        name_of(one.faults)
+        for one in others
+        if winner.faults and len(one.faults) == len(winner.faults)
+    ]
     notes = _notes(particles, others, winner)
     settled, remark = settle_scale(sample, reference, winner, shape_is_known=density is not None)
     doubtful = mirror_of(winner, scored) is not None
@@ -148,11 +173,27 @@ def diagnose(
         settled = next((one for one in scored if one.faults == settled.faults), settled)
     scored = scored if any(settled is one for one in scored) else [*scored, settled]
     if doubtful:
-        notes.append("Docked against the images, the reference fits about as well as its mirror image: it may not be what they show.")
+        notes.append(
+            "Docked against the images, the reference fits about as well as its mirror image: it may not be what they show."
+        )
     hypothesis, lost = settled.hypothesis, False
     if atoms is not None and density is not None:
         hypothesis, lost = _with_model(atoms, density, hypothesis, notes)
-    return Diagnosis(particles, atoms, band, sample, reference, scored, settled, rivals, twins, hypothesis, notes, lost=lost, invert=invert)
+    return Diagnosis(
+        particles,
+        atoms,
+        band,
+        sample,
+        reference,
+        scored,
+        settled,
+        rivals,
+        twins,
+        hypothesis,
+        notes,
+        lost=lost,
+        invert=invert,
+    )
 
 
 def check_edges(particles: Particles, density: DensityMap) -> None:
@@ -168,18 +209,26 @@ def _notes(particles: Particles, alike: list[Scored], winner: Scored | None) -> 
     """What cannot matter here; `alike` predict the same images as the winner."""
     notes = []
     if len(origins(particles)) == 1:
-        notes.append("The particles have no shifts, so nothing is said about how their origins are read.")
+        notes.append(
+            "The particles have no shifts, so nothing is said about how their origins are read."
+        )
     elif abs(particles.pixel_size - 1) < 0.03:
-        notes.append(f"With pixels of {particles.pixel_size:g} Å it does not matter whether origins are in Å or in pixels.")
+        notes.append(
+            f"With pixels of {particles.pixel_size:g} Å it does not matter whether origins are in Å or in pixels."
+        )
     if winner is not None:
         apart = [set(one.faults) ^ set(winner.faults) for one in alike]
         names = sorted({next(iter(names)) for names in apart if len(names) == 1}, key=FAULTS.index)
         if names:
-            notes.append(f"These make no difference to the images here, so nothing is said about them: {', '.join(names)}.")
+            notes.append(
+                f"These make no difference to the images here, so nothing is said about them: {', '.join(names)}."
+            )
     return notes
 
 
-def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]) -> tuple[Hypothesis, bool]:
+def _with_model(
+    atoms: Structure, density: DensityMap, there: Hypothesis, notes: list[str]
+) -> tuple[Hypothesis, bool]:
     """A hypothesis of where the map belongs, moved on to the model: first to its place in the map, then with the map.
 
     And whether the model is lost: it does not fit where it is, and elsewhere no better than chance or its mirror image.
@@ -190,7 +239,9 @@ def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes:
     )
     placement = docked.mirror_placement if docked.other_hand else docked.placement
     centre = structure_spectrum(atoms, docked.resolution).centre
-    stays = not docked.other_hand and (not placed(placement, centre).faults() or docked.before > (1 - WORTH_PLACING) * docked.after)
+    stays = not docked.other_hand and (
+        not placed(placement, centre).faults() or docked.before > (1 - WORTH_PLACING) * docked.after
+    )
     if stays:
         return there, False
     if not docked.means_something:
@@ -198,9 +249,14 @@ def _with_model(atoms: Structure, density: DensityMap, there: Hypothesis, notes:
             f"No place is clearly better than its mirror image's and than chance ({docked.chance:.2f}): it may not be the molecule of the map, or the map is too coarse to place it."
         )
         return there, True
-    whole = Placement(there.placement.matrix @ placement.matrix, there.placement.matrix @ placement.move + there.placement.move)
+    whole = Placement(
+        there.placement.matrix @ placement.matrix,
+        there.placement.matrix @ placement.move + there.placement.move,
+    )
     place = placed(whole, centre)
-    return dataclasses.replace(there, placement=whole, offset=place.offset, angle=place.angle), False
+    return dataclasses.replace(
+        there, placement=whole, offset=place.offset, angle=place.angle
+    ), False
 
 
 def diagnose_files(
@@ -233,9 +289,15 @@ def write_corrected(found: Diagnosis, out: Path, reference: Path | None) -> dict
     if found.needs_star:
         star = out / "particles.star"
         written["particles"] = str(star)
-        corrected = corrected_particles(found.particles, found.hypothesis, turn_poses=found.turn_poses)
+        corrected = corrected_particles(
+            found.particles, found.hypothesis, turn_poses=found.turn_poses
+        )
         write_star(star, corrected, root=image_root(found.particles, star))
     if reference is not None and found.needs_model:
         written["reference"] = str(out / "reference.cif")
-        move_structure(reference, out / "reference.cif", corrected_placement(found.hypothesis, turn_poses=found.turn_poses))
+        move_structure(
+            reference,
+            out / "reference.cif",
+            corrected_placement(found.hypothesis, turn_poses=found.turn_poses),
+        )
     return written

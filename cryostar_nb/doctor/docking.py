@@ -61,7 +61,9 @@ class Target:
     """What a model is docked into, on the half kx >= 0 of a cubic lattice of frequencies."""
 
     indices: Int[Tensor, "point 3"]  # kx, ky, kz in cycles per edge
-    data: Complex[Tensor, " point"]  # points with kx > 0 stand for their conjugates too, and count twice
+    data: Complex[
+        Tensor, " point"
+    ]  # points with kx > 0 stand for their conjugates too, and count twice
     weight: Float[Tensor, " point"]
     norm: float  # root of the sum of what was seen, squared
     edge: float  # Å, of the box whose frequencies these are
@@ -95,14 +97,23 @@ def map_target(density: DensityMap, resolution: float) -> Target:
     x, y, z = (indices + middle).unbind(-1)
     seen = transform[z, y, x]
     shell = indices.float().norm(dim=-1).round().long()
-    power = torch.zeros(most + 1).index_add(0, shell, seen.abs().square()) / torch.bincount(shell, minlength=most + 1).clamp(min=1)
+    power = torch.zeros(most + 1).index_add(0, shell, seen.abs().square()) / torch.bincount(
+        shell, minlength=most + 1
+    ).clamp(min=1)
     weight = 1 / power.clamp(min=1e-6 * float(power.max()) + 1e-30)[shell]
     weight = weight * torch.where(indices[:, 0] > 0, 2.0, 1.0)
-    return Target(indices, weight * seen, weight, float((weight * seen.abs().square()).sum().sqrt()), edge)
+    return Target(
+        indices, weight * seen, weight, float((weight * seen.abs().square()).sum().sqrt()), edge
+    )
 
 
 def image_target(
-    points: Float[Tensor, "point 3"], data: Complex[Tensor, " point"], weight: Float[Tensor, " point"], *, norm: float, edge: float
+    points: Float[Tensor, "point 3"],
+    data: Complex[Tensor, " point"],
+    weight: Float[Tensor, " point"],
+    *,
+    norm: float,
+    edge: float,
 ) -> Target:
     """Scatter what images say at frequencies `points`, in 1/Å, onto the lattice, by the adjoint of linear interpolation."""
     most = int(points.norm(dim=-1).max() * edge) + 2
@@ -117,7 +128,9 @@ def image_target(
         z, y, x = (low.long() + corner).flip(-1).unbind(-1)
         total.index_add_(1, (z * size + y) * size + x, values * factor)
     grid = total.reshape(3, size, size, size)
-    both = grid + grid.flip(1, 2, 3) * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]  # images are real: F(-k) = conj F(k)
+    both = (
+        grid + grid.flip(1, 2, 3) * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]
+    )  # images are real: F(-k) = conj F(k)
     indices = lattice(most)
     x, y, z = (indices + most + 1).unbind(-1)
     real, imaginary, weights = both[:, z, y, x]
@@ -129,12 +142,20 @@ def even_rotations(count: int) -> Float[Tensor, "count 3 3"]:
     """Rotations spread evenly over SO(3): a super-Fibonacci spiral (Alexa, CVPR 2022)."""
     step = torch.arange(count, dtype=torch.float64) + 0.5
     inner, outer = (step / count).sqrt(), (1 - step / count).sqrt()
-    first, second = 2 * math.pi * step / math.sqrt(2), 2 * math.pi * step / 1.533751168755204288118041
-    quaternions = torch.stack([inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos()], dim=-1)
+    first, second = (
+        2 * math.pi * step / math.sqrt(2),
+        2 * math.pi * step / 1.533751168755204288118041,
+    )
+    quaternions = torch.stack(
+        [inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos()],
+        dim=-1,
+    )
     return torch.from_numpy(Rotation.from_quat(quaternions.numpy()).as_matrix()).float()
 
 
-def correlation(target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], place: Float[Tensor, "3"]) -> Float[Tensor, ""]:
+def correlation(
+    target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], place: Float[Tensor, "3"]
+) -> Float[Tensor, ""]:
     """Correlation with a target of a model that is turned by a matrix about its centre, which comes to `place`, in Å."""
     k = target.frequencies
     transform = model.centred(k @ matrix)
@@ -146,7 +167,12 @@ def correlation(target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], p
 
 @torch.no_grad()
 def search(
-    target: Target, model: Spectrum, *, mirrored: bool = False, either_sign: bool = False, best: int = 8
+    target: Target,
+    model: Spectrum,
+    *,
+    mirrored: bool = False,
+    either_sign: bool = False,
+    best: int = 8,
 ) -> list[tuple[float, Tensor, Tensor]]:
     """The best (correlation, matrix, place of the model's centre) on a grid, best first, no two within 20 degrees of each other.
 
@@ -165,7 +191,12 @@ def search(
         transform = model.centred(target.frequencies @ part)
         product = torch.zeros(len(part), size * size * (size // 2 + 1), dtype=data.dtype)
         product[:, where] = data * transform.conj()
-        field = torch.fft.irfftn(product.reshape(-1, size, size, size // 2 + 1), s=(size,) * 3, dim=(1, 2, 3), norm="forward").flatten(1)
+        field = torch.fft.irfftn(
+            product.reshape(-1, size, size, size // 2 + 1),
+            s=(size,) * 3,
+            dim=(1, 2, 3),
+            norm="forward",
+        ).flatten(1)
         peak = (field.abs() if either_sign else field).argmax(1)
         power = (target.weight * transform.abs().square()).sum(1).sqrt() * target.norm
         scores.append(field.gather(1, peak[:, None])[:, 0] / power)
@@ -184,7 +215,13 @@ def search(
 
 
 def refine(
-    target: Target, model: Spectrum, matrix: Float[Tensor, "3 3"], place: Float[Tensor, "3"], *, sign: int = 1, steps: int = 40
+    target: Target,
+    model: Spectrum,
+    matrix: Float[Tensor, "3 3"],
+    place: Float[Tensor, "3"],
+    *,
+    sign: int = 1,
+    steps: int = 40,
 ) -> tuple[float, Tensor, Tensor]:
     """Climb to the nearest maximum of `sign` times the correlation: L-BFGS on a rotation vector, in Å at the model's rim, and a shift."""
     reach = max(model.radius, 1.0)
@@ -199,7 +236,13 @@ def refine(
         assert step.grad is not None
         return float(value.detach()), step.grad.double().numpy()
 
-    found = minimize(loss, np.zeros(6), jac=True, method="L-BFGS-B", options={"maxiter": steps, "ftol": 1e-9, "gtol": 1e-7})
+    found = minimize(
+        loss,
+        np.zeros(6),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": steps, "ftol": 1e-9, "gtol": 1e-7},
+    )
     with torch.no_grad():
         matrix, place = moved(torch.from_numpy(found.x).float())
         return float(correlation(target, model, matrix, place)), matrix, place
@@ -213,12 +256,17 @@ class Docked:
     placement: Placement
 
 
-def dock(target: Target, model: Spectrum, *, mirrored: bool = False, either_sign: bool = False) -> Docked:
+def dock(
+    target: Target, model: Spectrum, *, mirrored: bool = False, either_sign: bool = False
+) -> Docked:
     """Search everywhere at a coarse resolution, refine the best at a medium one, and the best of these with all of the target."""
     coarse = max(2 * model.radius / FEATURES, 2 * target.edge / 64)
     found = search(target.within(coarse), model, mirrored=mirrored, either_sign=either_sign)
     medium = target.within(coarse / 1.6)
-    tried = [refine(medium, model, matrix, place, sign=1 if score > 0 else -1, steps=15) for score, matrix, place in found]
+    tried = [
+        refine(medium, model, matrix, place, sign=1 if score > 0 else -1, steps=15)
+        for score, matrix, place in found
+    ]
     score, matrix, place = max(tried, key=lambda one: abs(one[0]))
     score, matrix, place = refine(target, model, matrix, place, sign=1 if score > 0 else -1)
     return Docked(score, Placement(matrix, place - matrix @ model.centre))

@@ -71,12 +71,23 @@ class Origin:
 
     def faults(self) -> list[str]:
         """The names of what is wrong with them."""
-        wrong = {"origin sign": self.sign < 0, "origin unit": bool(self.unit), "origin off": self.off, "origin axes": self.exchanged}
+        wrong = {
+            "origin sign": self.sign < 0,
+            "origin unit": bool(self.unit),
+            "origin off": self.off,
+            "origin axes": self.exchanged,
+        }
         return [name for name, is_so in wrong.items() if is_so]
 
-    def read(self, shifts: Float[Tensor, "particle 2"], pixel_size: float) -> Float[Tensor, "particle 2"]:
+    def read(
+        self, shifts: Float[Tensor, "particle 2"], pixel_size: float
+    ) -> Float[Tensor, "particle 2"]:
         """The shifts, read so."""
-        factor = 0.0 if self.off else self.sign * {"": 1.0, "px": pixel_size, "Å": 1 / pixel_size}[self.unit]
+        factor = (
+            0.0
+            if self.off
+            else self.sign * {"": 1.0, "px": pixel_size, "Å": 1 / pixel_size}[self.unit]
+        )
         return factor * (shifts.flip(-1) if self.exchanged else shifts)
 
 
@@ -86,7 +97,12 @@ def origins(particles: Particles) -> list[Origin]:
     if float(particles.shifts.abs().max()) < 0.01 * pixel_size:
         return [Origin()]
     units = ("",) if abs(pixel_size - 1) < 0.03 else ("", "px", "Å")
-    read = [Origin(sign, unit, exchanged=exchanged) for exchanged in (False, True) for sign in (1, -1) for unit in units]
+    read = [
+        Origin(sign, unit, exchanged=exchanged)
+        for exchanged in (False, True)
+        for sign in (1, -1)
+        for unit in units
+    ]
     return [*read, Origin(off=True)]
 
 
@@ -99,7 +115,9 @@ class Hypothesis:
     transpose: bool = False
     origin: Origin = Origin()
     scale: float = 1.0  # true pixel size over the file's
-    ctf_follows: bool = True  # the defocus is right in Å; else the CTF was fitted with the wrong pixel size
+    ctf_follows: bool = (
+        True  # the defocus is right in Å; else the CTF was fitted with the wrong pixel size
+    )
     shifts_follow: bool = True  # the shifts are right in Å; else they are in pixels
     placement: Placement = STAY
     offset: float = 0.0  # Å that the centre of the reference moves, but for a mirror
@@ -108,9 +126,15 @@ class Hypothesis:
     def faults(self) -> tuple[str, ...]:
         """The names of what is wrong with the files if this is right, in the order of FAULTS."""
         wrong = [*self.origin.faults(), CTFS[self.ctf]]
-        wrong += ["contrast sign"] * (self.contrast < 0) + ["transpose"] * self.transpose + ["hand"] * self.placement.mirrored
+        wrong += (
+            ["contrast sign"] * (self.contrast < 0)
+            + ["transpose"] * self.transpose
+            + ["hand"] * self.placement.mirrored
+        )
         wrong += ["pixel size"] * (abs(self.scale - 1) >= LEAST_SCALE)
-        wrong += ["model offset"] * (self.offset >= LEAST_OFFSET) + ["model orientation"] * (self.angle >= LEAST_ANGLE)
+        wrong += ["model offset"] * (self.offset >= LEAST_OFFSET) + ["model orientation"] * (
+            self.angle >= LEAST_ANGLE
+        )
         return tuple(name for name in FAULTS if name in wrong)
 
 
@@ -119,7 +143,11 @@ def placed(placement: Placement, centre: Float[Tensor, "3"]) -> Hypothesis:
 
     A mirrored placement is measured from the nearest of the mirrors that people make by mistake.
     """
-    bases = [torch.diag(torch.tensor(signs).float()) for signs in MIRRORS.values()] if placement.mirrored else [torch.eye(3)]
+    bases = (
+        [torch.diag(torch.tensor(signs).float()) for signs in MIRRORS.values()]
+        if placement.mirrored
+        else [torch.eye(3)]
+    )
     turned = [rotation_angle(placement.matrix @ base) for base in bases]
     nearest = int(np.argmin(turned))
     move = placement(centre) - bases[nearest] @ centre
@@ -132,12 +160,16 @@ def transfer(sample: Sample, ctf: str, scale: float) -> Float[Tensor, "#particle
     if ctf == "off" or parameters is None:
         return torch.ones(1, len(frequencies))
     if ctf == "negated":
-        parameters = dataclasses.replace(parameters, defocus_u=-parameters.defocus_u, defocus_v=-parameters.defocus_v)
+        parameters = dataclasses.replace(
+            parameters, defocus_u=-parameters.defocus_u, defocus_v=-parameters.defocus_v
+        )
     values = contrast_transfer_function(frequencies, parameters).float()
     return values.abs() if ctf == "flipped" else values
 
 
-def slice_points(sample: Sample, transpose: bool, scale: float) -> Float[Tensor, "particle coefficient 3"]:
+def slice_points(
+    sample: Sample, transpose: bool, scale: float
+) -> Float[Tensor, "particle coefficient 3"]:
     """Frequencies, in the frame of the reference and in 1/Å, of the plane that each image shows."""
     rotations = sample.particles.rotations.float()
     rotations = rotations.mT if transpose else rotations
@@ -154,7 +186,9 @@ def slices(
     return values * torch.polar(torch.ones_like(angle), angle)
 
 
-def ramps(sample: Sample, how: list[Origin], scale: float = 1.0) -> Complex[Tensor, "origin particle coefficient"]:
+def ramps(
+    sample: Sample, how: list[Origin], scale: float = 1.0
+) -> Complex[Tensor, "origin particle coefficient"]:
     """The phases by which particles are elsewhere than their file says, under each reading of its shifts."""
     shifts, pixel_size = sample.particles.shifts, sample.particles.pixel_size
     more = torch.stack([origin.read(shifts, pixel_size) / scale - shifts for origin in how]).float()
@@ -162,7 +196,9 @@ def ramps(sample: Sample, how: list[Origin], scale: float = 1.0) -> Complex[Tens
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def predict(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Complex[Tensor, "particle coefficient"]:
+def predict(
+    sample: Sample, reference: Spectrum, hypothesis: Hypothesis
+) -> Complex[Tensor, "particle coefficient"]:
     """Whitened predictions of the images of a sample."""
     h = hypothesis
     blur = transfer(sample, h.ctf, h.scale if h.ctf_follows else 1.0)
@@ -171,14 +207,21 @@ def predict(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Comp
 
 
 def scan(
-    sample: Sample, reference: Spectrum, bases: list[Hypothesis], scales: tuple[float, ...], ctfs: tuple[str, ...] = tuple(CTFS)
+    sample: Sample,
+    reference: Spectrum,
+    bases: list[Hypothesis],
+    scales: tuple[float, ...],
+    ctfs: tuple[str, ...] = tuple(CTFS),
 ) -> Iterator[tuple[float, Hypothesis]]:
     """Mean correlations of everything: both rotations, all CTFs, origins and signs, at these pixel sizes, for each placement of `bases`."""
     how = origins(sample.particles)
     seen_by = sample.weight * sample.images.conj()
     size = torch.linalg.vector_norm(sample.images, dim=-1)
     for scale in scales:
-        shifted = {follow: seen_by * ramps(sample, how, scale if follow else 1.0) for follow in {base.shifts_follow for base in bases}}
+        shifted = {
+            follow: seen_by * ramps(sample, how, scale if follow else 1.0)
+            for follow in {base.shifts_follow for base in bases}
+        }
         blurs = {
             (ctf, follow): transfer(sample, ctf, scale if follow else 1.0)
             for ctf in ctfs
@@ -191,8 +234,14 @@ def scan(
                 for ctf in ctfs:
                     blur = blurs[ctf, base.ctf_follows]
                     norms = torch.linalg.vector_norm(seen * blur * sample.weight, dim=-1) * size
-                    for origin, score in zip(how, (products.real * blur).sum(-1).div(norms).mean(-1).tolist(), strict=True):
-                        way = dataclasses.replace(base, scale=scale, ctf=ctf, transpose=transpose, origin=origin)
+                    for origin, score in zip(
+                        how,
+                        (products.real * blur).sum(-1).div(norms).mean(-1).tolist(),
+                        strict=True,
+                    ):
+                        way = dataclasses.replace(
+                            base, scale=scale, ctf=ctf, transpose=transpose, origin=origin
+                        )
                         yield abs(score), dataclasses.replace(way, contrast=1 if score > 0 else -1)
 
 
@@ -207,5 +256,9 @@ def consistency_target(sample: Sample, hypothesis: Hypothesis) -> tuple[Target, 
     points = slice_points(sample, h.transpose, h.scale)
     weight = blur.square().expand(data.shape)
     norm = float(torch.linalg.vector_norm(sample.images))
-    target = image_target(points.flatten(0, 1), data.flatten(), weight.flatten(), norm=norm, edge=sample.edge)
-    return target, float((target.data.abs().square() / (target.weight + target.weight.mean())).sum())
+    target = image_target(
+        points.flatten(0, 1), data.flatten(), weight.flatten(), norm=norm, edge=sample.edge
+    )
+    return target, float(
+        (target.data.abs().square() / (target.weight + target.weight.mean())).sum()
+    )

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import model_density
-from cryostar_nb.doctor.docking import Placement, Target, correlation, dock, map_target, rotation_angle
+from cryostar_nb.doctor.docking import (
+    Placement,
+    Target,
+    correlation,
+    dock,
+    map_target,
+    rotation_angle,
+)
 from cryostar_nb.doctor.sample import take_sample
 from cryostar_nb.doctor.spectrum import Spectrum, model_spectrum
 from cryostar_nb.doctor.verdict import choose_band, docking_target
@@ -34,12 +41,18 @@ TRIED = 5.3  # standard deviations of chance that the best of the places that ar
 Frame = Literal["auto", "map", "poses"]
 
 
-def gaussians(atoms: Structure) -> tuple[Float[Tensor, "gaussian 3"], Float[Tensor, " gaussian"], float]:
+def gaussians(
+    atoms: Structure,
+) -> tuple[Float[Tensor, "gaussian 3"], Float[Tensor, " gaussian"], float]:
     """Positions, electrons and width of what stands for a structure: its atoms, or its nodes where it has nothing else or too many."""
     nodes = coarse_grain(atoms)
     by_node = len(nodes) == len(atoms) or len(atoms) > MOST_ATOMS
     chosen, sigma = (nodes, TrainConfig.sigma) if by_node else (atoms, TrainConfig.atom_sigma)
-    return torch.from_numpy(chosen.positions).float(), torch.from_numpy(chosen.electrons).float(), sigma
+    return (
+        torch.from_numpy(chosen.positions).float(),
+        torch.from_numpy(chosen.electrons).float(),
+        sigma,
+    )
 
 
 def structure_spectrum(atoms: Structure, resolution: float) -> Spectrum:
@@ -65,8 +78,12 @@ class DockedModel:
     angle: float  # degrees
     resolution: float  # Å, of the correlations
     frame: Frame
-    chance: float = 0.0  # what another molecule would reach in this map; 0 for images, where it is not known
-    map_centre: tuple[float, float, float] | None = None  # Å, of the map's centre voxel in that frame
+    chance: float = (
+        0.0  # what another molecule would reach in this map; 0 for images, where it is not known
+    )
+    map_centre: tuple[float, float, float] | None = (
+        None  # Å, of the map's centre voxel in that frame
+    )
     frequencies: Float[Tensor, " shell"] | None = None  # 1/Å
     fsc_before: Float[Tensor, " shell"] | None = None
     fsc_after: Float[Tensor, " shell"] | None = None
@@ -94,8 +111,14 @@ def chance_correlation(electrons: float, resolution: float) -> float:
 
 def _dock(target: Target, model: Spectrum, resolution: float, *, either_sign: bool) -> DockedModel:
     """Dock a model and its mirror image, in the frame of the poses. With `either_sign`, correlations are of the contrast that fits."""
-    straight, mirrored = (dock(target, model, mirrored=hand, either_sign=either_sign) for hand in (False, True))
-    before, after, other = float(correlation(target, model, torch.eye(3), model.centre)), straight.correlation, mirrored.correlation
+    straight, mirrored = (
+        dock(target, model, mirrored=hand, either_sign=either_sign) for hand in (False, True)
+    )
+    before, after, other = (
+        float(correlation(target, model, torch.eye(3), model.centre)),
+        straight.correlation,
+        mirrored.correlation,
+    )
     if either_sign:
         before, after, other = before if after > 0 else -before, abs(after), abs(other)
     found = straight.placement
@@ -119,7 +142,10 @@ def choose_frame(positions: Float[Tensor, "atom 3"], density: DensityMap) -> Fra
     frame whose box has its centre nearer to it.
     """
     middle = positions.mean(0).double()
-    to_file, to_poses = float((middle - torch.from_numpy(density.centre)).norm()), float(middle.norm())
+    to_file, to_poses = (
+        float((middle - torch.from_numpy(density.centre)).norm()),
+        float(middle.norm()),
+    )
     return "map" if np.any(density.corner) or to_file < to_poses else "poses"
 
 
@@ -129,16 +155,24 @@ def dock_into_map(atoms: Structure, density: DensityMap, *, frame: Frame = "auto
     frame = choose_frame(positions, density) if frame == "auto" else frame
     centre = torch.from_numpy(density.centre if frame == "map" else np.zeros(3))
     resolution = docking_resolution(density)
-    target, model = map_target(density, resolution), model_spectrum((positions - centre).float(), electrons, sigma, resolution)
+    target, model = (
+        map_target(density, resolution),
+        model_spectrum((positions - centre).float(), electrons, sigma, resolution),
+    )
     docked = _dock(target, model, resolution, either_sign=False)
     matrix, move = docked.placement.matrix, docked.placement.move
     placement = Placement(matrix, (matrix.double() @ -centre + move + centre).float())
 
     size = min(density.box_size, LARGEST_GRID)
-    values, voxel_size = fourier_crop(density.values, size, 3), density.voxel_size * density.box_size / size
+    values, voxel_size = (
+        fourier_crop(density.values, size, 3),
+        density.voxel_size * density.box_size / size,
+    )
     curves = []
     for place in (positions, placement(positions)):
-        made = model_density((place - centre).float(), electrons, sigma, box_size=size, pixel_size=voxel_size)
+        made = model_density(
+            (place - centre).float(), electrons, sigma, box_size=size, pixel_size=voxel_size
+        )
         frequencies, curve = shell_correlation(made, values, pixel_size=voxel_size)
         curves.append(curve)
     return dataclasses.replace(
@@ -186,25 +220,39 @@ def dock_files(
 def as_report(docked: DockedModel) -> str:
     """What docking did, in lines for a terminal."""
     lines = [f"{'':28}{'before':>10}{'after':>10}"]
-    lines.append(f"{f'correlation, to {docked.resolution:.3g} Å':28}{docked.before:10.3f}{docked.after:10.3f}")
-    if docked.frequencies is not None and docked.fsc_before is not None and docked.fsc_after is not None:
+    lines.append(
+        f"{f'correlation, to {docked.resolution:.3g} Å':28}{docked.before:10.3f}{docked.after:10.3f}"
+    )
+    if (
+        docked.frequencies is not None
+        and docked.fsc_before is not None
+        and docked.fsc_after is not None
+    ):
         detail = 1 / docked.frequencies
         for wanted in (60, 40, 30, 20, 15, 10, 8, 6, 5, 4, 3):
             if float(detail[-1]) <= wanted <= float(detail[0]):
                 shell = int((detail - wanted).abs().argmin())
-                lines.append(f"{f'FSC at {wanted} Å':28}{float(docked.fsc_before[shell]):10.3f}{float(docked.fsc_after[shell]):10.3f}")
-        ends = [first_crossing(docked.frequencies, curve) for curve in (docked.fsc_before, docked.fsc_after)]
-        lines.append(f"{'FSC falls to 0.5 at':28}" + "".join(f"{'never 0.5' if end is None else f'{end:.2f} Å':>10}" for end in ends))
+                lines.append(
+                    f"{f'FSC at {wanted} Å':28}{float(docked.fsc_before[shell]):10.3f}{float(docked.fsc_after[shell]):10.3f}"
+                )
+        ends = [
+            first_crossing(docked.frequencies, curve)
+            for curve in (docked.fsc_before, docked.fsc_after)
+        ]
+        lines.append(
+            f"{'FSC falls to 0.5 at':28}"
+            + "".join(f"{'never 0.5' if end is None else f'{end:.2f} Å':>10}" for end in ends)
+        )
     if docked.map_centre is not None:
-        said = "of the map file, by its ORIGIN and NSTART" if docked.frame == "map" else "of the poses"
+        said = (
+            "of the map file, by its ORIGIN and NSTART" if docked.frame == "map" else "of the poses"
+        )
         place = ", ".join(f"{value:g}" for value in docked.map_centre)
         lines.append(f"frame: {said}; the map's centre voxel lies at ({place}) Å")
     lines.append(f"moved by {docked.shift:.2f} Å and {docked.angle:.2f} degrees")
     remark = "; IT FITS CLEARLY BETTER: the hand is wrong" if docked.other_hand else ""
     if not docked.means_something:
-        remark = (
-            "; NOT TO BE TRUSTED: neither hand fits clearly better than the other and than chance: another molecule, or too little detail"
-        )
+        remark = "; NOT TO BE TRUSTED: neither hand fits clearly better than the other and than chance: another molecule, or too little detail"
     lines.append(f"mirror image: correlation {docked.mirrored:.3f}{remark}")
     return "\n".join(lines)
 
@@ -214,7 +262,10 @@ def move_structure(source: Path | str, out: Path | str, placement: Placement) ->
     out = structure_path(out)
     document = gemmi.read_structure(str(source))
     document.cell, document.spacegroup_hm = gemmi.UnitCell(), ""
-    matrix, move = gemmi.Mat33(placement.matrix.double().tolist()), gemmi.Vec3(*placement.move.double().tolist())
+    matrix, move = (
+        gemmi.Mat33(placement.matrix.double().tolist()),
+        gemmi.Vec3(*placement.move.double().tolist()),
+    )
     for part in document:
         part.transform_pos_and_adp(gemmi.Transform(matrix, move))
     document.setup_entities()

@@ -109,19 +109,31 @@ def is_mirror_image(atoms: Structure) -> bool:
     """Whether a model is of the wrong hand: most of its amino acids are D, or most of its helices left-handed where it has only Cα."""
     signs = []
     for first, last in residue_ranges(atoms):
-        place = dict(zip(atoms.atom_names[first:last].tolist(), atoms.positions[first:last], strict=True))
+        place = dict(
+            zip(atoms.atom_names[first:last].tolist(), atoms.positions[first:last], strict=True)
+        )
         if {"N", "CA", "C", "CB"} <= place.keys():
-            signs.append(np.dot(place["N"] - place["CA"], np.cross(place["C"] - place["CA"], place["CB"] - place["CA"])))
+            signs.append(
+                np.dot(
+                    place["N"] - place["CA"],
+                    np.cross(place["C"] - place["CA"], place["CB"] - place["CA"]),
+                )
+            )
     if not signs:
         trace = atoms.positions[atoms.atom_names == "CA"]
         steps = np.diff(trace, axis=0)
         for before, here, after in zip(steps[:-2], steps[1:-1], steps[2:], strict=True):
-            if np.linalg.norm(before + here + after) < 6.5 and max(map(np.linalg.norm, (before, here, after))) < 4.5:  # a turn of a helix
+            if (
+                np.linalg.norm(before + here + after) < 6.5
+                and max(map(np.linalg.norm, (before, here, after))) < 4.5
+            ):  # a turn of a helix
                 signs.append(np.dot(before, np.cross(here, after)))
     return bool(signs) and float(np.mean(np.sign(signs))) < 0
 
 
-def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> Particles:
+def corrected_particles(
+    particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool
+) -> Particles:
     """The particles as they should be read, so that the default hypothesis is right for them; the contrast stays.
 
     `turn_poses` turns them over where the reference is of the other hand: R becomes M R M, M = diag(1, 1, -1).
@@ -130,7 +142,9 @@ def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_po
     rotations = particles.rotations.mT if h.transpose else particles.rotations
     if turn_poses:
         rotations = mirror @ rotations @ mirror
-    shifts = h.origin.read(particles.shifts, particles.pixel_size) * (1.0 if h.shifts_follow else h.scale)
+    shifts = h.origin.read(particles.shifts, particles.pixel_size) * (
+        1.0 if h.shifts_follow else h.scale
+    )
     ctf = None if particles.ctf is None else _corrected_ctf(particles.ctf, h)
     return dataclasses.replace(
         particles,
@@ -145,10 +159,15 @@ def corrected_particles(particles: Particles, hypothesis: Hypothesis, *, turn_po
 def _corrected_ctf(ctf: CTFParameters, h: Hypothesis) -> CTFParameters:
     zero = torch.zeros_like(ctf.defocus_u)
     if h.ctf == "off":
-        nothing = dict.fromkeys(("defocus_u", "defocus_v", "spherical_aberration_mm", "amplitude_contrast", "b_factor"), zero)
+        nothing = dict.fromkeys(
+            ("defocus_u", "defocus_v", "spherical_aberration_mm", "amplitude_contrast", "b_factor"),
+            zero,
+        )
         return dataclasses.replace(ctf, **nothing, phase_shift_deg=zero + 90)
     sign = -1 if h.ctf == "negated" else 1
-    power = 1.0 if h.ctf_follows else h.scale  # where the CTF was fitted with the wrong pixel size, each term keeps its value per pixel
+    power = (
+        1.0 if h.ctf_follows else h.scale
+    )  # where the CTF was fitted with the wrong pixel size, each term keeps its value per pixel
     return dataclasses.replace(
         ctf,
         defocus_u=sign * ctf.defocus_u * power**2,
@@ -161,21 +180,37 @@ def _corrected_ctf(ctf: CTFParameters, h: Hypothesis) -> CTFParameters:
 def corrected_placement(hypothesis: Hypothesis, *, turn_poses: bool) -> Placement:
     """Where the reference goes. When the poses are turned over instead of it, what is left is a rotation and a shift."""
     placement = hypothesis.placement
-    return Placement(MIRROR @ placement.matrix, MIRROR @ placement.move) if turn_poses else placement
+    return (
+        Placement(MIRROR @ placement.matrix, MIRROR @ placement.move) if turn_poses else placement
+    )
 
 
 def is_moved(placement: Placement) -> bool:
     """Whether a placement does anything."""
-    return not (torch.allclose(placement.matrix, torch.eye(3), atol=1e-6) and torch.allclose(placement.move, torch.zeros(3), atol=1e-6))
+    return not (
+        torch.allclose(placement.matrix, torch.eye(3), atol=1e-6)
+        and torch.allclose(placement.move, torch.zeros(3), atol=1e-6)
+    )
 
 
 def image_root(particles: Particles, star: Path) -> Path | None:
     """The folder that image names in a new STAR file start from; None where they start from its own, and need no --root."""
     folders, own = [stack.resolve().parent for stack in particles.stacks], star.resolve().parent
-    return None if all(folder.is_relative_to(own) for folder in folders) else Path(os.path.commonpath(folders))
+    return (
+        None
+        if all(folder.is_relative_to(own) for folder in folders)
+        else Path(os.path.commonpath(folders))
+    )
 
 
-def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, star: Path | None, *, invert: bool = False) -> list[str]:
+def train_flags(
+    particles: Particles,
+    hypothesis: Hypothesis,
+    reading: Reading,
+    star: Path | None,
+    *,
+    invert: bool = False,
+) -> list[str]:
     """What to pass to `train` beside the files: with the corrected STAR file if there is one, else as the particles were read here."""
     faults = hypothesis.faults()
     flags = ["--invert"] * (invert != ("contrast sign" in faults))
@@ -183,7 +218,9 @@ def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, 
         root = image_root(particles, star)
         return flags if root is None else [*flags, "--root", str(root)]
     if "pixel size" in faults:
-        reading = dataclasses.replace(reading, pixel_size=float(f"{particles.pixel_size * hypothesis.scale:.5g}"))
+        reading = dataclasses.replace(
+            reading, pixel_size=float(f"{particles.pixel_size * hypothesis.scale:.5g}")
+        )
     if "phase flipped" in faults:
         reading = dataclasses.replace(reading, phase_flipped=True)
     for field in dataclasses.fields(reading):
@@ -196,7 +233,20 @@ def train_flags(particles: Particles, hypothesis: Hypothesis, reading: Reading, 
 
 def train_command(particles: str, reference: str, flags: list[str]) -> str:
     """The command to train with, as people would type it."""
-    return shlex.join(["cryostar-nb", "train", particles, "--reference", reference, *flags, "--out", "run", "--preset", "ours"])
+    return shlex.join(
+        [
+            "cryostar-nb",
+            "train",
+            particles,
+            "--reference",
+            reference,
+            *flags,
+            "--out",
+            "run",
+            "--preset",
+            "ours",
+        ]
+    )
 
 
 def needs_star(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool) -> bool:
@@ -204,6 +254,8 @@ def needs_star(particles: Particles, hypothesis: Hypothesis, *, turn_poses: bool
     h = hypothesis
     by_flags = {"contrast sign", "model offset", "model orientation"}
     by_flags |= set() if particles.phase_flipped else {"phase flipped"}
-    by_flags |= {"pixel size"} if h.ctf_follows and (h.shifts_follow or abs(h.scale - 1) < 0.1) else set()
+    by_flags |= (
+        {"pixel size"} if h.ctf_follows and (h.shifts_follow or abs(h.scale - 1) < 0.1) else set()
+    )
     by_flags |= set() if turn_poses else {"hand"}
     return bool(set(h.faults()) - by_flags)

@@ -25,12 +25,19 @@ class Sample:
         """The same images at frequencies above `low` and up to `high`, in 1/Å."""
         radius = self.frequencies.norm(dim=-1)
         kept = (radius > low) & (radius <= high * (1 + 1e-9))
-        return Sample(self.particles, self.frequencies[kept], self.images[:, kept], self.weight[kept])
+        return Sample(
+            self.particles, self.frequencies[kept], self.images[:, kept], self.weight[kept]
+        )
 
     def thinned(self, count: int) -> "Sample":
         """So many of the particles, evenly spread over them, or all."""
         rows = spread(count, len(self.images))
-        return Sample(self.particles.select(rows), self.frequencies, self.images[torch.from_numpy(rows)], self.weight)
+        return Sample(
+            self.particles.select(rows),
+            self.frequencies,
+            self.images[torch.from_numpy(rows)],
+            self.weight,
+        )
 
     @property
     def edge(self) -> float:
@@ -48,7 +55,9 @@ def spread(count: int, total: int) -> Int[np.ndarray, " row"]:
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
-def take_sample(particles: Particles, band: Band, count: int | None = None, *, invert: bool = False) -> Sample:
+def take_sample(
+    particles: Particles, band: Band, count: int | None = None, *, invert: bool = False
+) -> Sample:
     """Read the images of so many particles, evenly spread over all of them (none: all), turn their contrast round or not, and whiten them."""
     if count is not None:
         particles = particles.select(spread(count, len(particles)))

@@ -28,7 +28,9 @@ class Spectrum:
     def centred(self, k: Float[Tensor, "*batch 3"]) -> Complex[Tensor, "*batch"]:
         """The transform of the density moved to the origin; zero beyond the table."""
         grid = (k / self.reach).reshape(1, 1, 1, -1, 3).to(self.table)
-        parts = torch.nn.functional.grid_sample(self.table, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        parts = torch.nn.functional.grid_sample(
+            self.table, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
         return torch.complex(*parts[0, :, 0, 0]).reshape(k.shape[:-1])
 
     def at(self, k: Float[Tensor, "*batch 3"]) -> Complex[Tensor, "*batch"]:
@@ -37,7 +39,9 @@ class Spectrum:
         return self.centred(k) * torch.polar(torch.ones_like(angle), angle)
 
 
-def _spectrum(volume: Tensor, voxel_size: float, centre: Tensor, resolution: float, radius: float) -> Spectrum:
+def _spectrum(
+    volume: Tensor, voxel_size: float, centre: Tensor, resolution: float, radius: float
+) -> Spectrum:
     """Table of the transform of a cube: padded to twice its edge, and divided by what linear interpolation multiplies."""
     size = len(volume)
     padded = 2 * size
@@ -45,21 +49,32 @@ def _spectrum(volume: Tensor, voxel_size: float, centre: Tensor, resolution: flo
     axis = coordinate_axis(size, voxel_size).float()
     window = torch.sinc(axis / (padded * voxel_size)).square()
     cube = torch.zeros(padded, padded, padded)
-    cube[(slice(start, start + size),) * 3] = volume / (window[:, None, None] * window[:, None] * window)
+    cube[(slice(start, start + size),) * 3] = volume / (
+        window[:, None, None] * window[:, None] * window
+    )
     most = min(math.ceil(padded * voxel_size / resolution) + 1, padded // 2 - 1)
     keep = slice(padded // 2 - most, padded // 2 + most + 1)
     table = torch.view_as_real(centred_fft(cube, 3)[keep, keep, keep]).permute(3, 0, 1, 2)[None]
-    return Spectrum(table.contiguous() * voxel_size**3, most / (padded * voxel_size), centre, radius)
+    return Spectrum(
+        table.contiguous() * voxel_size**3, most / (padded * voxel_size), centre, radius
+    )
 
 
 @torch.no_grad()
-def model_spectrum(positions: Float[Tensor, "atom 3"], amplitudes: Float[Tensor, " atom"], sigma: float, resolution: float) -> Spectrum:
+def model_spectrum(
+    positions: Float[Tensor, "atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    sigma: float,
+    resolution: float,
+) -> Spectrum:
     """The spectrum of Gaussians, down to a resolution in Å."""
     centre = (positions.mul(amplitudes[:, None]).sum(0) / amplitudes.sum()).float()
     radius = float((positions - centre).norm(dim=-1).max())
     voxel_size = min(resolution / 2.5, radius / 4 + 1)
     box_size = 2 * math.ceil((radius + 3 * max(sigma, voxel_size)) / voxel_size)
-    volume = model_density(positions.float() - centre, amplitudes, sigma, box_size=box_size, pixel_size=voxel_size)
+    volume = model_density(
+        positions.float() - centre, amplitudes, sigma, box_size=box_size, pixel_size=voxel_size
+    )
     return _spectrum(volume, voxel_size, centre, resolution, radius)
 
 
@@ -69,4 +84,6 @@ def map_spectrum(density: DensityMap, resolution: float) -> Spectrum:
     edge = density.box_size * density.voxel_size
     box_size = min(density.box_size, 2 * math.ceil(1.25 * edge / resolution))
     volume = fourier_crop(density.values, box_size, 3)
-    return _spectrum(volume - volume.median(), edge / box_size, torch.zeros(3), resolution, edge / 2)
+    return _spectrum(
+        volume - volume.median(), edge / box_size, torch.zeros(3), resolution, edge / 2
+    )

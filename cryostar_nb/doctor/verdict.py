@@ -21,7 +21,17 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from cryostar_nb.doctor.docking import Placement, Target, dock
-from cryostar_nb.doctor.hypotheses import CTFS, LEAST_SCALE, MIRRORS, Hypothesis, consistency_target, origins, placed, predict, scan
+from cryostar_nb.doctor.hypotheses import (
+    CTFS,
+    LEAST_SCALE,
+    MIRRORS,
+    Hypothesis,
+    consistency_target,
+    origins,
+    placed,
+    predict,
+    scan,
+)
 from cryostar_nb.doctor.sample import Sample, correlations
 from cryostar_nb.doctor.spectrum import Spectrum
 from cryostar_nb.fourier import Band
@@ -37,7 +47,10 @@ FINEST = 4.0  # Å
 MOST_SETS = 16  # of faults that are scored in the whole band, beside single ones
 BY_SHAPE = 0.03  # part by which a molecule in another shape can look larger or smaller at any resolution (2.5 %: AdK, open for closed)
 TRUSTED = 8.0  # Å, where parts of a molecule are seen, whatever its shape
-SIGNAL, SIGNAL_PLACED = 5.0, 7.0  # z-score that says that there is a signal; docking tries millions of places, and noise fits one
+SIGNAL, SIGNAL_PLACED = (
+    5.0,
+    7.0,
+)  # z-score that says that there is a signal; docking tries millions of places, and noise fits one
 CLEAR, CLEAR_PLACED = 2.5, 4.0  # z-score of a difference that counts
 BY_CHANCE = 2.0  # z-score of the best of the simple hypotheses in pure noise, about
 WORTH = 0.01  # part of the correlation that a fault must cost
@@ -81,7 +94,11 @@ class Scored:
 
     def opposite(self) -> "Scored":
         """The same with the other contrast."""
-        return Scored(dataclasses.replace(self.hypothesis, contrast=-self.hypothesis.contrast), -self.values, -self.prediction)
+        return Scored(
+            dataclasses.replace(self.hypothesis, contrast=-self.hypothesis.contrast),
+            -self.values,
+            -self.prediction,
+        )
 
     def likeness(self, other: "Scored") -> float:
         """Mean correlation of the predictions."""
@@ -100,7 +117,11 @@ class Scored:
 def choose_band(particles: Particles, resolution: float | None = None) -> Band:
     """The band that hypotheses are scored in: to 4 Å, or 2.05 pixels, or where it would hold more than 2,000 coefficients."""
     edge = particles.box_size * particles.pixel_size
-    finest = max(FINEST, edge / math.sqrt(2 * MOST_COEFFICIENTS / math.pi)) if resolution is None else resolution
+    finest = (
+        max(FINEST, edge / math.sqrt(2 * MOST_COEFFICIENTS / math.pi))
+        if resolution is None
+        else resolution
+    )
     return Band(particles.box_size, particles.pixel_size, max(finest, 2.05 * particles.pixel_size))
 
 
@@ -115,19 +136,36 @@ def score(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Scored
 def _highest(function: Callable[[float], float], middle: float, reach: float) -> float:
     """Where a function of the pixel size is highest within a reach."""
     bounds = (middle - reach, middle + reach)
-    return float(minimize_scalar(lambda x: -function(x), bounds=bounds, method="bounded", options={"xatol": reach / 40}).x)
+    return float(
+        minimize_scalar(
+            lambda x: -function(x), bounds=bounds, method="bounded", options={"xatol": reach / 40}
+        ).x
+    )
 
 
 def best_scale(sample: Sample, reference: Spectrum, hypothesis: Hypothesis) -> Scored:
     """The hypothesis with the pixel size that fits best, near its own but outside of what is no fault; sought in finer and finer bands."""
     part, scale = sample.thinned(150), hypothesis.scale
-    for cycles, reach in ((COARSE, 0.02 * scale), (2 * COARSE, 0.008 * scale), (4 * COARSE, 0.003 * scale)):
+    for cycles, reach in (
+        (COARSE, 0.02 * scale),
+        (2 * COARSE, 0.008 * scale),
+        (4 * COARSE, 0.003 * scale),
+    ):
         band = part.between(0, cycles / sample.edge)
-        scale = _highest(lambda x, band=band: score(band, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, reach)  # type: ignore[misc]
+        scale = _highest(
+            lambda x, band=band: (
+                score(band, reference, dataclasses.replace(hypothesis, scale=x)).mean
+            ),
+            scale,
+            reach,
+        )  # type: ignore[misc]
     side = 1 if hypothesis.scale > 1 else -1
     scale = max(scale, 1 + LEAST_SCALE) if side > 0 else min(scale, 1 - LEAST_SCALE)
     hypothesis = dataclasses.replace(hypothesis, scale=scale)
-    ways = [score(sample, reference, dataclasses.replace(hypothesis, shifts_follow=follow)) for follow in (True, False)]
+    ways = [
+        score(sample, reference, dataclasses.replace(hypothesis, shifts_follow=follow))
+        for follow in (True, False)
+    ]
     return max(ways, key=lambda one: one.mean)
 
 
@@ -140,12 +178,19 @@ def docked(sample: Sample, reference: Spectrum) -> list[Hypothesis]:
     """The reference, and its mirror image, docked against what the images say together, read in the ways in which they agree best."""
     coarse = sample.between(0, COARSE / sample.edge)
     both, how = (False, True), origins(sample.particles)
-    ways = [Hypothesis(transpose=transpose, ctf=ctf, origin=origin) for transpose in both for origin in how for ctf in CTFS]
+    ways = [
+        Hypothesis(transpose=transpose, ctf=ctf, origin=origin)
+        for transpose in both
+        for origin in how
+        for ctf in CTFS
+    ]
     agreement = {way: consistency_target(coarse, way)[1] for way in ways}
     ways.sort(key=agreement.__getitem__, reverse=True)
     best: list[Hypothesis] = []
     for way in ways:
-        other = all((way.transpose, way.origin) != (chosen.transpose, chosen.origin) for chosen in best)
+        other = all(
+            (way.transpose, way.origin) != (chosen.transpose, chosen.origin) for chosen in best
+        )
         if other and len(best) < 2 and agreement[way] > 0.8 * agreement[ways[0]]:
             best.append(way)
     found = []
@@ -162,21 +207,43 @@ def docked(sample: Sample, reference: Spectrum) -> list[Hypothesis]:
 def candidates(sample: Sample, reference: Spectrum) -> list[Scored]:
     """What the files say, every fault alone, and the best sets of faults, scored in the whole band; each set with its best variant."""
     coarse = sample.between(0, COARSE / sample.edge)
-    mirrors = [Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)) for signs in MIRRORS.values()]
-    bases = [Hypothesis(), *(placed(mirror, reference.centre) for mirror in mirrors), *docked(sample, reference)]
-    tried = [*scan(coarse, reference, bases, (1.0,)), *scan(coarse.thinned(250), reference, bases, SCALES, RULERS)]
+    mirrors = [
+        Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3))
+        for signs in MIRRORS.values()
+    ]
+    bases = [
+        Hypothesis(),
+        *(placed(mirror, reference.centre) for mirror in mirrors),
+        *docked(sample, reference),
+    ]
+    tried = [
+        *scan(coarse, reference, bases, (1.0,)),
+        *scan(coarse.thinned(250), reference, bases, SCALES, RULERS),
+    ]
     ways = itertools.product(bases[: 1 + len(mirrors)], (True, False), (True, False))
-    binned = [dataclasses.replace(base, ctf_follows=ctf, shifts_follow=shifts) for base, ctf, shifts in ways]
+    binned = [
+        dataclasses.replace(base, ctf_follows=ctf, shifts_follow=shifts)
+        for base, ctf, shifts in ways
+    ]
     tried += scan(coarse.thinned(100), reference, binned, GROSS_SCALES, RULERS)
     tried.sort(key=lambda one: -one[0])
     variants: dict[tuple[str, ...], Hypothesis] = {(): Hypothesis()}
     for _, hypothesis in tried:
         variants.setdefault(hypothesis.faults(), hypothesis)
     kept = {
-        faults: h for place, (faults, h) in enumerate(variants.items()) if place < MOST_SETS or len(set(faults) - {"contrast sign"}) < 2
+        faults: h
+        for place, (faults, h) in enumerate(variants.items())
+        if place < MOST_SETS or len(set(faults) - {"contrast sign"}) < 2
     }
-    for mirrored in (False, True):  # of what was docked both hands are compared, however badly one of them does
-        of_hand = [(faults, h) for faults, h in variants.items() if is_placed(faults) and h.placement.mirrored == mirrored]
+    for mirrored in (
+        False,
+        True,
+    ):  # of what was docked both hands are compared, however badly one of them does
+        of_hand = [
+            (faults, h)
+            for faults, h in variants.items()
+            if is_placed(faults) and h.placement.mirrored == mirrored
+        ]
         kept |= dict(of_hand[:1])
     best = [(score if h.scale == 1 else best_scale)(sample, reference, h) for h in kept.values()]
     best += [one.opposite() for one in best if len(set(one.faults) - {"contrast sign"}) < 2]
@@ -202,12 +269,18 @@ def decide(scored: list[Scored]) -> tuple[Scored | None, list[Scored]]:
     top = max(able, key=lambda one: one.mean)
     winner = top
     for one in sorted(able, key=lambda one: (len(one.faults), -one.mean)):
-        worth, clear = (WORTH_PLACING, CLEAR_PLACED) if top.placed and not one.placed else (WORTH, CLEAR)
+        worth, clear = (
+            (WORTH_PLACING, CLEAR_PLACED) if top.placed and not one.placed else (WORTH, CLEAR)
+        )
         if 1 - one.mean / top.mean < worth or top.z(one) < clear:
             winner = one
             break
     # What was found by docking, and is no better than noise, is nobody's rival.
-    others = [one for one in scored if one is not winner and not at_its_limit(one) and (one.has_signal or not one.placed)]
+    others = [
+        one
+        for one in scored
+        if one is not winner and not at_its_limit(one) and (one.has_signal or not one.placed)
+    ]
     rivals = [one for one in others if len(one.faults) <= max(1, len(winner.faults))]
     rivals = [one for one in rivals if one.likeness(winner) < ALIKE and winner.z(one) < CLEAR]
     mirrored = mirror_of(winner, scored)
@@ -218,12 +291,18 @@ def mirror_of(winner: Scored, scored: list[Scored]) -> Scored | None:
     """The best docking of the other hand, if the winner was docked too and is not clearly better: then neither place means anything."""
     if not winner.placed:
         return None
-    others = [one for one in scored if one.placed and one.hypothesis.placement.mirrored != winner.hypothesis.placement.mirrored]
+    others = [
+        one
+        for one in scored
+        if one.placed and one.hypothesis.placement.mirrored != winner.hypothesis.placement.mirrored
+    ]
     best = max(others, key=lambda one: one.mean, default=None)
     return best if best is not None and winner.mean < OF_THIS_HAND * best.mean else None
 
 
-def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool) -> tuple[Scored, str | None]:
+def settle_scale(
+    sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool
+) -> tuple[Scored, str | None]:
     """The winner, or the same with another pixel size if its CTF does not say which is right, and fine detail does; and a remark.
 
     Where the CTF is no ruler, because there is none or because it was fitted with the wrong pixel size, only the size of the
@@ -236,7 +315,13 @@ def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_i
     hypothesis = dataclasses.replace(winner.hypothesis, ctf_follows=False, shifts_follow=False)
     scale, finest, z = 1.0, math.inf, 0.0
     for resolution, ring in _rings(sample):
-        found = _highest(lambda x, ring=ring: score(ring, reference, dataclasses.replace(hypothesis, scale=x)).mean, scale, 0.04)  # type: ignore[misc]
+        found = _highest(
+            lambda x, ring=ring: (
+                score(ring, reference, dataclasses.replace(hypothesis, scale=x)).mean
+            ),
+            scale,
+            0.04,
+        )  # type: ignore[misc]
         changed = score(ring, reference, dataclasses.replace(hypothesis, scale=found))
         if changed.z() < 1.6 * SIGNAL:
             break
@@ -250,7 +335,9 @@ def settle_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_i
     return winner, _looks_scaled(scale, finest)
 
 
-def confirm_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool) -> tuple[Scored, str | None]:
+def confirm_scale(
+    sample: Sample, reference: Spectrum, winner: Scored, *, shape_is_known: bool
+) -> tuple[Scored, str | None]:
     """The winner, or the same with the file's pixel size where another shape would explain it as well; and a remark.
 
     It would where the CTF is no ruler and the size is little off, and where the finest ring that has a signal does not gain.
@@ -273,7 +360,9 @@ def confirm_scale(sample: Sample, reference: Spectrum, winner: Scored, *, shape_
 def _rings(sample: Sample) -> list[tuple[float, Sample]]:
     """Rings of frequencies, coarse to fine, with the resolution to which each reaches, in Å."""
     edges = [factor * sample.resolution for factor in (math.inf, 4, 2.5, 1.6, 1.25, 1)]
-    rings = [(fine, sample.between(1 / coarse, 1 / fine)) for coarse, fine in itertools.pairwise(edges)]
+    rings = [
+        (fine, sample.between(1 / coarse, 1 / fine)) for coarse, fine in itertools.pairwise(edges)
+    ]
     return [(resolution, ring) for resolution, ring in rings if len(ring.frequencies)]
 
 
@@ -289,6 +378,14 @@ def particles_needed(scored: list[Scored], winner: Scored | None, count: int) ->
         needed = [SIGNAL / max(simple - BY_CHANCE, 0.5)]
     else:
         needed = [SIGNAL / winner.z()]
-        others = [one for one in scored if one is not winner and len(one.faults) <= max(1, len(winner.faults)) and not at_its_limit(one)]
-        needed += [CLEAR / max(abs(winner.z(one)), 0.1) for one in others if one.likeness(winner) < ALIKE]
+        others = [
+            one
+            for one in scored
+            if one is not winner
+            and len(one.faults) <= max(1, len(winner.faults))
+            and not at_its_limit(one)
+        ]
+        needed += [
+            CLEAR / max(abs(winner.z(one)), 0.1) for one in others if one.likeness(winner) < ALIKE
+        ]
     return max(1, math.ceil(count * max(needed) ** 2))

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def can_capture(fabric: "Fabric") -> bool:
     """Whether a step can be recorded as a CUDA graph: one GPU, and kernels for everything in the step."""
-    return fabric.world_size == 1 and available(torch.empty(0, device=fabric.device)) and fabric.device.type == "cuda"
+    return (
+        fabric.world_size == 1
+        and available(torch.empty(0, device=fabric.device))
+        and fabric.device.type == "cuda"
+    )
 
 
 class CapturedStep:
@@ -27,11 +31,19 @@ class CapturedStep:
     """
 
     def __init__(
-        self, step: Callable[..., dict[str, Tensor]], inputs: tuple[Tensor, ...], network: nn.Module, optimiser: torch.optim.Optimizer
+        self,
+        step: Callable[..., dict[str, Tensor]],
+        inputs: tuple[Tensor, ...],
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
     ) -> None:
         self.inputs = tuple(torch.empty_like(given).copy_(given) for given in inputs)
         weights = [(weight, weight.detach().clone()) for weight in network.parameters()]
-        moments = {id(value): value.clone() for state in optimiser.state.values() for value in state.values()}
+        moments = {
+            id(value): value.clone()
+            for state in optimiser.state.values()
+            for value in state.values()
+        }
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

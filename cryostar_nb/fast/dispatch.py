@@ -27,7 +27,11 @@ def available(tensor: Tensor) -> bool:
 
 
 def spread(
-    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], polynomials: Tensor, scale: float, size: int
+    positions: Float[Tensor, "batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    polynomials: Tensor,
+    scale: float,
+    size: int,
 ) -> Float[Tensor, "batch y x"]:
     """Add each node's window, times its amplitude, to a periodic grid of `size` points, `scale` of them to an Å."""
     if uses_gpu(positions):
@@ -41,7 +45,11 @@ def spread(
 
 
 def interpolate(
-    field: Float[Tensor, "batch y x"], positions: Float[Tensor, "batch atom 3"], polynomials: Tensor, slopes: Tensor, scale: float
+    field: Float[Tensor, "batch y x"],
+    positions: Float[Tensor, "batch atom 3"],
+    polynomials: Tensor,
+    slopes: Tensor,
+    scale: float,
 ) -> tuple[Float[Tensor, "batch atom"], Float[Tensor, "batch atom 3"]]:
     """The adjoint of `spread`: a field seen through every node's window, and its gradient per Å."""
     if uses_gpu(positions):
@@ -51,7 +59,14 @@ def interpolate(
     device, positions = positions.device, positions.cpu()
     values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
     arrays = [tensor.cpu().numpy() for tensor in (field, positions, polynomials, slopes)]
-    in_parallel(grid_cpu.interpolate, len(positions), *arrays, arrays[0].dtype.type(scale), values.numpy(), gradients.numpy())
+    in_parallel(
+        grid_cpu.interpolate,
+        len(positions),
+        *arrays,
+        arrays[0].dtype.type(scale),
+        values.numpy(),
+        gradients.numpy(),
+    )
     return values.to(device), gradients.to(device)
 
 
@@ -65,12 +80,16 @@ def clashes(
     if uses_gpu(positions):
         from cryostar_nb.fast import gpu
 
-        penalties, counts, gradients = gpu.clashes(positions.permute(2, 0, 1).contiguous(), bonded, threshold)
+        penalties, counts, gradients = gpu.clashes(
+            positions.permute(2, 0, 1).contiguous(), bonded, threshold
+        )
         return penalties, counts, gradients.permute(1, 2, 0)
     host = positions.cpu()
     low, high = host.aminmax(dim=2)
     halves = (high - low) / 2
-    edge = 1.5 * threshold + 3 * float(halves.nan_to_num(0, 0, 0).mean())  # so that most atoms look into eight cells
+    edge = 1.5 * threshold + 3 * float(
+        halves.nan_to_num(0, 0, 0).mean()
+    )  # so that most atoms look into eight cells
     boxes = [(high + low) / 2, halves, halves.amax(1).argsort(stable=True), bonded.cpu()]
     results = [host.new_empty(host.shape[2]), host.new_empty(host.shape[2]), torch.empty_like(host)]
     sizes = [host.numpy().dtype.type(size) for size in (threshold, edge)]

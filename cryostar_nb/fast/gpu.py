@@ -18,9 +18,14 @@ _SIZES = {"WINDOW": WINDOW, "DEGREE": DEGREE, "BLOCK": BLOCK}
 @triton.jit
 def _window(place, polynomials, lane, WINDOW: tl.constexpr, DEGREE: tl.constexpr):
     """Values (BLOCK, WINDOW) of polynomials (DEGREE + 1, WINDOW) at `place` (BLOCK,)."""
-    values = tl.zeros((place.shape[0], WINDOW), tl.float32) + tl.load(polynomials + DEGREE * WINDOW + lane)
+    values = tl.zeros((place.shape[0], WINDOW), tl.float32) + tl.load(
+        polynomials + DEGREE * WINDOW + lane
+    )
     for power in tl.static_range(1, DEGREE + 1):
-        values = values * place[:, None] + tl.load(polynomials + (DEGREE - power) * WINDOW + lane)[None, :]
+        values = (
+            values * place[:, None]
+            + tl.load(polynomials + (DEGREE - power) * WINDOW + lane)[None, :]
+        )
     return values
 
 
@@ -65,7 +70,9 @@ def _spread(
     wx = _window(u, polynomials, lane, WINDOW, DEGREE)
     wy = _window(v, polynomials, lane, WINDOW, DEGREE) * amplitude[:, None]
     place = image * size * size + _window_places(row, column, lane, size, WINDOW)
-    tl.atomic_add(grid + place, wy[:, :, None] * wx[:, None, :], mask=inside[:, None, None], sem="relaxed")
+    tl.atomic_add(
+        grid + place, wy[:, :, None] * wx[:, None, :], mask=inside[:, None, None], sem="relaxed"
+    )
 
 
 @triton.jit
@@ -90,8 +97,14 @@ def _interpolate(
     node = (image * atoms + atom) * 3
     column, u = _grid_place(positions + node, scale, size, inside)
     row, v = _grid_place(positions + node + 1, scale, size, inside)
-    wx, wy = _window(u, polynomials, lane, WINDOW, DEGREE), _window(v, polynomials, lane, WINDOW, DEGREE)
-    dx, dy = _window(u, slopes, lane, WINDOW, DEGREE - 1), _window(v, slopes, lane, WINDOW, DEGREE - 1)
+    wx, wy = (
+        _window(u, polynomials, lane, WINDOW, DEGREE),
+        _window(v, polynomials, lane, WINDOW, DEGREE),
+    )
+    dx, dy = (
+        _window(u, slopes, lane, WINDOW, DEGREE - 1),
+        _window(v, slopes, lane, WINDOW, DEGREE - 1),
+    )
     place = image * size * size + _window_places(row, column, lane, size, WINDOW)
     seen = tl.load(field + place, mask=inside[:, None, None], other=0.0)
     across, across_dx = tl.sum(seen * wx[:, None, :], axis=2), tl.sum(seen * dx[:, None, :], axis=2)
@@ -102,7 +115,20 @@ def _interpolate(
 
 
 @triton.jit
-def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradients, threshold, atoms, buckets, BLOCK: tl.constexpr):
+def _clashes(
+    positions,
+    cells,
+    order,
+    starts,
+    bonded,
+    penalties,
+    counts,
+    gradients,
+    threshold,
+    atoms,
+    buckets,
+    BLOCK: tl.constexpr,
+):
     image = tl.program_id(1).to(tl.int64)
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < atoms
@@ -123,16 +149,25 @@ def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradien
     next_y = tl.where(y / (2 * threshold) - own_y < 0.5, own_y - 1, own_y + 1)
     next_z = tl.where(z / (2 * threshold) - own_z < 0.5, own_z - 1, own_z + 1)
     penalty, count = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    pull_x, pull_y, pull_z = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    pull_x, pull_y, pull_z = (
+        tl.zeros((BLOCK,), tl.float32),
+        tl.zeros((BLOCK,), tl.float32),
+        tl.zeros((BLOCK,), tl.float32),
+    )
     for corner in range(8):
         cx = tl.where((corner & 1) > 0, next_x, own_x)
         cy = tl.where((corner & 2) > 0, next_y, own_y)
         cz = tl.where((corner & 4) > 0, next_z, own_z)
         bucket = image * buckets + ((cx * 73856093 ^ cy * 19349663 ^ cz * 83492791) & (buckets - 1))
-        first, last = tl.load(starts + bucket, mask=inside, other=0), tl.load(starts + bucket + 1, mask=inside, other=0)
+        first, last = (
+            tl.load(starts + bucket, mask=inside, other=0),
+            tl.load(starts + bucket + 1, mask=inside, other=0),
+        )
         for step in range(tl.max(last - first)):
             filled = inside & (first + step < last)
-            other = tl.load(order + first + step, mask=filled, other=0)  # counted over the whole batch
+            other = tl.load(
+                order + first + step, mask=filled, other=0
+            )  # counted over the whole batch
             filled &= tl.load(cells + other * 3, mask=filled, other=0) == cx
             filled &= tl.load(cells + other * 3 + 1, mask=filled, other=0) == cy
             filled &= tl.load(cells + other * 3 + 2, mask=filled, other=0) == cz
@@ -155,26 +190,49 @@ def _clashes(positions, cells, order, starts, bonded, penalties, counts, gradien
 
 
 def spread(
-    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], polynomials: Tensor, scale: float, size: int
+    positions: Float[Tensor, "batch atom 3"],
+    amplitudes: Float[Tensor, " atom"],
+    polynomials: Tensor,
+    scale: float,
+    size: int,
 ) -> Float[Tensor, "batch y x"]:
     """See `fast.grid_cpu.spread`. The order of the additions, and so the last digit, may differ from one call to the next."""
     grid = positions.new_zeros(len(positions), size, size)
     blocks = (triton.cdiv(positions.shape[1], BLOCK), len(positions))
-    _spread[blocks](positions, amplitudes, polynomials, grid, scale, positions.shape[1], size, **_SIZES)
+    _spread[blocks](
+        positions, amplitudes, polynomials, grid, scale, positions.shape[1], size, **_SIZES
+    )
     return grid
 
 
 def interpolate(
-    field: Float[Tensor, "batch y x"], positions: Float[Tensor, "batch atom 3"], polynomials: Tensor, slopes: Tensor, scale: float
+    field: Float[Tensor, "batch y x"],
+    positions: Float[Tensor, "batch atom 3"],
+    polynomials: Tensor,
+    slopes: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """See `fast.grid_cpu.interpolate`: values (batch, atom) and gradients (batch, atom, 3)."""
     values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
     blocks = (triton.cdiv(positions.shape[1], BLOCK), len(positions))
-    _interpolate[blocks](field, positions, polynomials, slopes, values, gradients, scale, positions.shape[1], field.shape[1], **_SIZES)
+    _interpolate[blocks](
+        field,
+        positions,
+        polynomials,
+        slopes,
+        values,
+        gradients,
+        scale,
+        positions.shape[1],
+        field.shape[1],
+        **_SIZES,
+    )
     return values, gradients
 
 
-def clashes(positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def clashes(
+    positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " atom"], threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `fast.pairs_cpu.clashes`: penalties (batch,), counts (batch,) and gradients (batch, atom, 3).
 
     The nodes are sorted by bucket, so that those of a bucket stand together.
@@ -187,8 +245,25 @@ def clashes(positions: Float[Tensor, "batch atom 3"], bonded: Bool[Tensor, " ato
     bucket = bucket.long() + buckets * torch.arange(batch, device=positions.device)[:, None]
     ordered, order = bucket.flatten().sort()
     starts = torch.searchsorted(ordered, torch.arange(batch * buckets + 1, device=positions.device))
-    penalties, counts, gradients = positions.new_zeros(batch), positions.new_zeros(batch), torch.empty_like(positions)
+    penalties, counts, gradients = (
+        positions.new_zeros(batch),
+        positions.new_zeros(batch),
+        torch.empty_like(positions),
+    )
     blocks = (triton.cdiv(atoms, BLOCK), batch)
     flags = bonded.to(torch.int8)
-    _clashes[blocks](positions, cells, order, starts, flags, penalties, counts, gradients, threshold, atoms, buckets, BLOCK=BLOCK)
+    _clashes[blocks](
+        positions,
+        cells,
+        order,
+        starts,
+        flags,
+        penalties,
+        counts,
+        gradients,
+        threshold,
+        atoms,
+        buckets,
+        BLOCK=BLOCK,
+    )
     return penalties, counts, gradients

@@ -14,14 +14,20 @@ import numba
 import numpy as np
 import torch
 
-WINDOW = 8  # grid points, along an axis, that a node is spread onto: the numbers in a vector register
+WINDOW = (
+    8  # grid points, along an axis, that a node is spread onto: the numbers in a vector register
+)
 DEGREE = 9  # of the polynomials that give the window's values there
 # Unsigned: a signed index might be negative, and a check for that would keep loops from being vectorised.
 _0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
-compiled: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit(nogil=True, fastmath=_FAST, cache=True)
-inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, fastmath=_FAST, inline="always")
+compiled: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit(
+    nogil=True, fastmath=_FAST, cache=True
+)
+inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, fastmath=_FAST, inline="always"
+)
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -41,9 +47,14 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
         kernel(*arguments, 0, count)
         return
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(os.cpu_count() or 1, threads) - 1, thread_name_prefix="cryostar_nb")
+        _pool = ThreadPoolExecutor(
+            max(os.cpu_count() or 1, threads) - 1, thread_name_prefix="cryostar_nb"
+        )
     cuts = [count * thread // threads for thread in range(threads + 1)]
-    pending = [_pool.submit(kernel, *arguments, cuts[thread], cuts[thread + 1]) for thread in range(1, threads)]
+    pending = [
+        _pool.submit(kernel, *arguments, cuts[thread], cuts[thread + 1])
+        for thread in range(1, threads)
+    ]
     try:
         kernel(*arguments, 0, cuts[1])
     finally:
@@ -58,8 +69,18 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
 def _window(place, polynomials):
     """Values of the polynomials (degree + 1, WINDOW) at `place`, in -1/2 ... 1/2 between two grid points: Horner's rule."""
     last = polynomials.shape[0] - 1
-    a, b, c, d = polynomials[last, 0], polynomials[last, 1], polynomials[last, 2], polynomials[last, 3]
-    e, f, g, h = polynomials[last, 4], polynomials[last, 5], polynomials[last, 6], polynomials[last, 7]
+    a, b, c, d = (
+        polynomials[last, 0],
+        polynomials[last, 1],
+        polynomials[last, 2],
+        polynomials[last, 3],
+    )
+    e, f, g, h = (
+        polynomials[last, 4],
+        polynomials[last, 5],
+        polynomials[last, 6],
+        polynomials[last, 7],
+    )
     for power in range(last - 1, -1, -1):
         a, b = a * place + polynomials[power, 0], b * place + polynomials[power, 1]
         c, d = c * place + polynomials[power, 2], d * place + polynomials[power, 3]
@@ -85,15 +106,27 @@ def _add(line, first, weight, window):
 def _dot(first, second):
     """Sum of the products of two windows' numbers."""
     left = first[0] * second[0] + first[1] * second[1] + first[2] * second[2] + first[3] * second[3]
-    right = first[4] * second[4] + first[5] * second[5] + first[6] * second[6] + first[7] * second[7]
+    right = (
+        first[4] * second[4] + first[5] * second[5] + first[6] * second[6] + first[7] * second[7]
+    )
     return left + right
 
 
 @inlined
 def _seen(line, first, window):
     """What a window sees of a line of the grid."""
-    left = line[first + _0] * window[0] + line[first + _1] * window[1] + line[first + _2] * window[2] + line[first + _3] * window[3]
-    right = line[first + _4] * window[4] + line[first + _5] * window[5] + line[first + _6] * window[6] + line[first + _7] * window[7]
+    left = (
+        line[first + _0] * window[0]
+        + line[first + _1] * window[1]
+        + line[first + _2] * window[2]
+        + line[first + _3] * window[3]
+    )
+    right = (
+        line[first + _4] * window[4]
+        + line[first + _5] * window[5]
+        + line[first + _6] * window[6]
+        + line[first + _7] * window[7]
+    )
     return left + right
 
 
@@ -114,7 +147,12 @@ def spread(positions, amplitudes, polynomials, scale, grid, first, last):
     positions (batch, atom, 3), amplitudes (atom,), polynomials (degree + 1, WINDOW); grid (batch, y, x) is overwritten.
     `scale` turns positions into grid points. The window lies on grid points floor(u) - WINDOW/2 + 1 and the following.
     """
-    size, margin, length, half = grid.shape[1], WINDOW // 2 - 1, grid.dtype.type(grid.shape[1]), grid.dtype.type(0.5)
+    size, margin, length, half = (
+        grid.shape[1],
+        WINDOW // 2 - 1,
+        grid.dtype.type(grid.shape[1]),
+        grid.dtype.type(0.5),
+    )
     zero = grid.dtype.type(0)
     padded = np.empty((size + WINDOW, size + WINDOW), grid.dtype)
     for image in range(first, last):
@@ -157,7 +195,12 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
     values (batch, atom) and gradients (batch, atom, 3), per Å, are overwritten; the gradient along z is 0. `slopes`
     (degree, WINDOW) are the derivatives of the polynomials.
     """
-    size, margin, length, half = field.shape[1], WINDOW // 2 - 1, field.dtype.type(field.shape[1]), field.dtype.type(0.5)
+    size, margin, length, half = (
+        field.shape[1],
+        WINDOW // 2 - 1,
+        field.dtype.type(field.shape[1]),
+        field.dtype.type(0.5),
+    )
     zero = field.dtype.type(0)
     padded = np.empty((size + WINDOW, size + WINDOW), field.dtype)
     for image in range(first, last):

@@ -33,7 +33,9 @@ class Plan:
     scale: float  # grid points per Å
     polynomials: Tensor  # (DEGREE + 1, WINDOW), the window at each of its grid points
     slopes: Tensor  # (DEGREE, WINDOW), their derivatives
-    coefficients: Tensor  # (coefficient,), where the band lies in the flattened columns of the half spectrum
+    coefficients: (
+        Tensor  # (coefficient,), where the band lies in the flattened columns of the half spectrum
+    )
     mirrored: Tensor  # where the complex conjugates of those with kx = 0 lie there
     on_axis: Tensor  # which coefficients those are
     correction: Tensor  # (coefficient,), one over the transform of the window
@@ -43,7 +45,12 @@ class Plan:
 def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
     """The plan of a band: made once."""
     modes = 2 * band.max_index + 1
-    size = min(factor << power for factor in (2, 3, 5, 7) for power in range(3, 16) if factor << power >= 1.45 * modes)
+    size = min(
+        factor << power
+        for factor in (2, 3, 5, 7)
+        for power in range(3, 16)
+        if factor << power >= 1.45 * modes
+    )
     beta = math.pi * math.sqrt((WINDOW * (1 - modes / (2 * size))) ** 2 - 0.8)
     place = np.cos(np.pi * (np.arange(64) + 0.5) / 64) / 2  # Chebyshev nodes in -1/2 ... 1/2
     distance = np.arange(WINDOW)[:, None] - (WINDOW // 2 - 1) - (place + 0.5)
@@ -58,7 +65,9 @@ def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
         columns=band.max_index + 1,
         scale=size / (band.box_size * band.pixel_size),
         polynomials=torch.from_numpy(polynomials).to(device, dtype),
-        slopes=torch.from_numpy(polynomials[1:] * np.arange(1, DEGREE + 1)[:, None]).to(device, dtype),
+        slopes=torch.from_numpy(polynomials[1:] * np.arange(1, DEGREE + 1)[:, None]).to(
+            device, dtype
+        ),
         coefficients=((ky % size) * (band.max_index + 1) + kx).to(device),
         mirrored=((-ky[on_axis] % size) * (band.max_index + 1)).to(device),
         on_axis=on_axis.to(device),
@@ -81,9 +90,15 @@ class _TransformNodes(torch.autograd.Function):
     def forward(ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band) -> Tensor:
         positions, amplitudes = positions.contiguous(), amplitudes.to(positions)
         use = plan(band, positions.device, positions.dtype)
-        grid = dispatch.spread(positions.detach(), amplitudes.detach(), use.polynomials, use.scale, use.size)
+        grid = dispatch.spread(
+            positions.detach(), amplitudes.detach(), use.polynomials, use.scale, use.size
+        )
         # Along y, only the columns of the band need to be transformed: a fourth of the grid's.
-        spectrum = torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2).flatten(1).index_select(1, use.coefficients)
+        spectrum = (
+            torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2)
+            .flatten(1)
+            .index_select(1, use.coefficients)
+        )
         ctx.save_for_backward(positions, amplitudes)
         ctx.plan = use
         return torch.cat([spectrum.real * use.correction, spectrum.imag * use.correction], dim=-1)
@@ -103,7 +118,9 @@ def adjoint_transform(
 
     The value at x is the sum over the band of Re(v(k)) cos(2 pi k . x) - Im(v(k)) sin(2 pi k . x). Not differentiable.
     """
-    return _seen_by_nodes(vectors, positions.contiguous(), plan(band, positions.device, positions.dtype))
+    return _seen_by_nodes(
+        vectors, positions.contiguous(), plan(band, positions.device, positions.dtype)
+    )
 
 
 def _seen_by_nodes(vectors: Tensor, positions: Tensor, use: Plan) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,9 @@ from cryostar_nb.fast.grid_cpu import in_parallel
 
 
 def length_change_sums(
-    positions: Float[Tensor, "atom 3 batch"], pairs: Int[Tensor, "pair 2"], lengths: Float[Tensor, " pair"]
+    positions: Float[Tensor, "atom 3 batch"],
+    pairs: Int[Tensor, "pair 2"],
+    lengths: Float[Tensor, " pair"],
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """Sum over the batch of each pair's change of length, in Å, and of its square, in Å^2, as float64.
 
@@ -32,7 +34,9 @@ def length_change_sums(
 
 class _LengthChangeSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
         in_parallel(pairs_cpu.length_changes, len(pairs), *arrays)
@@ -44,7 +48,9 @@ class _LengthChangeSums(torch.autograd.Function):
         positions, pairs, lengths = ctx.saved_tensors
         gradients = torch.empty_like(positions)
         of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
-        arrays = [tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)]
+        arrays = [
+            tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)
+        ]
         in_parallel(pairs_cpu.length_changes_gradient, positions.shape[2], *arrays)
         return gradients, None, None
 
@@ -62,7 +68,9 @@ def clash_sums(
 
 class _ClashSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, positions: Tensor, bonded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, positions: Tensor, bonded: Tensor, threshold: float
+    ) -> tuple[Tensor, Tensor]:
         penalties, counts, gradients = dispatch.clashes(positions.detach(), bonded, threshold)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(counts)

@@ -47,7 +47,11 @@ def length_changes_gradient(positions, pairs, lengths, of_sums, of_squares, grad
             z = positions[i, 2, image] - positions[j, 2, image]
             distance = math.sqrt(max(x * x + y * y + z * z, tiny))
             strength = (of_sum + of_square * (distance - length)) / distance
-            pull[0, image], pull[1, image], pull[2, image] = strength * x, strength * y, strength * z
+            pull[0, image], pull[1, image], pull[2, image] = (
+                strength * x,
+                strength * y,
+                strength * z,
+            )
         for axis in range(3):
             for image in range(start, stop):
                 gradients[i, axis, image] += pull[axis, image]
@@ -62,7 +66,9 @@ def _hash(x, y, z):
 
 @inlined
 def _cell(place, edge):
-    return int(np.floor(place / edge)) if abs(place / edge) < 1e9 else 0  # an atom that is nowhere is near to nothing
+    return (
+        int(np.floor(place / edge)) if abs(place / edge) < 1e9 else 0
+    )  # an atom that is nowhere is near to nothing
 
 
 @compiled
@@ -96,7 +102,20 @@ def _clash_pair(positions, i, j, threshold, limit, penalties, counts, gradients,
 
 
 @compiled
-def clashes(positions, centres, halves, order, bonded, threshold, edge, penalties, counts, gradients, first, last):
+def clashes(
+    positions,
+    centres,
+    halves,
+    order,
+    bonded,
+    threshold,
+    edge,
+    penalties,
+    counts,
+    gradients,
+    first,
+    last,
+):
     """Find the pairs nearer than `threshold`, and sum their squared depth in each structure, for images `first` to `last`.
 
     positions (atom, 3, batch). A box around all the places that an atom has in the batch, with its `centres` and half edges
@@ -121,7 +140,10 @@ def clashes(positions, centres, halves, order, bonded, threshold, edge, penaltie
         reach = threshold + 2 * max(halves[atom, 0], halves[atom, 1], halves[atom, 2])
         visits = 1
         for axis in range(3):
-            low[axis], high[axis] = _cell(centres[atom, axis] - reach, edge), _cell(centres[atom, axis] + reach, edge)
+            low[axis], high[axis] = (
+                _cell(centres[atom, axis] - reach, edge),
+                _cell(centres[atom, axis] + reach, edge),
+            )
             cells[atom, axis] = _cell(centres[atom, axis], edge)
             visits = min(visits * (high[axis] - low[axis] + 1), atoms)
         everywhere = visits >= turn  # no more earlier atoms than cells: look at all of them
@@ -131,19 +153,46 @@ def clashes(positions, centres, halves, order, bonded, threshold, edge, penaltie
             for cy in range(low[1], high[1] + 1):
                 for cz in range(low[2], high[2] + 1):
                     step = 0
-                    other = (order[0] if turn else -1) if everywhere else newest[_hash(cx, cy, cz) & mask]
+                    other = (
+                        (order[0] if turn else -1)
+                        if everywhere
+                        else newest[_hash(cx, cy, cz) & mask]
+                    )
                     while other >= 0:
                         # Cells may share a bucket: an atom counts in its own cell only.
-                        if everywhere or (cells[other, 0] == cx and cells[other, 1] == cy and cells[other, 2] == cz):
+                        if everywhere or (
+                            cells[other, 0] == cx
+                            and cells[other, 1] == cy
+                            and cells[other, 2] == cz
+                        ):
                             gap = 0.0
                             for axis in range(3):
-                                apart = abs(centres[atom, axis] - centres[other, axis]) - halves[atom, axis] - halves[other, axis]
+                                apart = (
+                                    abs(centres[atom, axis] - centres[other, axis])
+                                    - halves[atom, axis]
+                                    - halves[other, axis]
+                                )
                                 if apart > 0:
                                     gap += apart * apart
-                            if gap < limit and not bonded[min(atom, other)] * (abs(atom - other) == 1):
-                                _clash_pair(positions, atom, other, threshold, limit, penalties, counts, gradients, start, stop)
+                            if gap < limit and not bonded[min(atom, other)] * (
+                                abs(atom - other) == 1
+                            ):
+                                _clash_pair(
+                                    positions,
+                                    atom,
+                                    other,
+                                    threshold,
+                                    limit,
+                                    penalties,
+                                    counts,
+                                    gradients,
+                                    start,
+                                    stop,
+                                )
                         step += 1
-                        other = (order[step] if step < turn else -1) if everywhere else previous[other]
+                        other = (
+                            (order[step] if step < turn else -1) if everywhere else previous[other]
+                        )
         bucket = _hash(cells[atom, 0], cells[atom, 1], cells[atom, 2]) & mask
         previous[atom] = newest[bucket]
         newest[bucket] = atom

@@ -29,16 +29,22 @@ def epoch_order(count: int, seed: int, epoch: int, window: int) -> Int[Tensor, "
         return torch.randperm(count, generator=generator)
     blocks = torch.arange(count).split(min(BLOCK, max(1, window // 16)))
     order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator)])
-    return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for rows in order.split(window)])
+    return torch.cat(
+        [rows[torch.randperm(len(rows), generator=generator)] for rows in order.split(window)]
+    )
 
 
-def particle_windows(count: int, batch_size: int, seed: int, start: int, window: int | None = None) -> Iterator[Int[Tensor, " row"]]:
+def particle_windows(
+    count: int, batch_size: int, seed: int, start: int, window: int | None = None
+) -> Iterator[Int[Tensor, " row"]]:
     """Endless windows of particle numbers from step `start` on, each a whole number of batches; without a window, epochs.
 
     An epoch is a fresh permutation, the same for the same seed. With a `window`, every batch lies within one window of about
     that many particles. What does not fill a batch waits for another epoch.
     """
-    length = count if window is None or window >= count else max(1, window // batch_size) * batch_size
+    length = (
+        count if window is None or window >= count else max(1, window // batch_size) * batch_size
+    )
     per_epoch = count // batch_size
     epoch, place = divmod(start, per_epoch)
     while True:
@@ -49,7 +55,9 @@ def particle_windows(count: int, batch_size: int, seed: int, start: int, window:
         epoch, place = epoch + 1, 0
 
 
-def resident(vectors: Float[Tensor, "particle band"] | VectorFile, device: torch.device) -> Float[Tensor, "particle band"] | VectorFile:
+def resident(
+    vectors: Float[Tensor, "particle band"] | VectorFile, device: torch.device
+) -> Float[Tensor, "particle band"] | VectorFile:
     """The vectors on the GPU if they take at most half of its free memory; as they are otherwise, and on a CPU."""
     if device.type != "cuda":
         return vectors
@@ -81,7 +89,9 @@ def batches_from(
     processes that share every batch, number `rank` gets its part. Close the generator (`contextlib.closing`) to end the threads.
     """
     if batch_size % world_size:
-        raise InputError(f"batch_size = {batch_size} cannot be shared by {world_size} processes; give a multiple of {world_size}")
+        raise InputError(
+            f"batch_size = {batch_size} cannot be shared by {world_size} processes; give a multiple of {world_size}"
+        )
     if window is None and isinstance(vectors, VectorFile):
         window = vectors.window
     share = batch_size // world_size
@@ -95,7 +105,9 @@ def batches_from(
 
 
 def _read_ahead(
-    vectors: Float[Tensor, "particle band"] | VectorFile, windows: Iterator[Int[Tensor, "step batch"]], device: torch.device
+    vectors: Float[Tensor, "particle band"] | VectorFile,
+    windows: Iterator[Int[Tensor, "step batch"]],
+    device: torch.device,
 ) -> Generator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch band"]], None, None]:
     """The batches of these windows, from memory or from a file."""
     stop = threading.Event()
@@ -119,7 +131,9 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], T]]) -> Iterat
 
 
 def _load(
-    vectors: Float[Tensor, "particle band"] | VectorFile, rows: Int[Tensor, "step batch"], stop: threading.Event
+    vectors: Float[Tensor, "particle band"] | VectorFile,
+    rows: Int[Tensor, "step batch"],
+    stop: threading.Event,
 ) -> tuple[Float[Tensor, "row band"], Int[Tensor, "step batch"], Int[Tensor, "step batch"]]:
     """A tensor that holds the rows of a window, the rows, and their places in it."""
     if isinstance(vectors, Tensor):
@@ -130,7 +144,9 @@ def _load(
     return vectors.read(ascending, stop), rows, places.reshape(rows.shape)
 
 
-def _gathers(loaded: Iterator[tuple[Tensor, Tensor, Tensor]], device: torch.device) -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
+def _gathers(
+    loaded: Iterator[tuple[Tensor, Tensor, Tensor]], device: torch.device
+) -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
     """The calls that gather the batches of each window.
 
     Memory for a GPU's batch is page-locked: its copy needs no waiting, and PyTorch uses it again when the copy is done. It
@@ -138,12 +154,17 @@ def _gathers(loaded: Iterator[tuple[Tensor, Tensor, Tensor]], device: torch.devi
     """
     for source, window, places_of in loaded:
         for rows, places in zip(window, places_of, strict=True):
-            out = torch.empty(len(rows), source.shape[1], dtype=source.dtype, pin_memory=device.type == "cuda")
+            out = torch.empty(
+                len(rows), source.shape[1], dtype=source.dtype, pin_memory=device.type == "cuda"
+            )
             yield partial(_gather, source, rows, places, out)
         del source
 
 
 def _gather(
-    source: Float[Tensor, "row band"], rows: Int[Tensor, " batch"], places: Int[Tensor, " batch"], out: Float[Tensor, "batch band"]
+    source: Float[Tensor, "row band"],
+    rows: Int[Tensor, " batch"],
+    places: Int[Tensor, " batch"],
+    out: Float[Tensor, "batch band"],
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch band"]]:
     return rows, torch.index_select(source, 0, places, out=out)

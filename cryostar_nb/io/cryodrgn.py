@@ -58,7 +58,9 @@ class _Type:
 
     def __init__(self, name: str, *_: object) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[fiu][1248]|b1", name):
-            raise pickle.UnpicklingError(f"it holds an array of type {str(name)[:20]!r}, which is not one of numbers")
+            raise pickle.UnpicklingError(
+                f"it holds an array of type {str(name)[:20]!r}, which is not one of numbers"
+            )
         self.name, self.order = name, "<"
 
     def __setstate__(self, state: Any) -> None:
@@ -91,17 +93,33 @@ class _Encode(_Reconstruct):
         return str(text).encode("latin-1")
 
 
-_ADMITTED = {"_reconstruct": _Reconstruct, "ndarray": _Array, "dtype": _Type, "_frombuffer": _FromBuffer}
+_ADMITTED = {
+    "_reconstruct": _Reconstruct,
+    "ndarray": _Array,
+    "dtype": _Type,
+    "_frombuffer": _FromBuffer,
+}
 
 
 def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     content = content.encode("latin-1") if isinstance(content, str) else content
-    if not (isinstance(content, bytes | bytearray) and isinstance(dtype, _Type) and isinstance(shape, tuple) and order in ("C", "F")):
+    if not (
+        isinstance(content, bytes | bytearray)
+        and isinstance(dtype, _Type)
+        and isinstance(shape, tuple)
+        and order in ("C", "F")
+    ):
         raise pickle.UnpicklingError("it holds an array of something other than numbers")
     sizes = [int(size) for size in shape]
     kind = np.dtype(dtype.order + dtype.name)
-    if min(sizes, default=0) < 0 or len(sizes) > 4 or math.prod(sizes) * kind.itemsize != len(content):
-        raise pickle.UnpicklingError(f"it holds an array of shape {tuple(sizes)[:4]} and type {kind} in {len(content)} bytes")
+    if (
+        min(sizes, default=0) < 0
+        or len(sizes) > 4
+        or math.prod(sizes) * kind.itemsize != len(content)
+    ):
+        raise pickle.UnpicklingError(
+            f"it holds an array of shape {tuple(sizes)[:4]} and type {kind} in {len(content)} bytes"
+        )
     return np.frombuffer(bytes(content), dtype=kind).reshape(sizes, order=order)
 
 
@@ -161,17 +179,28 @@ class PickledFiles(Metadata):
         super().__init__(Path(stack))
         self._count, self._box = open_stack(self.path).shape[:2]
         if poses is None:
-            raise InputError(f"{self.path}: a stack has no poses; {self.pose_remedy}, or a .star or .cs file of the particles")
+            raise InputError(
+                f"{self.path}: a stack has no poses; {self.pose_remedy}, or a .star or .cs file of the particles"
+            )
         of_ctf = f" in {Path(ctf).name}" if ctf else " of the CTF"
-        self._rotations, self._translations = (f"{name} in {Path(poses).name}" for name in ("rotations", "translations"))
+        self._rotations, self._translations = (
+            f"{name} in {Path(poses).name}" for name in ("rotations", "translations")
+        )
         self._ctf = tuple(name + of_ctf for name in _CTF)
-        self.ctf_columns = dict(zip(_CTF_FIELDS, self._ctf[2:], strict=True)) | {"b_factor": "B-factor" + of_ctf}
+        self.ctf_columns = dict(zip(_CTF_FIELDS, self._ctf[2:], strict=True)) | {
+            "b_factor": "B-factor" + of_ctf
+        }
         content = read_pickle(poses, "cryoDRGN's poses")
         arrays = content if isinstance(content, tuple) else (content,)
         wanted = [(self._rotations, (3, 3)), (self._translations, (2,))][: max(1, len(arrays))]
         if len(arrays) > 2:
-            raise InputError(f"{poses}: holds {len(arrays)} things, not rotations and translations; {self.pose_remedy}")
-        self._arrays = {name: self._shaped(poses, array, shape) for array, (name, shape) in zip(arrays, wanted, strict=True)}
+            raise InputError(
+                f"{poses}: holds {len(arrays)} things, not rotations and translations; {self.pose_remedy}"
+            )
+        self._arrays = {
+            name: self._shaped(poses, array, shape)
+            for array, (name, shape) in zip(arrays, wanted, strict=True)
+        }
         if ctf is not None:
             table = self._shaped(ctf, read_pickle(ctf, "cryoDRGN's CTFs"), (len(_CTF),))
             self._arrays |= dict(zip(self._ctf, table.T, strict=True))
@@ -199,13 +228,17 @@ class PickledFiles(Metadata):
 
     def image_names(self) -> ImageNames:
         """Image i is of particle i."""
-        return ImageNames((self.path.name,), np.zeros(len(self), dtype=np.int64), np.arange(len(self)))
+        return ImageNames(
+            (self.path.name,), np.zeros(len(self), dtype=np.int64), np.arange(len(self))
+        )
 
     def pixel_sizes(self) -> Float[np.ndarray, " particle"]:
         """As cryoDRGN has it: the pixels in the pickle are of the box in the pickle, which may have been cropped in Fourier space since."""
         box, size = self._ctf[:2]
         if size not in self.columns:
-            raise InputError(f"{self.path}: without CTFs there is no pixel size; {self.ctf_remedy}, or --pixel-size, in Å")
+            raise InputError(
+                f"{self.path}: without CTFs there is no pixel size; {self.ctf_remedy}, or --pixel-size, in Å"
+            )
         return self.numbers(size) * self.numbers(box) / self._box
 
     def box_sizes(self) -> None:

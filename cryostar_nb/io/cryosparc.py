@@ -59,13 +59,27 @@ class CryosparcFile(Metadata):
     def __init__(self, path: Path | str, passthrough: Path | str | None = None) -> None:
         super().__init__(existing_file(path, "a cryoSPARC .cs file of particles"))
         self.table = _open_table(self.path)
-        self.passthrough = None if passthrough is None else _open_table(existing_file(passthrough, "a cryoSPARC passthrough file"))
-        self.row_of = None if self.passthrough is None else _match(self.path, self.table, Path(str(passthrough)), self.passthrough)
+        self.passthrough = (
+            None
+            if passthrough is None
+            else _open_table(existing_file(passthrough, "a cryoSPARC passthrough file"))
+        )
+        self.row_of = (
+            None
+            if self.passthrough is None
+            else _match(self.path, self.table, Path(str(passthrough)), self.passthrough)
+        )
         self._own = _names(self.table)
-        self._columns = self._own + tuple(name for name in _names(self.passthrough) if name not in self._own)
+        self._columns = self._own + tuple(
+            name for name in _names(self.passthrough) if name not in self._own
+        )
         beside = [] if passthrough else sorted(self.path.parent.glob("*passthrough_particles*.cs"))
-        self.field_remedy = f"give the job's passthrough file too (--passthrough {beside[0] if beside else 'FILE'})"
-        self.pose_remedy = f"give the particles of a 3D refinement or an ab-initio job, or {self.field_remedy}"
+        self.field_remedy = (
+            f"give the job's passthrough file too (--passthrough {beside[0] if beside else 'FILE'})"
+        )
+        self.pose_remedy = (
+            f"give the particles of a 3D refinement or an ab-initio job, or {self.field_remedy}"
+        )
         self.ctf_remedy = f"{self.field_remedy}, or run CTF estimation"
 
     def __len__(self) -> int:
@@ -88,19 +102,30 @@ class CryosparcFile(Metadata):
         for column, kinds in (("blob/path", "SU"), ("blob/idx", "ui")):
             self.require(column, "finding the images", self.field_remedy)
             if self.raw(column).dtype.kind not in kinds or self.raw(column).ndim != 1:
-                raise InputError(f"{self.path}: its field {column} is of type {self.raw(column).dtype}; export the particles again")
+                raise InputError(
+                    f"{self.path}: its field {column} is of type {self.raw(column).dtype}; export the particles again"
+                )
         index = self.column("blob/idx").astype(np.int64)
         if (index < 0).any():
             row = int(np.argmax(index < 0))
-            raise InputError(f"{self.path}: particle {row + 1} has blob/idx = {index[row]}; it is counted from 0")
+            raise InputError(
+                f"{self.path}: particle {row + 1} has blob/idx = {index[row]}; it is counted from 0"
+            )
         names, stack_of = np.unique(self.column("blob/path"), return_inverse=True)
-        texts = [name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name) for name in names.tolist()]
-        return ImageNames(tuple(text.removeprefix(">") for text in texts), stack_of.astype(np.int64), index)
+        texts = [
+            name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
+            for name in names.tolist()
+        ]
+        return ImageNames(
+            tuple(text.removeprefix(">") for text in texts), stack_of.astype(np.int64), index
+        )
 
     def pixel_sizes(self) -> Float[np.ndarray, " particle"]:
         """Of the images, which may differ from those of the alignments."""
         if "blob/psize_A" not in self.columns:
-            raise InputError(f"{self.path}: has no column blob/psize_A; give the pixel size (--pixel-size, in Å)")
+            raise InputError(
+                f"{self.path}: has no column blob/psize_A; give the pixel size (--pixel-size, in Å)"
+            )
         return self._one("blob/psize_A")
 
     def box_sizes(self) -> Float[np.ndarray, " particle"] | None:
@@ -110,7 +135,9 @@ class CryosparcFile(Metadata):
         shape = self._pairs("blob/shape", 2)
         if (shape[:, 0] != shape[:, 1]).any():
             row = int(np.argmax(shape[:, 0] != shape[:, 1]))
-            raise InputError(f"{self.path}: particle {row + 1} has blob/shape = {shape[row].tolist()}; particle images are square")
+            raise InputError(
+                f"{self.path}: particle {row + 1} has blob/shape = {shape[row].tolist()}; particle images are square"
+            )
         return shape[:, 0]
 
     def rotations(self) -> Float[np.ndarray, "particle 3 3"]:
@@ -136,7 +163,11 @@ class CryosparcFile(Metadata):
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """Exposure groups."""
-        return self.column("ctf/exp_group_id") if "ctf/exp_group_id" in self.columns else super().optics_groups()
+        return (
+            self.column("ctf/exp_group_id")
+            if "ctf/exp_group_id" in self.columns
+            else super().optics_groups()
+        )
 
     def _one(self, column: str) -> Float[np.ndarray, " particle"]:
         values = self.numbers(column)
@@ -158,13 +189,21 @@ class CryosparcFile(Metadata):
         """What the names of the pose's fields begin with: alignments3D, or the class of an ab-initio job that all particles are in."""
         if "alignments3D/pose" in self.columns:
             return "alignments3D"
-        classes = [match[1] for match in (re.fullmatch(r"(alignments_class_\d+)/pose", column) for column in self.columns) if match]
+        classes = [
+            match[1]
+            for match in (
+                re.fullmatch(r"(alignments_class_\d+)/pose", column) for column in self.columns
+            )
+            if match
+        ]
         if not classes:
             self.require("alignments3D/pose", "the pose", self.pose_remedy)
         if len(classes) == 1:
             return classes[0]
         for prefix in classes:
-            self.require(f"{prefix}/class_posterior", "choosing among ab-initio classes", self.pose_remedy)
+            self.require(
+                f"{prefix}/class_posterior", "choosing among ab-initio classes", self.pose_remedy
+            )
         best = np.argmax([self._one(f"{prefix}/class_posterior") for prefix in classes], axis=0)
         if (best != best[0]).any():
             row = int(np.argmax(best != best[0]))
@@ -183,7 +222,9 @@ def _open_table(path: Path) -> NDArray[Any]:
             raise InputError(
                 f"{path}: holds Python objects, which could run code when read; export the particles again from cryoSPARC"
             ) from error
-        raise InputError(f"{path}: cannot be read as a .cs file ({' '.join(str(error).split())[:200]}); copy or export it again") from error
+        raise InputError(
+            f"{path}: cannot be read as a .cs file ({' '.join(str(error).split())[:200]}); copy or export it again"
+        ) from error
     if table.dtype.names is None or table.ndim != 1:
         raise InputError(
             f"{path}: holds an array of type {table.dtype} and shape {table.shape}, not a table of particles; give a .cs file of particles"
@@ -197,14 +238,20 @@ def _names(table: NDArray[Any] | None) -> tuple[str, ...]:
     return () if table is None or table.dtype.names is None else table.dtype.names
 
 
-def _match(path: Path, table: NDArray[Any], other_path: Path, other: NDArray[Any]) -> Int[np.ndarray, " particle"]:
+def _match(
+    path: Path, table: NDArray[Any], other_path: Path, other: NDArray[Any]
+) -> Int[np.ndarray, " particle"]:
     """For each row of a table the row of the passthrough file with the same uid."""
     for name, rows in ((path, table), (other_path, other)):
         if "uid" not in _names(rows) or rows["uid"].dtype.kind not in "ui" or rows["uid"].ndim != 1:
-            raise InputError(f"{name}: has no field uid, which joins a passthrough file; give the files that cryoSPARC wrote")
+            raise InputError(
+                f"{name}: has no field uid, which joins a passthrough file; give the files that cryoSPARC wrote"
+            )
     uids, first = np.unique(other["uid"], return_index=True)
     if len(uids) != len(other):
-        raise InputError(f"{other_path}: has {len(other)} rows and {len(uids)} uids; give the files that cryoSPARC wrote")
+        raise InputError(
+            f"{other_path}: has {len(other)} rows and {len(uids)} uids; give the files that cryoSPARC wrote"
+        )
     place = np.minimum(np.searchsorted(uids, table["uid"]), len(uids) - 1)
     missing = np.flatnonzero(uids[place] != table["uid"])
     if len(missing):
@@ -228,17 +275,24 @@ def write_cs(path: Path | str, particles: Particles, *, root: Path | None = None
     path = Path(path)
     if particles.ctf is None or particles.phase_flipped:
         what = "without a CTF" if particles.ctf is None else "with flipped phases"
-        raise InputError(f"{path}: particles {what} cannot be written as .cs, which has no field that says so; write them as .star")
+        raise InputError(
+            f"{path}: particles {what} cannot be written as .cs, which has no field that says so; write them as .star"
+        )
     names = [name.encode() for name in particles.stack_names(root or path.parent)]
     longest = max(map(len, names))
-    table = np.zeros(len(particles), dtype=[*_MINIMAL[:1], ("blob/path", f"S{longest}"), *_MINIMAL[1:]])
+    table = np.zeros(
+        len(particles), dtype=[*_MINIMAL[:1], ("blob/path", f"S{longest}"), *_MINIMAL[1:]]
+    )
     table["blob/path"] = np.array(names)[particles.stack_of]
     table["blob/idx"] = particles.image_in_stack
     pose = Rotation.from_matrix(np.swapaxes(particles.rotations.numpy(), -1, -2)).as_rotvec()
     tags = (
-        b"%b@%b@%b" % (b"%d" % i, names[s], v.tobytes()) for i, s, v in zip(particles.image_in_stack, particles.stack_of, pose, strict=True)
+        b"%b@%b@%b" % (b"%d" % i, names[s], v.tobytes())
+        for i, s, v in zip(particles.image_in_stack, particles.stack_of, pose, strict=True)
     )
-    table["uid"] = [int.from_bytes(hashlib.blake2b(tag, digest_size=8).digest(), "little") for tag in tags]
+    table["uid"] = [
+        int.from_bytes(hashlib.blake2b(tag, digest_size=8).digest(), "little") for tag in tags
+    ]
     table["blob/shape"], table["blob/psize_A"] = particles.box_size, particles.pixel_size
     for field, column in CryosparcFile.ctf_columns.items():
         values = getattr(particles.ctf, field).numpy()

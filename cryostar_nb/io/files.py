@@ -37,10 +37,17 @@ def clear_when_full(path: Path) -> Iterator[None]:
     """Turn what a library raises when it cannot write to `path` because the disk is full into one InputError."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # NumPy's and PyTorch's carry no error number: they are known by the room that is left
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # NumPy's and PyTorch's carry no error number: they are known by the room that is left
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and shutil.disk_usage(path.parent).free < 2**20):
-            raise InputError(f"{path}: the disk is full; what was written before is intact: make room, then go on") from error
+        if number in (errno.ENOSPC, errno.EDQUOT) or (
+            number is None and shutil.disk_usage(path.parent).free < 2**20
+        ):
+            raise InputError(
+                f"{path}: the disk is full; what was written before is intact: make room, then go on"
+            ) from error
         raise
 
 
@@ -68,10 +75,16 @@ def existing_file(path: Path | str, what: str) -> Path:
     path = Path(path)
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL character
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+    ) as error:  # ValueError: a NUL character
         raise InputError(f"{path}: there is no such file; give the path of {what}") from error
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise InputError(f"{path}: cannot be reached ({error.strerror}); give the path of {what}") from error
+        raise InputError(
+            f"{path}: cannot be reached ({error.strerror}); give the path of {what}"
+        ) from error
     if stat.S_ISDIR(mode):
         raise InputError(f"{path}: this is a folder; give the path of {what}")
     if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
@@ -79,7 +92,9 @@ def existing_file(path: Path | str, what: str) -> Path:
     return path
 
 
-def check_outputs(paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), overwrite: bool = False) -> None:
+def check_outputs(
+    paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), overwrite: bool = False
+) -> None:
     """Raise InputError, before any work is done, for a file that could not be written, is one of the inputs, or is there already.
 
     `overwrite` admits those that are there, but never an input.
@@ -87,21 +102,36 @@ def check_outputs(paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), 
     read = [path for path in inputs if path is not None and path.exists()]
     for path in paths:
         try:
-            nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+            nearest = next(
+                place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+            )
             if path.is_dir() or (nearest != path.absolute() and not nearest.is_dir()):
                 kind = "folder" if path.is_dir() else "file"
-                raise InputError(f"{path}: cannot be written, because {nearest} is a {kind}; choose another --out")
+                raise InputError(
+                    f"{path}: cannot be written, because {nearest} is a {kind}; choose another --out"
+                )
             if not os.access(nearest if nearest.is_dir() else nearest.parent, os.W_OK | os.X_OK):
-                raise InputError(f"{path}: cannot be written: {nearest} may not be changed; choose another --out")
+                raise InputError(
+                    f"{path}: cannot be written: {nearest} may not be changed; choose another --out"
+                )
         except InputError:
             raise
-        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered, a NUL character
-            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another --out") from error
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a name that is too long, a folder that may not be entered, a NUL character
+            raise InputError(
+                f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another --out"
+            ) from error
         if path.exists():
             if any(path.samefile(other) for other in read):
-                raise InputError(f"{path}: is a file that is read, and would be replaced; choose another --out")
+                raise InputError(
+                    f"{path}: is a file that is read, and would be replaced; choose another --out"
+                )
             if not overwrite:
-                raise InputError(f"{path}: is there already; choose another --out, or replace it with --overwrite")
+                raise InputError(
+                    f"{path}: is there already; choose another --out, or replace it with --overwrite"
+                )
 
 
 class MetricsLog:
@@ -117,7 +147,15 @@ class MetricsLog:
             return
         lines = path.read_text().splitlines(keepends=True) if keep_before and path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
-        write_text(path, "".join([*whole[:1], *(line for line in whole[1:] if int(line.split(",")[0]) <= keep_before)]))
+        write_text(
+            path,
+            "".join(
+                [
+                    *whole[:1],
+                    *(line for line in whole[1:] if int(line.split(",")[0]) <= keep_before),
+                ]
+            ),
+        )
         self._handle = path.open("a", newline="", encoding="utf-8")
         self._columns = whole[0].strip().split(",") if whole else None
 
@@ -128,7 +166,9 @@ class MetricsLog:
         head = [] if self._columns else [list(row)]
         self._columns = self._columns or list(row)
         with clear_when_full(self._path):
-            csv.writer(self._handle, lineterminator="\n").writerows([*head, [row[name] for name in self._columns]])
+            csv.writer(self._handle, lineterminator="\n").writerows(
+                [*head, [row[name] for name in self._columns]]
+            )
             self._handle.flush()
 
     def __enter__(self) -> "MetricsLog":

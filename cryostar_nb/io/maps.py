@@ -20,7 +20,10 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.io.files import existing_file, replacing
 from cryostar_nb.io.mrc import open_mrc
 
-SHORTEST_EDGE, LONGEST_EDGE = 4, 1024  # voxels; outside of these a header is damaged, or it is no map's
+SHORTEST_EDGE, LONGEST_EDGE = (
+    4,
+    1024,
+)  # voxels; outside of these a header is damaged, or it is no map's
 MOST_FILLED = 16  # times the voxels of a file are those of the cube that it is filled up to
 
 
@@ -51,7 +54,9 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     """
     path = existing_file(path, "an MRC map")
     if pixel_size is not None and not (pixel_size > 0 and math.isfinite(pixel_size)):
-        raise InputError(f"{path}: a pixel size of {pixel_size:g} Å was given; give a positive number")
+        raise InputError(
+            f"{path}: a pixel size of {pixel_size:g} Å was given; give a positive number"
+        )
     data, header = open_mrc(path)
     if max(data.shape) > LONGEST_EDGE or min(data.shape) < SHORTEST_EDGE:
         raise InputError(
@@ -62,27 +67,45 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
         raise InputError(
             f"{path}: holds an array of shape {data.shape}, and most of a cube around it would be empty; give a map that is nearer to a cube"
         )
-    columns = [int(header[name]) or default for name, default in (("mapc", 1), ("mapr", 2), ("maps", 3))]
+    columns = [
+        int(header[name]) or default for name, default in (("mapc", 1), ("mapr", 2), ("maps", 3))
+    ]
     if sorted(columns) != [1, 2, 3]:
-        raise InputError(f"{path}: its header names the axes {columns}; they are 1, 2 and 3 in some order")
+        raise InputError(
+            f"{path}: its header names the axes {columns}; they are 1, 2 and 3 in some order"
+        )
     cell = np.array([float(header.cella[name]) for name in "xyz"])
     counts = np.array([float(header[name]) for name in ("mx", "my", "mz")])
-    voxels = np.divide(cell, counts, out=np.zeros(3), where=counts != 0) if pixel_size is None else np.full(3, float(pixel_size))
+    voxels = (
+        np.divide(cell, counts, out=np.zeros(3), where=counts != 0)
+        if pixel_size is None
+        else np.full(3, float(pixel_size))
+    )
     bad = ~(np.isfinite(voxels) & (voxels > 0))
     if bad.any():
         raise InputError(
             f"{path}: its header has a voxel size of {voxels[bad][0]:g} Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)"
         )
     if not np.allclose(voxels, voxels[0], rtol=1e-3):
-        raise InputError(f"{path}: its voxels are {voxels[0]:g} x {voxels[1]:g} x {voxels[2]:g} Å; resample it to cubic voxels")
-    order = [2 - columns.index(axis) for axis in (3, 2, 1)]  # where z, y and x stand among the axes of the array
+        raise InputError(
+            f"{path}: its voxels are {voxels[0]:g} x {voxels[1]:g} x {voxels[2]:g} Å; resample it to cubic voxels"
+        )
+    order = [
+        2 - columns.index(axis) for axis in (3, 2, 1)
+    ]  # where z, y and x stand among the axes of the array
     values = torch.from_numpy(np.array(data, dtype=np.float32).transpose(order))
     if not torch.isfinite(values).all():
-        raise InputError(f"{path}: a voxel is {values[~torch.isfinite(values)][0].item()}; export the map again")
+        raise InputError(
+            f"{path}: a voxel is {values[~torch.isfinite(values)][0].item()}; export the map again"
+        )
     origin = np.array([float(header.origin[name]) for name in "xyz"])
     if not np.isfinite(origin).all():
-        raise InputError(f"{path}: its header has ORIGIN = {', '.join(f'{value:g}' for value in origin)}; write the map again")
-    starts = [int(header[name]) for name in ("nxstart", "nystart", "nzstart")]  # of column, row and section
+        raise InputError(
+            f"{path}: its header has ORIGIN = {', '.join(f'{value:g}' for value in origin)}; write the map again"
+        )
+    starts = [
+        int(header[name]) for name in ("nxstart", "nystart", "nzstart")
+    ]  # of column, row and section
     start = np.array([starts[columns.index(axis)] for axis in (1, 2, 3)]) * voxels
     said_twice = np.allclose(origin, start, atol=float(voxels[0]))
     far = [width for size in reversed(values.shape) for width in (0, edge - size)]
@@ -97,4 +120,6 @@ def write_map(path: Path | str, density: DensityMap) -> None:
         handle.set_data(density.values.numpy().astype(np.float32))
         handle.voxel_size = density.voxel_size
         handle.header.origin = tuple(density.corner)
-        handle.header.label[0] = b"CryoSTAR-NB"  # mrcfile puts the time there: other bytes for the same map
+        handle.header.label[0] = (
+            b"CryoSTAR-NB"  # mrcfile puts the time there: other bytes for the same map
+        )

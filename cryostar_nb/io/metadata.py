@@ -48,11 +48,15 @@ class Metadata(ABC):
     """A particle file that has been opened. Each question checks the columns that it needs, and raises InputError where they fail."""
 
     format: ClassVar[str]
-    ctf_columns: dict[str, str]  # of every field of CTFParameters; a name that ends in _rad is in radians
+    ctf_columns: dict[
+        str, str
+    ]  # of every field of CTFParameters; a name that ends in _rad is in radians
     pose_remedy: str
     ctf_remedy: str = "run CTF estimation, or give a file that has it"
     rescale_remedy: ClassVar[str]
-    not_modelled: ClassVar[tuple[str, ...]] = ()  # columns that change the images in a way this package does not follow
+    not_modelled: ClassVar[
+        tuple[str, ...]
+    ] = ()  # columns that change the images in a way this package does not follow
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,24 +123,32 @@ class Metadata(ABC):
         if raw.dtype.kind in "fiub":
             values = np.array(raw, dtype=np.float64)
         else:
-            values = np.array(pd.to_numeric(pd.Series(raw.ravel()), errors="coerce"), dtype=np.float64).reshape(raw.shape)
+            values = np.array(
+                pd.to_numeric(pd.Series(raw.ravel()), errors="coerce"), dtype=np.float64
+            ).reshape(raw.shape)
         bad = np.argwhere(~(np.abs(values) < LARGEST))
         if len(bad):
             value = raw[tuple(bad[0])]
             shown = f"{value:g}" if isinstance(value, float | np.floating) else repr(value)
-            raise InputError(f"{self.path}: particle {bad[0][0] + 1} has {column} = {shown}; give a finite number")
+            raise InputError(
+                f"{self.path}: particle {bad[0][0] + 1} has {column} = {shown}; give a finite number"
+            )
         return values
 
     def require(self, column: str, purpose: str, remedy: str) -> None:
         """Raise InputError where there is no such column."""
         if column not in self.columns:
-            raise InputError(f"{self.path}: has no column {column}, which {purpose} needs; {remedy}")
+            raise InputError(
+                f"{self.path}: has no column {column}, which {purpose} needs; {remedy}"
+            )
 
     def pixel_size(self, given: float | None = None) -> float:
         """The one pixel size of all images, in Å; `given` overrides the file's."""
         if given is not None:
             if not 0.01 <= given <= 1000:
-                raise InputError(f"pixel size = {given:g} Å was given; give the edge of a pixel in Å (--pixel-size)")
+                raise InputError(
+                    f"pixel size = {given:g} Å was given; give the edge of a pixel in Å (--pixel-size)"
+                )
             return float(given)
         values = self.pixel_sizes()
         bad = np.flatnonzero(~((values >= 0.01) & (values <= 1000)))
@@ -156,7 +168,11 @@ class Metadata(ABC):
         values = {}
         for field, column in self.ctf_columns.items():
             if column in self.columns:
-                values[field] = np.rad2deg(self.numbers(column)) if column.endswith("_rad") else self.numbers(column)
+                values[field] = (
+                    np.rad2deg(self.numbers(column))
+                    if column.endswith("_rad")
+                    else self.numbers(column)
+                )
             elif field in OPTIONAL:
                 values[field] = np.zeros(len(self))
             else:
@@ -165,18 +181,29 @@ class Metadata(ABC):
             "voltage_kv": (0 < values["voltage_kv"]) & (values["voltage_kv"] < 5000),
             "amplitude_contrast": np.abs(values["amplitude_contrast"]) <= 1,
         }
-        remedies = {"voltage_kv": "give the voltage in kV, for example 300", "amplitude_contrast": "give a fraction, for example 0.1"}
+        remedies = {
+            "voltage_kv": "give the voltage in kV, for example 300",
+            "amplitude_contrast": "give a fraction, for example 0.1",
+        }
         for field, good in limits.items():
             if not good.all():
                 row = int(np.argmin(good))
                 raise InputError(
                     f"{self.path}: particle {row + 1} has {self.ctf_columns[field]} = {values[field][row]:g}; {remedies[field]}"
                 )
-        return CTFParameters(**{field.name: torch.from_numpy(values[field.name]) for field in dataclasses.fields(CTFParameters)})
+        return CTFParameters(
+            **{
+                field.name: torch.from_numpy(values[field.name])
+                for field in dataclasses.fields(CTFParameters)
+            }
+        )
 
     def poses(self, pixel_size: float | None = None, *, ctf: bool = True) -> Poses:
         """Poses and CTFs of every particle, in the order of the file."""
-        rotations, shifts = torch.from_numpy(self.rotations()), torch.from_numpy(self.shifts(pixel_size))
+        rotations, shifts = (
+            torch.from_numpy(self.rotations()),
+            torch.from_numpy(self.shifts(pixel_size)),
+        )
         return Poses(rotations, shifts, self.ctf() if ctf else None)
 
 
@@ -189,16 +216,23 @@ def project_root(path: Path, names: ImageNames) -> Path:
     return path.parent
 
 
-def locate(source: Metadata, names: ImageNames, root: Path, *, allow_outside: bool = False) -> tuple[Path, ...]:
+def locate(
+    source: Metadata, names: ImageNames, root: Path, *, allow_outside: bool = False
+) -> tuple[Path, ...]:
     """Paths of the image files. Raises InputError for a name that leads out of `root`, by `..` or from the top, unless allowed.
 
     Links inside the root are followed: whoever made them may read what they lead to.
     """
     base = os.path.abspath(root)
     if not os.path.isdir(base):
-        raise InputError(f"{root}: is no folder; give the folder that the image names of {source.path} start from (--root)")
+        raise InputError(
+            f"{root}: is no folder; give the folder that the image names of {source.path} start from (--root)"
+        )
     for index, name in enumerate(names.files):
-        if not allow_outside and os.path.commonpath([base, os.path.normpath(os.path.join(base, name))]) != base:
+        if (
+            not allow_outside
+            and os.path.commonpath([base, os.path.normpath(os.path.join(base, name))]) != base
+        ):
             row = int(np.argmax(names.file_of == index))
             raise InputError(
                 f"{source.path}: particle {row + 1} has its image in {name!r}, which leads out of the project root {base}; give the root that holds it (--root), or --allow-outside if you trust the file"
@@ -213,7 +247,9 @@ def repeated_rows(names: ImageNames, poses: Poses) -> Int[np.ndarray, "repeat 2"
     rows = np.flatnonzero(counts[number] > 1)
     if not len(rows):
         return np.empty((0, 2), dtype=np.int64)
-    table = np.column_stack([image[rows], poses.rotations.numpy()[rows].reshape(-1, 9), poses.shifts.numpy()[rows]])
+    table = np.column_stack(
+        [image[rows], poses.rotations.numpy()[rows].reshape(-1, 9), poses.shifts.numpy()[rows]]
+    )
     _, first, number = np.unique(table, axis=0, return_index=True, return_inverse=True)
     earlier = first[number.ravel()]
     again = np.flatnonzero(earlier != np.arange(len(rows)))
@@ -266,7 +302,12 @@ def make_particles(
     pixel_size = source.pixel_size(pixel_size)
     poses = source.poses(pixel_size, ctf=ctf)
     flipped = phase_flipped or source.phase_flipped()
-    stacks = locate(source, names, Path(root) if root else project_root(source.path, names), allow_outside=allow_outside)
+    stacks = locate(
+        source,
+        names,
+        Path(root) if root else project_root(source.path, names),
+        allow_outside=allow_outside,
+    )
     box_size = check_stacks(source, names, stacks)
     repeated = repeated_rows(names, poses)
     if len(repeated):

@@ -24,12 +24,18 @@ def open_mrc(path: Path) -> tuple[NDArray[np.generic], np.recarray]:
     with path.open("rb") as handle:
         start = handle.read(HEADER_BYTES)
     if len(start) < HEADER_BYTES:
-        raise InputError(f"{path}: is not a complete MRC file (it has {size} bytes, its header alone takes 1,024); copy or export it again")
+        raise InputError(
+            f"{path}: is not a complete MRC file (it has {size} bytes, its header alone takes 1,024); copy or export it again"
+        )
     # mrcfile reads the header, its byte order included, but not what the header says of the sizes of the rest.
     without_extension = start[:EXTENSION] + bytes(4) + start[EXTENSION + 4 :]
-    with warnings.catch_warnings():  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
+    with (
+        warnings.catch_warnings()
+    ):  # older programs leave out the format's mark "MAP ", which mrcfile only warns of
         warnings.simplefilter("ignore")
-        header = MrcInterpreter(io.BytesIO(without_extension), permissive=True, header_only=True).header
+        header = MrcInterpreter(
+            io.BytesIO(without_extension), permissive=True, header_only=True
+        ).header
     try:
         dtype = data_dtype_from_header(header)
     except ValueError:
@@ -46,4 +52,6 @@ def open_mrc(path: Path) -> tuple[NDArray[np.generic], np.recarray]:
         raise InputError(
             f"{path}: is not a complete MRC file (its header asks for {asked} pixels and {needed:,} bytes, the file has {size:,}); copy or export it again"
         )
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES + extension, shape=shape), header
+    return np.memmap(
+        path, dtype=dtype, mode="r", offset=HEADER_BYTES + extension, shape=shape
+    ), header

@@ -68,7 +68,10 @@ class Particles:
     def stack_names(self, root: Path) -> list[str]:
         """The image files relative to this folder, or absolute where they lie outside it."""
         base, paths = os.path.abspath(root), [os.path.abspath(stack) for stack in self.stacks]
-        return [os.path.relpath(path, base) if os.path.commonpath([base, path]) == base else path for path in paths]
+        return [
+            os.path.relpath(path, base) if os.path.commonpath([base, path]) == base else path
+            for path in paths
+        ]
 
     def label(self, particle: int) -> str:
         """A particle as its file names it, for messages: row, image and stack."""
@@ -87,7 +90,9 @@ def _map_stack(path: Path, _modified: int, _size: int) -> NDArray[np.generic]:
     """Map a stack; one that is written anew is another entry of the cache."""
     pixels, _ = open_mrc(path)
     if pixels.shape[1] != pixels.shape[2]:
-        raise InputError(f"{path}: holds an array of shape {pixels.shape}; particle images are square")
+        raise InputError(
+            f"{path}: holds an array of shape {pixels.shape}; particle images are square"
+        )
     return pixels
 
 
@@ -100,7 +105,9 @@ def _forget_pages(stack: NDArray[np.generic]) -> None:
 def batches(count: int, size: int, description: str) -> Iterator[slice]:
     """Slices that cover `count` items in order, with a progress bar where there is a terminal."""
     starts = range(0, count, size)
-    for start in tqdm(starts, desc=description, unit="batch", disable=None if len(starts) > 1 else True):
+    for start in tqdm(
+        starts, desc=description, unit="batch", disable=None if len(starts) > 1 else True
+    ):
         yield slice(start, min(start + size, count))
 
 

@@ -58,7 +58,9 @@ def open_metadata(
     }
     for option, (given, suffixes) in belongs_to.items():
         if given is not None and suffix not in suffixes:
-            raise InputError(f"{path}: {option} {given} belongs to a {suffixes[0]} file; leave it out, or give that file")
+            raise InputError(
+                f"{path}: {option} {given} belongs to a {suffixes[0]} file; leave it out, or give that file"
+            )
     if suffix == ".star":
         return StarFile(path)
     if suffix == ".cs":
@@ -88,7 +90,14 @@ def read_particles(
     naming the file, the particle and the value.
     """
     source = open_metadata(path, passthrough=passthrough, poses_pkl=poses_pkl, ctf_pkl=ctf_pkl)
-    return make_particles(source, root=root, pixel_size=pixel_size, ctf=ctf, allow_outside=allow_outside, phase_flipped=phase_flipped)
+    return make_particles(
+        source,
+        root=root,
+        pixel_size=pixel_size,
+        ctf=ctf,
+        allow_outside=allow_outside,
+        phase_flipped=phase_flipped,
+    )
 
 
 def read_indices(where: Path | str, count: int) -> Int[np.ndarray, " row"]:
@@ -102,25 +111,37 @@ def read_indices(where: Path | str, count: int) -> Int[np.ndarray, " row"]:
     if match := re.fullmatch(r"(\d{0,12}):(\d{0,12})", text):
         indices = np.arange(count)[int(match[1] or 0) : int(match[2] or count)]
         if not len(indices):
-            raise InputError(f"{text}: none of {count} particles is in this range; it is START:STOP, counted from 0, without STOP")
+            raise InputError(
+                f"{text}: none of {count} particles is in this range; it is START:STOP, counted from 0, without STOP"
+            )
         return indices
     path = existing_file(where, "indices of particles, or START:STOP")
     indices = _indices_in(path)
     if indices.dtype == bool:
         if indices.shape != (count,):
-            raise InputError(f"{path}: is a mask of shape {indices.shape} and there are {count} particles; give one value for each")
+            raise InputError(
+                f"{path}: is a mask of shape {indices.shape} and there are {count} particles; give one value for each"
+            )
         if not indices.any():
-            raise InputError(f"{path}: is a mask that chooses none of {count} particles; set it for those that are wanted")
+            raise InputError(
+                f"{path}: is a mask that chooses none of {count} particles; set it for those that are wanted"
+            )
         return np.flatnonzero(indices)
     if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
-        raise InputError(f"{path}: holds {indices.dtype} of shape {indices.shape}; give integers, one for each particle that is chosen")
+        raise InputError(
+            f"{path}: holds {indices.dtype} of shape {indices.shape}; give integers, one for each particle that is chosen"
+        )
     bad = np.flatnonzero((indices < 0) | (indices >= count))
     if len(bad):
-        raise InputError(f"{path}: entry {bad[0] + 1} is {indices[bad[0]]}, and the {count} particles are counted from 0; correct it")
+        raise InputError(
+            f"{path}: entry {bad[0] + 1} is {indices[bad[0]]}, and the {count} particles are counted from 0; correct it"
+        )
     places, first = np.unique(indices, return_index=True)
     if len(places) != len(indices):
         again = int(np.setdiff1d(np.arange(len(indices)), first)[0])
-        raise InputError(f"{path}: entry {again + 1} is {indices[again]}, which came before; name each particle once")
+        raise InputError(
+            f"{path}: entry {again + 1} is {indices[again]}, which came before; name each particle once"
+        )
     return indices.astype(np.int64)
 
 
@@ -137,7 +158,9 @@ def _indices_in(path: Path) -> np.ndarray:
             table = pd.read_csv(path)
             column = next((name for name in ("index", "particle") if name in table.columns), None)
             if column is None or not len(table):
-                raise InputError(f"{path}: has no column index or particle, or no rows below it; give the particles that are chosen")
+                raise InputError(
+                    f"{path}: has no column index or particle, or no rows below it; give the particles that are chosen"
+                )
             return table[column].to_numpy() - (column == "particle")
     except InputError:
         raise
@@ -145,4 +168,6 @@ def _indices_in(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: cannot be read as indices ({' '.join(str(error).split())[:200] or type(error).__name__}); give an integer for each particle"
         ) from error
-    raise InputError(f"{path}: indices are read from .npy, .txt, .csv or .pkl; give one of these, or START:STOP")
+    raise InputError(
+        f"{path}: indices are read from .npy, .txt, .csv or .pkl; give one of these, or START:STOP"
+    )

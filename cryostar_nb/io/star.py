@@ -16,8 +16,18 @@ from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
 from cryostar_nb.io.particles import Particles
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-_STALE = ("rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied")
-_OF_A_GROUP = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")  # which RELION reads from the optics table
+_STALE = (
+    "rlnOriginX",
+    "rlnOriginY",
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnCtfDataAreCtfPremultiplied",
+)
+_OF_A_GROUP = (
+    "voltage_kv",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+)  # which RELION reads from the optics table
 _CTF_COLUMNS = {
     "defocus_u": "rlnDefocusU",
     "defocus_v": "rlnDefocusV",
@@ -29,8 +39,22 @@ _CTF_COLUMNS = {
     "b_factor": "rlnCtfBfactor",
 }
 WRITTEN = {  # columns that `write_star` writes, and those that it makes untrue
-    *("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOpticsGroup", "rlnOpticsGroupName", "rlnCtfDataArePhaseFlipped"),
-    *("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", *_ANGLES, *_CTF_COLUMNS.values(), *_STALE),
+    *(
+        "rlnImageName",
+        "rlnOriginXAngst",
+        "rlnOriginYAngst",
+        "rlnOpticsGroup",
+        "rlnOpticsGroupName",
+        "rlnCtfDataArePhaseFlipped",
+    ),
+    *(
+        "rlnImagePixelSize",
+        "rlnImageSize",
+        "rlnImageDimensionality",
+        *_ANGLES,
+        *_CTF_COLUMNS.values(),
+        *_STALE,
+    ),
 }
 
 
@@ -55,7 +79,9 @@ class StarFile(Metadata):
     def __init__(self, path: Path | str) -> None:
         super().__init__(existing_file(path, "a RELION particle STAR file"))
         self.particle_table, optics = _particles_and_optics(self.path)
-        self.table = self.particle_table if optics is None else _join(self.path, self.particle_table, optics)
+        self.table = (
+            self.particle_table if optics is None else _join(self.path, self.particle_table, optics)
+        )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -71,13 +97,19 @@ class StarFile(Metadata):
 
     def image_names(self) -> ImageNames:
         """Stacks in the order in which they first come."""
-        if "rlnImageDimensionality" in self.columns and (self.numbers("rlnImageDimensionality") != 2).any():
+        if (
+            "rlnImageDimensionality" in self.columns
+            and (self.numbers("rlnImageDimensionality") != 2).any()
+        ):
             row = int(np.argmax(self.numbers("rlnImageDimensionality") != 2))
             raise InputError(
                 f"{self.path}: particle {row + 1} has rlnImageDimensionality = {self.raw('rlnImageDimensionality')[row]}; give single images, not subtomograms"
             )
         stacks: dict[str, int] = {}
-        stack_of, image_in_stack = np.empty(len(self), dtype=np.int64), np.empty(len(self), dtype=np.int64)
+        stack_of, image_in_stack = (
+            np.empty(len(self), dtype=np.int64),
+            np.empty(len(self), dtype=np.int64),
+        )
         for row, name in enumerate(map(str, self.column("rlnImageName").tolist())):
             number, at, stack = name.rpartition("@")
             if at and not (number.isdecimal() and len(number) < 12 and int(number) >= 1):
@@ -113,11 +145,16 @@ class StarFile(Metadata):
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
         """RELION's origins say how to move the image to centre it, so the particle sits at minus the origin. No column: 0."""
-        for names, unit in ((("rlnOriginXAngst", "rlnOriginYAngst"), 1.0), (("rlnOriginX", "rlnOriginY"), None)):
+        for names, unit in (
+            (("rlnOriginXAngst", "rlnOriginYAngst"), 1.0),
+            (("rlnOriginX", "rlnOriginY"), None),
+        ):
             there = [name for name in names if name in self.columns]
             if len(there) == 1:
                 absent = next(name for name in names if name not in there)
-                raise InputError(f"{self.path}: has {there[0]} and no {absent}; give both, or delete it where nothing is shifted")
+                raise InputError(
+                    f"{self.path}: has {there[0]} and no {absent}; give both, or delete it where nothing is shifted"
+                )
             if there:
                 size = np.broadcast_to(unit or pixel_size or self.pixel_sizes(), (len(self),))
                 return -np.stack([self.numbers(name) * size for name in names], axis=1)
@@ -125,11 +162,18 @@ class StarFile(Metadata):
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """As the particle table has them."""
-        return self.column("rlnOpticsGroup") if "rlnOpticsGroup" in self.columns else super().optics_groups()
+        return (
+            self.column("rlnOpticsGroup")
+            if "rlnOpticsGroup" in self.columns
+            else super().optics_groups()
+        )
 
     def phase_flipped(self) -> bool:
         """From the flag that RELION keeps. Raises InputError where it is mixed, and for images multiplied by their whole CTF."""
-        if "rlnCtfDataAreCtfPremultiplied" in self.columns and self.numbers("rlnCtfDataAreCtfPremultiplied").any():
+        if (
+            "rlnCtfDataAreCtfPremultiplied" in self.columns
+            and self.numbers("rlnCtfDataAreCtfPremultiplied").any()
+        ):
             row = int(np.argmax(self.numbers("rlnCtfDataAreCtfPremultiplied") != 0))
             raise InputError(
                 f"{self.path}: particle {row + 1} has rlnCtfDataAreCtfPremultiplied = 1; extract the particles again without that"
@@ -149,27 +193,46 @@ def _particles_and_optics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None
     """The particle table, and the optics table where there is one."""
     linecache.clearcache()  # starfile reads through it, and leaves a file there that it could not read
     try:
-        with warnings.catch_warnings():  # pandas warns of columns that hold text and numbers; `numbers` names the row
+        with (
+            warnings.catch_warnings()
+        ):  # pandas warns of columns that hold text and numbers; `numbers` names the row
             warnings.simplefilter("ignore")
             blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile lets the errors of pandas and of its parser through, of many types
+    except (
+        Exception
+    ) as error:  # starfile lets the errors of pandas and of its parser through, of many types
         check_rows(path)
-        raise InputError(f"{path}: cannot be read as a STAR file ({' '.join(str(error).split())[:200]}); write it again") from error
+        raise InputError(
+            f"{path}: cannot be read as a STAR file ({' '.join(str(error).split())[:200]}); write it again"
+        ) from error
     for name, block in blocks.items():
         if isinstance(block, dict) and "rlnImageName" in block:
-            raise InputError(f"{path}: the table data_{name} has no line loop_ before its columns; add it, or write the file again")
+            raise InputError(
+                f"{path}: the table data_{name} has no line loop_ before its columns; add it, or write the file again"
+            )
     tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
     for name, table in tables.items():
         twice = table.columns[table.columns.duplicated()]
         if len(twice):
-            raise InputError(f"{path}: the table data_{name} has the column {twice[0]} twice; delete one")
+            raise InputError(
+                f"{path}: the table data_{name} has the column {twice[0]} twice; delete one"
+            )
     particles = next((table for table in tables.values() if "rlnImageName" in table.columns), None)
     if particles is None or len(particles) == 0:
         check_rows(path)  # what is not text looks empty to starfile
-        raise InputError(f"{path}: has no table with a column rlnImageName; give the particles STAR of a refinement")
+        raise InputError(
+            f"{path}: has no table with a column rlnImageName; give the particles STAR of a refinement"
+        )
     if particles.iloc[:, -1].isna().any():  # a short row is filled up in silence
         check_rows(path)
-    optics = next((table for table in tables.values() if table is not particles and "rlnOpticsGroup" in table.columns), None)
+    optics = next(
+        (
+            table
+            for table in tables.values()
+            if table is not particles and "rlnOpticsGroup" in table.columns
+        ),
+        None,
+    )
     return particles.reset_index(drop=True), optics
 
 
@@ -182,7 +245,9 @@ def _join(path: Path, particles: pd.DataFrame, optics: pd.DataFrame) -> pd.DataF
     groups = optics["rlnOpticsGroup"].tolist()
     twice = optics["rlnOpticsGroup"].duplicated()
     if twice.any():
-        raise InputError(f"{path}: the optics table lists group {groups[int(twice.argmax())]} twice; delete one")
+        raise InputError(
+            f"{path}: the optics table lists group {groups[int(twice.argmax())]} twice; delete one"
+        )
     rows = particles["rlnOpticsGroup"].map({group: row for row, group in enumerate(groups)})
     if rows.isna().any():
         row = int(rows.isna().argmax())
@@ -190,7 +255,9 @@ def _join(path: Path, particles: pd.DataFrame, optics: pd.DataFrame) -> pd.DataF
             f"{path}: particle {row + 1} is of optics group {particles['rlnOpticsGroup'].iloc[row]}, which the optics table lacks (it has {groups}); add its row"
         )
     shared = optics[[column for column in optics.columns if column not in particles.columns]]
-    return pd.concat([particles, shared.iloc[rows.to_numpy(dtype=np.int64)].reset_index(drop=True)], axis=1)
+    return pd.concat(
+        [particles, shared.iloc[rows.to_numpy(dtype=np.int64)].reset_index(drop=True)], axis=1
+    )
 
 
 def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
@@ -199,7 +266,9 @@ def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
         with path.open(encoding="utf-8", newline="") as handle:
             lines = list(handle)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not text ({error.reason} at byte {error.start}); save it as UTF-8, or give a STAR file") from error
+        raise InputError(
+            f"{path}: is not text ({error.reason} at byte {error.start}); save it as UTF-8, or give a STAR file"
+        ) from error
     columns: list[str] = []
     rows: list[int] = []
     in_header = in_particles = False
@@ -213,7 +282,10 @@ def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
         elif in_header and line.startswith("_"):
             columns.append(line.split()[0][1:])
         elif line and not line.startswith("#"):
-            in_particles, in_header = in_particles or (in_header and "rlnImageName" in columns), False
+            in_particles, in_header = (
+                in_particles or (in_header and "rlnImageName" in columns),
+                False,
+            )
             if in_particles:
                 rows.append(place)
     return lines, columns, rows
@@ -231,7 +303,9 @@ def check_rows(path: Path) -> None:
                 f"{path}: particle {number} (line {place + 1}) has {len(values)} values for {len(columns)} columns; the file is cut or was edited: write it again"
             )
         if any("#" in value for value in values):
-            raise InputError(f"{path}: particle {number} (line {place + 1}) has a '#', which begins a comment; rename what has it")
+            raise InputError(
+                f"{path}: particle {number} (line {place + 1}) has a '#', which begins a comment; rename what has it"
+            )
 
 
 def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> None:
@@ -239,7 +313,9 @@ def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> No
     lines, _, places = particle_lines(path)
     first, of_particles = places[0], set(places)
     chosen = [lines[places[row]] for row in rows.tolist()]
-    chosen = [line if line.endswith(("\n", "\r")) else line + "\n" for line in chosen]  # the last of the file may lack its end
+    chosen = [
+        line if line.endswith(("\n", "\r")) else line + "\n" for line in chosen
+    ]  # the last of the file may lack its end
     kept = [line for place, line in enumerate(lines) if place not in of_particles]
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         handle.writelines([*kept[:first], *chosen, *kept[first:]])
@@ -253,7 +329,13 @@ def read_poses(path: Path | str) -> Poses:
     return StarFile(path).poses()
 
 
-def write_star(path: Path | str, particles: Particles, *, root: Path | None = None, more: pd.DataFrame | None = None) -> None:
+def write_star(
+    path: Path | str,
+    particles: Particles,
+    *,
+    root: Path | None = None,
+    more: pd.DataFrame | None = None,
+) -> None:
     """Write particles as a RELION 3.1 STAR file; image names are relative to `root` (default: its folder), or absolute outside it.
 
     There is an optics group for every combination of voltage, spherical aberration and amplitude contrast. `more` are further
@@ -262,24 +344,51 @@ def write_star(path: Path | str, particles: Particles, *, root: Path | None = No
     path = Path(path)
     if particles.ctf is None:
         raise InputError(f"{path}: particles without a CTF cannot be written; RELION asks for one")
-    microscopes = np.stack([getattr(particles.ctf, field).numpy() for field in _OF_A_GROUP], axis=-1)
+    microscopes = np.stack(
+        [getattr(particles.ctf, field).numpy() for field in _OF_A_GROUP], axis=-1
+    )
     groups, group_of = np.unique(microscopes, axis=0, return_inverse=True)
     numbers = np.arange(1, len(groups) + 1)
-    optics: dict[str, object] = {"rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers], "rlnOpticsGroup": numbers}
-    optics |= {"rlnImagePixelSize": particles.pixel_size, "rlnImageSize": particles.box_size, "rlnImageDimensionality": 2}
-    optics |= {StarFile.ctf_columns[field]: groups[:, column] for column, field in enumerate(_OF_A_GROUP)}
+    optics: dict[str, object] = {
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+        "rlnOpticsGroup": numbers,
+    }
+    optics |= {
+        "rlnImagePixelSize": particles.pixel_size,
+        "rlnImageSize": particles.box_size,
+        "rlnImageDimensionality": 2,
+    }
+    optics |= {
+        StarFile.ctf_columns[field]: groups[:, column] for column, field in enumerate(_OF_A_GROUP)
+    }
     if particles.phase_flipped:
         optics["rlnCtfDataArePhaseFlipped"] = 1
     names = particles.stack_names(root or path.parent)
     table: dict[str, object] = {
-        "rlnImageName": [f"{i + 1:06d}@{names[s]}" for s, i in zip(particles.stack_of, particles.image_in_stack, strict=True)]
+        "rlnImageName": [
+            f"{i + 1:06d}@{names[s]}"
+            for s, i in zip(particles.stack_of, particles.image_in_stack, strict=True)
+        ]
     }
-    table |= dict(zip(_ANGLES, relion_angles_from_rotations(particles.rotations.numpy()).T, strict=True))
-    table |= {f"rlnOrigin{letter}Angst": -particles.shifts[:, axis].numpy() for axis, letter in enumerate("XY")}
-    table |= {column: getattr(particles.ctf, field).numpy() for field, column in StarFile.ctf_columns.items() if field not in _OF_A_GROUP}
+    table |= dict(
+        zip(_ANGLES, relion_angles_from_rotations(particles.rotations.numpy()).T, strict=True)
+    )
+    table |= {
+        f"rlnOrigin{letter}Angst": -particles.shifts[:, axis].numpy()
+        for axis, letter in enumerate("XY")
+    }
+    table |= {
+        column: getattr(particles.ctf, field).numpy()
+        for field, column in StarFile.ctf_columns.items()
+        if field not in _OF_A_GROUP
+    }
     frame = pd.DataFrame(table | {"rlnOpticsGroup": group_of.ravel() + 1})
     if more is not None:
         frame = pd.concat([frame, more.reset_index(drop=True)], axis=1)
-    text = starfile.to_string({"optics": pd.DataFrame(optics), "particles": frame}, float_format="%.9g")
+    text = starfile.to_string(
+        {"optics": pd.DataFrame(optics), "particles": frame}, float_format="%.9g"
+    )
     # starfile puts the time in a comment: other bytes for the same particles
-    write_text(path, "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")))
+    write_text(
+        path, "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    )

@@ -24,12 +24,20 @@ def read_structure(path: Path | str) -> Structure:
     """
     path = existing_file(path, "a PDB or mmCIF file")
     if not re.search(r"\.(pdb|ent|cif|mmcif)(\.gz)?$", path.name, re.IGNORECASE):
-        raise InputError(f"{path}: a structure is read from .pdb, .ent, .cif or .mmcif (also .gz); convert or rename the file")
+        raise InputError(
+            f"{path}: a structure is read from .pdb, .ent, .cif or .mmcif (also .gz); convert or rename the file"
+        )
     is_pdb = re.search(r"\.(pdb|ent)(\.gz)?$", path.name, re.IGNORECASE) is not None
     try:
-        document = gemmi.read_pdb(str(path), split_chain_on_ter=True) if is_pdb else gemmi.read_structure(str(path))
+        document = (
+            gemmi.read_pdb(str(path), split_chain_on_ter=True)
+            if is_pdb
+            else gemmi.read_structure(str(path))
+        )
     except (RuntimeError, ValueError, UnicodeDecodeError, EOFError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a structure ({' '.join(str(error).split())}); check that it is complete") from error
+        raise InputError(
+            f"{path}: cannot be read as a structure ({' '.join(str(error).split())}); check that it is complete"
+        ) from error
     document.merge_chain_parts()
     if is_pdb:
         _check_pdb_coordinates(path)
@@ -43,7 +51,9 @@ def read_structure(path: Path | str) -> Structure:
                 continue
             key = (chain.name, int(residue.seqid.num or 0), residue.seqid.icode.strip())
             alternate = any(atom.has_altloc() for atom in residue)
-            nodes = [atom.name for atom in residue if atom.name in NODE_NAMES and not atom.has_altloc()]
+            nodes = [
+                atom.name for atom in residue if atom.name in NODE_NAMES and not atom.has_altloc()
+            ]
             if key in seen or len(nodes) > len(set(nodes)):
                 first_name, first_alternate = seen.get(key, (residue.name, False))
                 if alternate and first_alternate:  # two residues share a place; the first stays
@@ -62,11 +72,24 @@ def read_structure(path: Path | str) -> Structure:
                         f"{path}: atom {atom.name} of residue chain {key[0]} {residue.name} {key[1]} has coordinates {atom.pos.tolist()}; give finite ones"
                     )
                 rows.append(
-                    (*atom.pos.tolist(), atom.element.atomic_number, atom.name, atom.element.name, residue.name, key[1], key[2], key[0])
+                    (
+                        *atom.pos.tolist(),
+                        atom.element.atomic_number,
+                        atom.name,
+                        atom.element.name,
+                        residue.name,
+                        key[1],
+                        key[2],
+                        key[0],
+                    )
                 )
     if not rows:
-        raise InputError(f"{path}: holds no amino acid or nucleotide; give a model of a protein or nucleic acid")
-    x, y, z, electrons, atom_names, elements, residue_names, numbers, insertion_codes, chains = map(np.array, zip(*rows, strict=True))
+        raise InputError(
+            f"{path}: holds no amino acid or nucleotide; give a model of a protein or nucleic acid"
+        )
+    x, y, z, electrons, atom_names, elements, residue_names, numbers, insertion_codes, chains = map(
+        np.array, zip(*rows, strict=True)
+    )
     return Structure(
         np.stack([x, y, z], axis=-1).astype(np.float64), electrons.astype(np.float64), atom_names, elements, residue_names, numbers, insertion_codes, chains
     )  # fmt: skip
@@ -82,7 +105,9 @@ def _check_pdb_coordinates(path: Path) -> None:
                     try:
                         float(field)
                     except ValueError:
-                        raise InputError(f"{path}: line {number} has the coordinate {field!r}; give a number") from None
+                        raise InputError(
+                            f"{path}: line {number} has the coordinate {field!r}; give a number"
+                        ) from None
 
 
 def _is_polymer(chain: gemmi.Chain, place: int) -> bool:
@@ -91,7 +116,9 @@ def _is_polymer(chain: gemmi.Chain, place: int) -> bool:
     known = gemmi.find_tabulated_residue(standard_name(residue.name))
     if known.found():
         return known.is_amino_acid() or known.is_nucleic_acid()
-    if residue.het_flag != "H":  # an ATOM record says polymer; of HETATM records, modified residues are bonded to a neighbour
+    if (
+        residue.het_flag != "H"
+    ):  # an ATOM record says polymer; of HETATM records, modified residues are bonded to a neighbour
         return any(atom.name in NODE_NAMES for atom in residue)
     before, after = (chain[i] if 0 <= i < len(chain) else None for i in (place - 1, place + 1))
     return _linked(before, residue) or _linked(residue, after)
@@ -125,14 +152,20 @@ def structure_path(path: Path | str, structure: Structure | None = None) -> Path
     """The path of a structure to be written. Raises InputError for a suffix other than .pdb and .cif, and for one that cannot hold it."""
     path = Path(path)
     if path.suffix not in (".pdb", ".cif"):
-        raise InputError(f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes")
+        raise InputError(
+            f"{path}: a structure is written as .pdb or .cif; choose one of these suffixes"
+        )
     if path.suffix == ".pdb" and structure is not None and not fits_pdb(structure):
         chains = len(set(structure.chains.tolist()))
-        raise InputError(f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif")
+        raise InputError(
+            f"{path}: {chains} chains and {len(structure)} atoms do not fit a PDB file; write .cif"
+        )
     return path
 
 
-def write_structure(path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None) -> None:
+def write_structure(
+    path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None = None
+) -> None:
     """Write a PDB or mmCIF file (by the suffix), one model per frame; `frames` default to the structure's own positions.
 
     Raises InputError where PDB cannot hold the structure (more than 62 chains or 99,999 atoms): use .cif then.
@@ -156,15 +189,21 @@ def pdb_text(structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | N
     return document.make_pdb_string(gemmi.PdbWriteOptions(cryst1_record=False))
 
 
-def _document(structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None) -> gemmi.Structure:
+def _document(
+    structure: Structure, frames: Float[np.ndarray, "frame atom 3"] | None
+) -> gemmi.Structure:
     document = gemmi.Structure()
-    for number, positions in enumerate(structure.positions[None] if frames is None else frames, start=1):
+    for number, positions in enumerate(
+        structure.positions[None] if frames is None else frames, start=1
+    ):
         document.add_model(_gemmi_model(structure, positions, number))
     document.setup_entities()
     return document
 
 
-def _gemmi_model(structure: Structure, positions: Float[np.ndarray, "atom 3"], number: int) -> gemmi.Model:
+def _gemmi_model(
+    structure: Structure, positions: Float[np.ndarray, "atom 3"], number: int
+) -> gemmi.Model:
     model = gemmi.Model(number)
     ranges = residue_ranges(structure)
     for name in dict.fromkeys(structure.chains.tolist()):
@@ -175,10 +214,15 @@ def _gemmi_model(structure: Structure, positions: Float[np.ndarray, "atom 3"], n
             residue = gemmi.Residue()
             residue.name = str(structure.residue_names[first])
             residue.het_flag = "A"
-            residue.seqid = gemmi.SeqId(int(structure.residue_numbers[first]), str(structure.insertion_codes[first]) or " ")
+            residue.seqid = gemmi.SeqId(
+                int(structure.residue_numbers[first]), str(structure.insertion_codes[first]) or " "
+            )
             for i in range(first, last):
                 atom = gemmi.Atom()
-                atom.name, atom.element = str(structure.atom_names[i]), gemmi.Element(str(structure.elements[i]))
+                atom.name, atom.element = (
+                    str(structure.atom_names[i]),
+                    gemmi.Element(str(structure.elements[i])),
+                )
                 atom.pos = gemmi.Position(*map(float, positions[i]))
                 atom.occ = 1.0
                 residue.add_atom(atom)
@@ -187,21 +231,33 @@ def _gemmi_model(structure: Structure, positions: Float[np.ndarray, "atom 3"], n
     return model
 
 
-def write_trajectory(path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"]) -> None:
+def write_trajectory(
+    path: Path | str, structure: Structure, frames: Float[np.ndarray, "frame atom 3"]
+) -> None:
     """Write frames as DCD or XTC (by the suffix); a PDB of the same atoms is the topology that viewers ask for."""
     import mdtraj  # slow to import, and needed here alone
 
     path = Path(path)
     if path.suffix not in (".dcd", ".xtc"):
-        raise InputError(f"{path}: a trajectory is written as .dcd or .xtc; choose one of these suffixes")
+        raise InputError(
+            f"{path}: a trajectory is written as .dcd or .xtc; choose one of these suffixes"
+        )
     topology = mdtraj.Topology()
     for name in dict.fromkeys(structure.chains.tolist()):
         chain = topology.add_chain()
         for first, last in residue_ranges(structure):
             if structure.chains[first] == name:
-                residue = topology.add_residue(str(structure.residue_names[first]), chain, int(structure.residue_numbers[first]))
+                residue = topology.add_residue(
+                    str(structure.residue_names[first]),
+                    chain,
+                    int(structure.residue_numbers[first]),
+                )
                 for i in range(first, last):
-                    topology.add_atom(str(structure.atom_names[i]), mdtraj.element.get_by_symbol(str(structure.elements[i])), residue)
+                    topology.add_atom(
+                        str(structure.atom_names[i]),
+                        mdtraj.element.get_by_symbol(str(structure.elements[i])),
+                        residue,
+                    )
     trajectory = mdtraj.Trajectory(np.asarray(frames) / 10, topology)  # mdtraj works in nm
     with replacing(path) as temporary:
         trajectory.save(str(temporary))
@@ -210,17 +266,26 @@ def write_trajectory(path: Path | str, structure: Structure, frames: Float[np.nd
 def chain_name(index: int) -> str:
     """A name for the chain of this number: A ... Z, a ... z, 0 ... 9, then AA, AB, ..."""
     letters = string.ascii_uppercase + string.ascii_lowercase + string.digits
-    return letters[index] if index < len(letters) else chain_name(index // len(letters) - 1) + letters[index % len(letters)]
+    return (
+        letters[index]
+        if index < len(letters)
+        else chain_name(index // len(letters) - 1) + letters[index % len(letters)]
+    )
 
 
-def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, Float[np.ndarray, "frame atom 3"]]:
+def read_trajectory(
+    path: Path | str, topology: Path | str
+) -> tuple[Structure, Float[np.ndarray, "frame atom 3"]]:
     """Read the heavy polymer atoms of any trajectory that mdtraj knows (DCD, XTC, TRR, multi-model PDB ...), in Å.
 
     Raises InputError when a file is missing or the two do not belong together.
     """
     import mdtraj
 
-    path, topology = existing_file(path, "a trajectory"), existing_file(topology, "its topology (PDB, PSF, ...)")
+    path, topology = (
+        existing_file(path, "a trajectory"),
+        existing_file(topology, "its topology (PDB, PSF, ...)"),
+    )
     try:
         trajectory = mdtraj.load(str(path), top=str(topology))
     except (ValueError, OSError, TypeError, RuntimeError) as error:
@@ -228,22 +293,43 @@ def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, 
             f"{path}: cannot be read with the topology {topology} ({' '.join(str(error).split())}); check that they belong together"
         ) from error
     rows = []
-    chain_names = [chain.chain_id or chain_name(chain.index) for chain in trajectory.topology.chains]
-    copies: dict[tuple[str, int], list[int]] = {}  # mdtraj drops insertion codes: residues of one number, in order
+    chain_names = [
+        chain.chain_id or chain_name(chain.index) for chain in trajectory.topology.chains
+    ]
+    copies: dict[
+        tuple[str, int], list[int]
+    ] = {}  # mdtraj drops insertion codes: residues of one number, in order
     for atom in trajectory.topology.atoms:
         residue = atom.residue
         name = standard_name(residue.name)
         known = gemmi.find_tabulated_residue(name)
-        if atom.element is None or atom.element.symbol in ("H", "VS") or not (known.is_amino_acid() or known.is_nucleic_acid()):
+        if (
+            atom.element is None
+            or atom.element.symbol in ("H", "VS")
+            or not (known.is_amino_acid() or known.is_nucleic_acid())
+        ):
             continue
         chain = residue.segment_id or chain_names[residue.chain.index]
         same_number = copies.setdefault((chain, residue.resSeq), [])
         if residue.index not in same_number:
             same_number.append(residue.index)
         insertion_code = " ABCDEFGHIJKLMNOPQRSTUVWXYZ"[same_number.index(residue.index)].strip()
-        rows.append((atom.index, atom.element.number, atom.name, atom.element.symbol, name, residue.resSeq, insertion_code, chain))
+        rows.append(
+            (
+                atom.index,
+                atom.element.number,
+                atom.name,
+                atom.element.symbol,
+                name,
+                residue.resSeq,
+                insertion_code,
+                chain,
+            )
+        )
     if not rows:
-        raise InputError(f"{topology}: holds no amino acid or nucleotide; give the topology of a protein or nucleic acid")
+        raise InputError(
+            f"{topology}: holds no amino acid or nucleotide; give the topology of a protein or nucleic acid"
+        )
     index, *columns = map(np.array, zip(*rows, strict=True))
     frames = trajectory.xyz[:, index].astype(np.float64) * 10
     return Structure(frames[0], columns[0].astype(np.float64), *columns[1:]), frames

@@ -32,7 +32,9 @@ BYTES_AT_ONCE = 2**22  # of a vector file, in one read
 FORMAT = 1  # of the vector file; another number makes every older file stale
 
 
-def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False) -> Float[Tensor, "particle band"]:
+def load_band_vectors(
+    particles: Particles, band: Band, *, invert: bool = False
+) -> Float[Tensor, "particle band"]:
     """Read every image once and return what training needs of it: its band vector, normalised and centred, as float32.
 
     The background's standard deviation becomes 1, so that white noise has unit variance in every element; the mean is not
@@ -46,23 +48,41 @@ def load_band_vectors(particles: Particles, band: Band, *, invert: bool = False)
     return vectors
 
 
-def _band_vectors(particles: Particles, band: Band, invert: bool) -> Iterator[tuple[slice, Float[Tensor, "batch band"]]]:
+def _band_vectors(
+    particles: Particles, band: Band, invert: bool
+) -> Iterator[tuple[slice, Float[Tensor, "batch band"]]]:
     """One pass over the pixels, a few images at a time."""
     outside = background_mask(particles.box_size)
-    for rows in batches(len(particles), max(1, PIXELS_AT_ONCE // particles.box_size**2), "reading particles"):
+    for rows in batches(
+        len(particles), max(1, PIXELS_AT_ONCE // particles.box_size**2), "reading particles"
+    ):
         images = particles.images(rows)
         spread = images[:, outside].std(dim=-1)
-        for bad in torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0))).flatten().tolist():
+        for bad in (
+            torch.nonzero(~(torch.isfinite(images).all(-1).all(-1) & (spread > 0)))
+            .flatten()
+            .tolist()
+        ):
             odd = images[bad][~torch.isfinite(images[bad])].flatten().tolist()
-            fault = f"a pixel is {odd[0]}" if odd else "every background pixel has the same value (masked images cannot be used)"
-            raise InputError(f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file")
+            fault = (
+                f"a pixel is {odd[0]}"
+                if odd
+                else "every background pixel has the same value (masked images cannot be used)"
+            )
+            raise InputError(
+                f"{particles.label(rows.start + bad)}: {fault}; remove the particle from the file"
+            )
         encoded = band.encode(images) / (-spread if invert else spread)[:, None]
         if particles.phase_flipped and particles.ctf is not None:
-            encoded *= band.per_coefficient(ctf_signs(band.frequencies, particles.ctf[rows])).to(encoded)
+            encoded *= band.per_coefficient(ctf_signs(band.frequencies, particles.ctf[rows])).to(
+                encoded
+            )
         yield rows, shift_band(encoded, -particles.shifts[rows].float(), band)
 
 
-def _half_vectors(particles: Particles, band: Band, invert: bool) -> Iterator[tuple[slice, Float16[Tensor, "batch band"]]]:
+def _half_vectors(
+    particles: Particles, band: Band, invert: bool
+) -> Iterator[tuple[slice, Float16[Tensor, "batch band"]]]:
     """The same at half precision. Raises InputError for a particle that float16 cannot hold."""
     for rows, vectors in _band_vectors(particles, band, invert):
         half = vectors.half()
@@ -86,7 +106,9 @@ class VectorFile:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, rows: Int[Tensor, " row"], stop: threading.Event | None = None) -> Float16[Tensor, "row band"]:
+    def read(
+        self, rows: Int[Tensor, " row"], stop: threading.Event | None = None
+    ) -> Float16[Tensor, "row band"]:
         """These rows, given in ascending order, by long sequential reads; what lies in small gaps is read and dropped.
 
         `stop`, set by another thread, makes it return at once, with rows that were not read. Raises InputError when the
@@ -96,7 +118,9 @@ class VectorFile:
         vectors = np.empty((len(wanted), self.size), dtype=np.float16)
         rows_at_once = max(1, BYTES_AT_ONCE // (2 * self.size))
         if not self.path.exists() or self.path.stat().st_mtime_ns != self.modified:
-            raise InputError(f"{self.path}: was written anew while it was in use; give every run its own folder for the cache")
+            raise InputError(
+                f"{self.path}: was written anew while it was in use; give every run its own folder for the cache"
+            )
         with self.path.open("rb", buffering=0) as handle:
             done = 0
             while done < len(wanted) and not (stop and stop.is_set()):
@@ -104,7 +128,9 @@ class VectorFile:
                 end = int(np.searchsorted(wanted, first + rows_at_once))
                 here = wanted[done:end] - first
                 handle.seek(first * self.size * 2)
-                stretch = np.fromfile(handle, dtype=np.float16, count=(int(here[-1]) + 1) * self.size)
+                stretch = np.fromfile(
+                    handle, dtype=np.float16, count=(int(here[-1]) + 1) * self.size
+                )
                 np.take(stretch.reshape(-1, self.size), here, axis=0, out=vectors[done:end])
                 done = end
         return torch.from_numpy(vectors)
@@ -132,7 +158,9 @@ def open_vectors(
     half precision cannot hold, and for a disk without room.
     """
     if memory_gb is not None and not memory_gb > 0:
-        raise InputError(f"memory_gb = {memory_gb:g}; give a positive number of GB, or leave it out")
+        raise InputError(
+            f"memory_gb = {memory_gb:g}; give a positive number of GB, or leave it out"
+        )
     limit = available_memory() // 2 if memory_gb is None else int(memory_gb * 1e9)
     needed = len(particles) * band.size * 2  # bytes
     if needed <= limit and cache is None:
@@ -155,25 +183,40 @@ def open_vectors(
 def cache_key(particles: Particles, band: Band, invert: bool) -> dict[str, Any]:
     """Everything that the vectors depend on: files by size and time, which images of them and how shifted, band and sign."""
     chosen = hashlib.sha256()
-    flips = ctf_terms(particles.ctf).numpy() if particles.phase_flipped and particles.ctf is not None else np.empty(0)
+    flips = (
+        ctf_terms(particles.ctf).numpy()
+        if particles.phase_flipped and particles.ctf is not None
+        else np.empty(0)
+    )
     for column in (particles.stack_of, particles.image_in_stack, particles.shifts.numpy(), flips):
         chosen.update(np.ascontiguousarray(column).data)
     files = {}
     for path in (particles.source, *particles.stacks):
         status = path.stat()
         files[str(path.resolve())] = [status.st_size, status.st_mtime_ns]
-    return {"format": FORMAT, "band": dataclasses.asdict(band), "invert": invert, "particles": chosen.hexdigest(), "files": files}
+    return {
+        "format": FORMAT,
+        "band": dataclasses.asdict(band),
+        "invert": invert,
+        "particles": chosen.hexdigest(),
+        "files": files,
+    }
 
 
 def _is_fresh(path: Path, key: dict[str, Any], size: int) -> bool:
     """Whether the file is whole and was made from what the key says."""
     try:
-        return path.stat().st_size == size and json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == key
+        return (
+            path.stat().st_size == size
+            and json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == key
+        )
     except (OSError, ValueError):
         return False
 
 
-def _write_vectors(path: Path, particles: Particles, band: Band, invert: bool, key: dict[str, Any], size: int) -> None:
+def _write_vectors(
+    path: Path, particles: Particles, band: Band, invert: bool, key: dict[str, Any], size: int
+) -> None:
     """One pass over the pixels into the file. Its key is written last, and nothing without its key is ever read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in (path.with_suffix(".json"), path, *_abandoned(path)):
@@ -194,7 +237,11 @@ def _write_vectors(path: Path, particles: Particles, band: Band, invert: bool, k
 def _abandoned(path: Path) -> list[Path]:
     """What a pass that was killed has left: a living one writes to its file all the time."""
     hour_ago = time.time() - 3600
-    return [partial for partial in path.parent.glob(f".{path.stem}.*.partial{path.suffix}") if partial.stat().st_mtime < hour_ago]
+    return [
+        partial
+        for partial in path.parent.glob(f".{path.stem}.*.partial{path.suffix}")
+        if partial.stat().st_mtime < hour_ago
+    ]
 
 
 def available_memory(system: Path = Path("/")) -> int:
@@ -203,9 +250,17 @@ def available_memory(system: Path = Path("/")) -> int:
     for line in _lines(system / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             limits.append(int(line.split()[1]) * 1024)
-    groups = [Path(line.removeprefix("0::/")) for line in _lines(system / "proc/self/cgroup") if line.startswith("0::/")]
+    groups = [
+        Path(line.removeprefix("0::/"))
+        for line in _lines(system / "proc/self/cgroup")
+        if line.startswith("0::/")
+    ]
     for group in [Path("."), *(folder for own in groups for folder in (own, *own.parents))]:
-        limits += [int(line) for line in _lines(system / "sys/fs/cgroup" / group / "memory.max") if line != "max"]
+        limits += [
+            int(line)
+            for line in _lines(system / "sys/fs/cgroup" / group / "memory.max")
+            if line != "max"
+        ]
     return min(limits)
 
 

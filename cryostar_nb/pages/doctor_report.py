@@ -30,7 +30,13 @@ def hypothesis_rows(found: Diagnosis, scored: list[Scored]) -> list[tuple[str, s
         name = name_of(one.faults) if one.faults else "as the files say"
         if at_its_limit(one):  # it would rather be no fault
             name = name.replace("pixel size", f"pixel size by {100 * LEAST_SCALE:g} %")
-        rows.append((name, f"{one.mean:.4f}", f"{0.0 if one is found.default else one.z(found.default):+.1f}"))
+        rows.append(
+            (
+                name,
+                f"{one.mean:.4f}",
+                f"{0.0 if one is found.default else one.z(found.default):+.1f}",
+            )
+        )
     return rows
 
 
@@ -40,24 +46,44 @@ def as_text(found: Diagnosis, result: dict[str, Any]) -> str:
     shown = [one for one in found.scored if len(one.faults) < 2 or id(one) in candidates]
     rows = hypothesis_rows(found, shown)
     width = max(len(row[0]) for row in rows) + 2
-    lines = [f"{result['n_particles']:,} of {len(found.particles):,} particles, down to {result['resolution']:.3g} Å", ""]
-    lines += [f"{'hypothesis':{width}}{'correlation':>12}{'z':>8}", *(f"{a:{width}}{b:>12}{c:>8}" for a, b, c in rows)]
+    lines = [
+        f"{result['n_particles']:,} of {len(found.particles):,} particles, down to {result['resolution']:.3g} Å",
+        "",
+    ]
+    lines += [
+        f"{'hypothesis':{width}}{'correlation':>12}{'z':>8}",
+        *(f"{a:{width}}{b:>12}{c:>8}" for a, b, c in rows),
+    ]
     hidden = len(found.scored) - len(shown)
-    lines += [f"and {hidden} sets of several faults, which --json and the page of --out list"] * (hidden > 0)
-    lines += ["", f"verdict: {result['verdict']}", *(f"  {line}" for line in [*result["details"], *result["notes"]])]
+    lines += [f"and {hidden} sets of several faults, which --json and the page of --out list"] * (
+        hidden > 0
+    )
+    lines += [
+        "",
+        f"verdict: {result['verdict']}",
+        *(f"  {line}" for line in [*result["details"], *result["notes"]]),
+    ]
     if result["verdict"] != "undecided":
-        lines.append(f"particles needed for this, with such a signal: {result['particles_needed']:,}")
+        lines.append(
+            f"particles needed for this, with such a signal: {result['particles_needed']:,}"
+        )
         if result["needs_files"]:
-            lines.append("to train, run this again with --out FOLDER: it writes the corrected files")
+            lines.append(
+                "to train, run this again with --out FOLDER: it writes the corrected files"
+            )
         else:
-            lines.append(f"train with: {train_command(result['particles'], result['reference'] or 'MODEL', result['train_flags'])}")
+            lines.append(
+                f"train with: {train_command(result['particles'], result['reference'] or 'MODEL', result['train_flags'])}"
+            )
     return "\n".join(lines)
 
 
 def doctor_page(found: Diagnosis, result: dict[str, Any]) -> str:
     """The page as HTML."""
     rows = [tuple(map(html.escape, row)) for row in hypothesis_rows(found, found.scored)]
-    words = "".join(f"<p>{html.escape(line)}</p>" for line in [*result["details"], *result["notes"]])
+    words = "".join(
+        f"<p>{html.escape(line)}</p>" for line in [*result["details"], *result["notes"]]
+    )
     rings = result["by_resolution"]
     curves = {"as the files say": [ring["as_given"] for ring in rings]}
     if found.faults:
@@ -65,12 +91,18 @@ def doctor_page(found: Diagnosis, result: dict[str, Any]) -> str:
     chart = plot_correlations([1 / ring["finest"] for ring in rings], curves)
     images, titles = _pictures(found)
     caption = "Above: particles. Below: what is predicted for each"
-    caption += ", as the files say and then as the verdict says." if found.faults else ", as the files say."
-    body = f"<p>{result['n_particles']:,} of {len(found.particles):,} particles of {html.escape(str(found.particles.source))}.</p>{words}"
-    body += section("Particles and predictions", picture(plot_images(images, titles, columns=SHOWN), caption), caption)
-    scores = (
-        "Mean correlation of the particles with each prediction. z: of its difference from <i>as the files say</i>, in standard errors."
+    caption += (
+        ", as the files say and then as the verdict says."
+        if found.faults
+        else ", as the files say."
     )
+    body = f"<p>{result['n_particles']:,} of {len(found.particles):,} particles of {html.escape(str(found.particles.source))}.</p>{words}"
+    body += section(
+        "Particles and predictions",
+        picture(plot_images(images, titles, columns=SHOWN), caption),
+        caption,
+    )
+    scores = "Mean correlation of the particles with each prediction. z: of its difference from <i>as the files say</i>, in standard errors."
     body += section("Hypotheses", table(rows, ("hypothesis", "correlation", "z")), scores)
     body += section(
         "By resolution",
@@ -84,9 +116,17 @@ def _pictures(found: Diagnosis) -> tuple[list[np.ndarray], list[str]]:
     """Particles, then predictions, without their finest detail."""
     sample = found.sample
     rows = torch.linspace(0, len(sample.images) - 1, min(SHOWN, len(sample.images))).long()
-    part = Sample(sample.particles.select(rows.numpy()), sample.frequencies, sample.images[rows], sample.weight)
+    part = Sample(
+        sample.particles.select(rows.numpy()),
+        sample.frequencies,
+        sample.images[rows],
+        sample.weight,
+    )
     seen = sample.frequencies.norm(dim=-1) <= SHARPEST / sample.edge
-    kinds = [("particle", part.images), ("as the files say", predict(part, found.reference, found.default.hypothesis))]
+    kinds = [
+        ("particle", part.images),
+        ("as the files say", predict(part, found.reference, found.default.hypothesis)),
+    ]
     if found.faults and found.winner is not None:
         kinds.append(("verdict", predict(part, found.reference, found.winner.hypothesis)))
 
@@ -96,14 +136,21 @@ def _pictures(found: Diagnosis) -> tuple[list[np.ndarray], list[str]]:
 
     images = [image for _, vectors in kinds for image in draw(vectors)]
     numbers = spread(len(sample.images), len(found.particles))[rows.numpy()] + 1  # in the file
-    return images, [f"{name} {number}" if name == "particle" else name for name, _ in kinds for number in numbers]
+    return images, [
+        f"{name} {number}" if name == "particle" else name
+        for name, _ in kinds
+        for number in numbers
+    ]
 
 
 RINGS = 5  # of the table of correlations by resolution
 
 
 def as_json(
-    found: Diagnosis, written: dict[str, str] | None = None, reference: Path | None = None, reading: Reading | None = None
+    found: Diagnosis,
+    written: dict[str, str] | None = None,
+    reference: Path | None = None,
+    reading: Reading | None = None,
 ) -> dict[str, Any]:
     """The diagnosis as plain values; `written` are the corrected files, if any, and `reading` is how the particles were read."""
     written = written or {}
@@ -113,11 +160,21 @@ def as_json(
         "verdict": found.verdict,
         "faults": list(found.faults),
         "hypotheses": [
-            {"name": name_of(one.faults), "correlation": one.mean, "z": 0.0 if one is default else one.z(default)}
+            {
+                "name": name_of(one.faults),
+                "correlation": one.mean,
+                "z": 0.0 if one is default else one.z(default),
+            }
             for one in sorted(found.scored, key=lambda one: -one.mean)
         ],
-        "between": sorted(name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None) if found.rivals else [],
-        "train_flags": train_flags(found.particles, found.hypothesis, reading or Reading(), star, invert=found.invert)
+        "between": sorted(
+            name_of(one.faults) for one in [found.winner, *found.rivals] if one is not None
+        )
+        if found.rivals
+        else [],
+        "train_flags": train_flags(
+            found.particles, found.hypothesis, reading or Reading(), star, invert=found.invert
+        )
         if found.decided
         else [],
         "particles": written.get("particles", str(found.particles.source)),
@@ -141,8 +198,12 @@ def correlations_by_ring(found: Diagnosis) -> list[dict[str, float]]:
         ring = found.sample.between(low, high)
         if len(ring.frequencies):
             best = found.default if found.winner is None else found.winner
-            both = (score(ring, found.reference, one.hypothesis).mean for one in (found.default, best))
-            rings.append(dict(zip(("finest", "as_given", "verdict"), (1 / high, *both), strict=True)))
+            both = (
+                score(ring, found.reference, one.hypothesis).mean for one in (found.default, best)
+            )
+            rings.append(
+                dict(zip(("finest", "as_given", "verdict"), (1 / high, *both), strict=True))
+            )
     return rings
 
 
@@ -154,15 +215,22 @@ def details(found: Diagnosis) -> list[str]:
             assert found.winner is not None
             names = ", ".join(name_of(one.faults) for one in (found.winner, *found.rivals))
             lines.insert(1, f"It is one of these: {names}.")
-        if found.lost or (found.winner is not None and mirror_of(found.winner, found.scored) is not None):
+        if found.lost or (
+            found.winner is not None and mirror_of(found.winner, found.scored) is not None
+        ):
             return lines  # more particles would not help
-        return [*lines, f"About {found.needed:,} particles would decide it, and {len(found.sample.images):,} were used."]
+        return [
+            *lines,
+            f"About {found.needed:,} particles would decide it, and {len(found.sample.images):,} were used.",
+        ]
     h = found.hypothesis
     lines = [f"{ADVICE[name].meaning} {ADVICE[name].remedy}" for name in found.faults or ("ok",)]
     if found.invert and "contrast sign" in found.faults:
         lines = [line.replace("Give --invert.", "Leave out --invert.") for line in lines]
     if found.twins:
-        lines.append(f"These predict the same images, and what helps against one helps against the others: {found.verdict}.")
+        lines.append(
+            f"These predict the same images, and what helps against one helps against the others: {found.verdict}."
+        )
     if h.scale != 1:
         lines.append(
             f"The pixel size is {found.particles.pixel_size * h.scale:.4g} Å ({100 * (h.scale - 1):+.1f} %), not {found.particles.pixel_size:.4g} Å."

@@ -26,7 +26,9 @@ MOST_NODES = 250_000  # of all structures together: a browser reads them in a se
 _numbers = itertools.count(1)
 
 
-def representatives(scores: Float[np.ndarray, "particle 2"], count: int, seed: int = 0) -> Int[np.ndarray, " point"]:
+def representatives(
+    scores: Float[np.ndarray, "particle 2"], count: int, seed: int = 0
+) -> Int[np.ndarray, " point"]:
     """Particles that stand for all: those nearest to the centres of `count` clusters (k-means), each once, in ascending order."""
     spread = scores.std(axis=0)
     scaled = scores / np.where(spread > 0, spread, 1)
@@ -47,8 +49,13 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> str:
     chosen = representatives(scores, points, seed)
     particles = run.inputs.read_particles().select(chosen)
     pixel_size = particles.pixel_size * particles.box_size / SIDE
-    resolution = max(2.1 * max(pixel_size, particles.pixel_size), run.band.resolution)  # within either grid
-    fine, small = Band(particles.box_size, particles.pixel_size, resolution), Band(SIDE, pixel_size, resolution)
+    resolution = max(
+        2.1 * max(pixel_size, particles.pixel_size), run.band.resolution
+    )  # within either grid
+    fine, small = (
+        Band(particles.box_size, particles.pixel_size, resolution),
+        Band(SIDE, pixel_size, resolution),
+    )
     structures, density = run.model.decoder(latents[torch.from_numpy(chosen)]), run.density()
     predicted = make_images(
         density.centres(structures),
@@ -66,13 +73,20 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> str:
     nodes = run.nodes
     data = {
         "points": np.round((scores[chosen] - lowest) / room, 4).tolist(),
-        "labels": [f"{i + 1:,}: PC1 {x:.2f}, PC2 {y:.2f}" for i, (x, y) in zip(chosen.tolist(), scores[chosen].tolist(), strict=True)],
+        "labels": [
+            f"{i + 1:,}: PC1 {x:.2f}, PC2 {y:.2f}"
+            for i, (x, y) in zip(chosen.tolist(), scores[chosen].tolist(), strict=True)
+        ],
         "first": int(np.argmin(scores[chosen, 0])),
         "density": density_of_particles.astype(int).tolist(),
         "atoms": [
             [f" {name:<3s}"[:4], f"{residue:>3s}"[-3:], (chain or " ")[-1], int(number)]
             for name, residue, chain, number in zip(
-                nodes.atom_names.tolist(), nodes.residue_names.tolist(), nodes.chains.tolist(), nodes.residue_numbers.tolist(), strict=True
+                nodes.atom_names.tolist(),
+                nodes.residue_names.tolist(),
+                nodes.chains.tolist(),
+                nodes.residue_numbers.tolist(),
+                strict=True,
             )
         ],
         "step": step,
@@ -93,7 +107,9 @@ def _packed(array: np.ndarray) -> str:
 def _grey(images: Float[np.ndarray, "image y x"]) -> np.ndarray:
     """Each image on its own grey scale, 2nd to 99.8th percentile, as bytes."""
     low, high = np.percentile(images, [2, 99.8], axis=(1, 2), keepdims=True)
-    return (255 * ((images - low) / np.where(high > low, high - low, 1)).clip(0, 1)).astype(np.uint8)
+    return (255 * ((images - low) / np.where(high > low, high - low, 1)).clip(0, 1)).astype(
+        np.uint8
+    )
 
 
 def _fragment(data: dict[str, object], axes: list[str]) -> str:

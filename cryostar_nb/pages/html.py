@@ -24,9 +24,16 @@ def section(title: str, body: str, caption: str) -> str:
 
 def table(rows: Sequence[tuple[str, ...]], headings: Sequence[str] = ()) -> str:
     """A table whose first column names the rows."""
-    head = "<tr>" + "".join(f"<th scope='col'>{heading}</th>" for heading in headings) + "</tr>" if headings else ""
+    head = (
+        "<tr>" + "".join(f"<th scope='col'>{heading}</th>" for heading in headings) + "</tr>"
+        if headings
+        else ""
+    )
     cells = "".join(
-        f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{value}</td>" for value in values) + "</tr>" for name, *values in rows
+        f"<tr><th scope='row'>{name}</th>"
+        + "".join(f"<td>{value}</td>" for value in values)
+        + "</tr>"
+        for name, *values in rows
     )
     return f"<table>{head}{cells}</table>"
 
@@ -34,7 +41,11 @@ def table(rows: Sequence[tuple[str, ...]], headings: Sequence[str] = ()) -> str:
 def page(title: str, kind: str, body: str, *, with_3dmol: bool = False) -> str:
     """The whole page; `with_3dmol` for one that has 3D views."""
     title = html.escape(title)
-    scripts = f"<script>{script_3dmol()}</script><script>var $3Dmolpromise = Promise.resolve();</script>" if with_3dmol else ""
+    scripts = (
+        f"<script>{script_3dmol()}</script><script>var $3Dmolpromise = Promise.resolve();</script>"
+        if with_3dmol
+        else ""
+    )
     head = f"{_META}<title>{title} - {kind}</title>\n{_STYLE}\n{scripts}"
     return f"<!doctype html>\n<html lang='en'><head>{head}\n</head><body><h1>{title}</h1>{body}</body></html>\n"
 

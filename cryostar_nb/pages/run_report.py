@@ -16,7 +16,13 @@ from cryostar_nb.io.structures import fits_pdb, write_structure, write_trajector
 from cryostar_nb.io.vectors import load_band_vectors
 from cryostar_nb.latents import ENDS, PrincipalComponents, mean_around_percentiles, traverse
 from cryostar_nb.pages.explorer import latent_explorer
-from cryostar_nb.pages.figures import latent_scatter, plot_images, plot_latents, plot_rmsd_per_state, plot_training
+from cryostar_nb.pages.figures import (
+    latent_scatter,
+    plot_images,
+    plot_latents,
+    plot_rmsd_per_state,
+    plot_training,
+)
 from cryostar_nb.pages.html import page, picture, section, table
 from cryostar_nb.pages.views import view_structure
 from cryostar_nb.projector import make_images
@@ -54,10 +60,15 @@ def write_scores(path: Path, pca: PrincipalComponents) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["particle", *(f"pc{number + 1}" for number in range(pca.scores.shape[1]))])
-        writer.writerows([number, *(f"{score:.6g}" for score in scores)] for number, scores in enumerate(pca.scores.tolist(), start=1))
+        writer.writerows(
+            [number, *(f"{score:.6g}" for score in scores)]
+            for number, scores in enumerate(pca.scores.tolist(), start=1)
+        )
 
 
-def compare_particles(run: Run, latents: Float[Tensor, "particle latent"], count: int = 6) -> tuple[list[np.ndarray], list[str]]:
+def compare_particles(
+    run: Run, latents: Float[Tensor, "particle latent"], count: int = 6
+) -> tuple[list[np.ndarray], list[str]]:
     """A few particles as the network sees them, above the projections of their structures."""
     chosen = torch.linspace(0, len(latents) - 1, min(count, len(latents))).long()
     particles = run.inputs.read_particles().select(chosen.numpy())
@@ -67,18 +78,26 @@ def compare_particles(run: Run, latents: Float[Tensor, "particle latent"], count
         density = run.density()
         centres = density.centres(run.model.decoder(latents[chosen]))
         rotations, ctf = particles.rotations.float(), particles.ctf.to(torch.float32)
-        predicted = make_images(centres, density.amplitudes, density.sigma, run.band, rotations=rotations, ctf=ctf)
+        predicted = make_images(
+            centres, density.amplitudes, density.sigma, run.band, rotations=rotations, ctf=ctf
+        )
     images = [*run.band.decode(vectors).numpy(), *run.band.decode(predicted).numpy()]
     return images, [f"particle {i + 1}" for i in chosen.tolist()] + ["its projection"] * len(chosen)
 
 
 def report_page(
-    run: Run, latents: Float[Tensor, "particle latent"], pca: PrincipalComponents, frames: Float[Tensor, "frame atom 3"]
+    run: Run,
+    latents: Float[Tensor, "particle latent"],
+    pca: PrincipalComponents,
+    frames: Float[Tensor, "frame atom 3"],
 ) -> str:
     """The page as HTML with everything inside: pictures, the moving structure, and the script that draws it."""
     scores = pca.scores.numpy()
     ends = mean_around_percentiles(pca.scores[:, :2], pca.scores[:, 0], torch.tensor([LOW, HIGH]))
-    marks = {f"{percentile:g} %": (x, y) for percentile, (x, y) in zip((LOW, HIGH), ends.tolist(), strict=True)}
+    marks = {
+        f"{percentile:g} %": (x, y)
+        for percentile, (x, y) in zip((LOW, HIGH), ends.tolist(), strict=True)
+    }
     figures = [
         ("Motion along the first principal component", _viewer(run, frames), f"From the {LOW:g}th to the {HIGH:g}th percentile, {rmsd(frames[0], frames[-1]):.1f} Å RMSD apart. Grey: the reference. Drag to turn."),
         ("Explore", latent_explorer(run), "Point at the map, click to hold a particle, or use the arrow keys: the structure found for the nearest particle, its projection, and its image. Dots: the particles that can be reached."),
@@ -87,7 +106,9 @@ def report_page(
     ]  # fmt: skip
     if metrics := run.metrics():
         caption = f"{run.step:,} steps of {run.config.batch_size} particles."
-        figures.append(("Training", picture(plot_training(metrics), "losses against step"), caption))
+        figures.append(
+            ("Training", picture(plot_training(metrics), "losses against step"), caption)
+        )
     rows = [
         ("particles", f"{len(latents):,}"),
         ("residues", f"{len(run.nodes):,}"),
@@ -112,15 +133,28 @@ def report_page(
         )
         rows += [
             ("mean Cα-RMSD", f"{result['rmsd_mean']:.2f} Å"),
-            ("at the five most open states", "no particle" if most_open is None else f"{most_open:.2f} Å"),
+            (
+                "at the five most open states",
+                "no particle" if most_open is None else f"{most_open:.2f} Å",
+            ),
             ("bond error", f"{result['bond_error']:.3f} Å"),
         ]
     else:
         geometry = local_geometry(frames, run.nodes)
-        rows += [("bond error", f"{geometry.bond_error:.3f} Å"), ("contacts kept", f"{100 * geometry.contacts_kept:.0f} %")]
-    return page(run.folder.resolve().name, "cryoSTAR run", table(rows) + "".join(section(*figure) for figure in figures), with_3dmol=True)
+        rows += [
+            ("bond error", f"{geometry.bond_error:.3f} Å"),
+            ("contacts kept", f"{100 * geometry.contacts_kept:.0f} %"),
+        ]
+    return page(
+        run.folder.resolve().name,
+        "cryoSTAR run",
+        table(rows) + "".join(section(*figure) for figure in figures),
+        with_3dmol=True,
+    )
 
 
 def _viewer(run: Run, frames: Float[Tensor, "frame atom 3"]) -> str:
-    view = view_structure(run.nodes, frames.numpy(), ghost=run.nodes.positions, width="100%", height=440)
+    view = view_structure(
+        run.nodes, frames.numpy(), ghost=run.nodes.positions, width="100%", height=440
+    )
     return str(view._make_html())

@@ -51,7 +51,10 @@ def view_structure(
 
 def view_side_by_side(
     structure: Structure,
-    panels: Mapping[str, tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"], Bool[np.ndarray, " atom"]]],
+    panels: Mapping[
+        str,
+        tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "atom 3"], Bool[np.ndarray, " atom"]],
+    ],
     *,
     columns: int = 3,
     width: int | str = "100%",
@@ -68,12 +71,31 @@ def view_side_by_side(
         place = divmod(number, columns)
         for frame in (positions, ghost):
             view.addModel(pdb_text(structure, np.asarray(frame)[None]), "pdb", viewer=place)
-        colours = {serial: COLOURS["accent"] if mark else COLOURS["star"] for serial, mark in enumerate(marked, start=1)}
-        trace = {"style": "trace", "thickness": 0.6, "colorscheme": {"prop": "serial", "map": colours}}
+        colours = {
+            serial: COLOURS["accent"] if mark else COLOURS["star"]
+            for serial, mark in enumerate(marked, start=1)
+        }
+        trace = {
+            "style": "trace",
+            "thickness": 0.6,
+            "colorscheme": {"prop": "serial", "map": colours},
+        }
         view.setStyle({"model": 0}, {"cartoon": trace}, viewer=place)
-        view.setStyle({"model": 1}, {"cartoon": {"style": "trace", "thickness": 0.3, "color": "#bbbbbb"}}, viewer=place)
-        label = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontColor": "#222222", "fontSize": 14}
-        label |= {"backgroundColor": "white", "backgroundOpacity": 0.85}  # readable on a dark page, too
+        view.setStyle(
+            {"model": 1},
+            {"cartoon": {"style": "trace", "thickness": 0.3, "color": "#bbbbbb"}},
+            viewer=place,
+        )
+        label = {
+            "position": {"x": 4, "y": 4, "z": 0},
+            "useScreen": True,
+            "fontColor": "#222222",
+            "fontSize": 14,
+        }
+        label |= {
+            "backgroundColor": "white",
+            "backgroundOpacity": 0.85,
+        }  # readable on a dark page, too
         view.addLabel(title, label, viewer=place)
     view.setBackgroundColor("white", 0)
     view.zoomTo()
@@ -100,13 +122,18 @@ def view_density(
     return view
 
 
-def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float, lowest: Sequence[float]) -> str:
+def _cube_text(
+    volume: Float[np.ndarray, "z y x"], pixel_size: float, lowest: Sequence[float]
+) -> str:
     """A Gaussian cube file, the text format of densities that 3Dmol.js reads; its lengths are in Bohr."""
     bohr = 0.529177210903
     size = volume.shape[::-1]
     step = pixel_size / bohr
     lines = ["density", "x outer loop", "1 " + " ".join(f"{value / bohr:.6f}" for value in lowest)]
-    lines += [f"{size[axis]} " + " ".join(f"{step if axis == other else 0.0:.6f}" for other in range(3)) for axis in range(3)]
+    lines += [
+        f"{size[axis]} " + " ".join(f"{step if axis == other else 0.0:.6f}" for other in range(3))
+        for axis in range(3)
+    ]
     lines.append("1 0.0 0.0 0.0 0.0")
     lines.append(" ".join(f"{value:.4g}" for value in volume.transpose(2, 1, 0).ravel()))
     return "\n".join(lines)

@@ -30,7 +30,13 @@ def trajectory_player(nodes: Structure, frames: Float[np.ndarray, "frame atom 3"
     return _as_tube(nglview.NGLWidget(Motion(), default_representation=False))
 
 
-def latent_sliders(decoder: nn.Module, latents: Float[Tensor, "particle latent"], nodes: Structure, *, components: int = 3) -> Any:
+def latent_sliders(
+    decoder: nn.Module,
+    latents: Float[Tensor, "particle latent"],
+    nodes: Structure,
+    *,
+    components: int = 3,
+) -> Any:
     """A structure that follows sliders: the percentile of the particles along each of the first principal components.
 
     Shown is the particle whose scores are nearest to those of the sliders, in units of each component's standard deviation:
@@ -42,11 +48,19 @@ def latent_sliders(decoder: nn.Module, latents: Float[Tensor, "particle latent"]
     reference = torch.from_numpy(nodes.positions).float()
     scores = components_from_reference(decoder, latents, reference).scores[:, :components]
     spread = scores.std(0).clamp(min=1e-12)
-    sliders = [ipywidgets.IntSlider(50, 0, 100, description=f"PC{number + 1} (%)") for number in range(scores.shape[1])]
+    sliders = [
+        ipywidgets.IntSlider(50, 0, 100, description=f"PC{number + 1} (%)")
+        for number in range(scores.shape[1])
+    ]
     label = ipywidgets.Label()
 
     def chosen() -> Float[np.ndarray, "atom 3"]:
-        wanted = torch.stack([torch.quantile(score, slider.value / 100) for score, slider in zip(scores.T, sliders, strict=True)])
+        wanted = torch.stack(
+            [
+                torch.quantile(score, slider.value / 100)
+                for score, slider in zip(scores.T, sliders, strict=True)
+            ]
+        )
         particle = int(((scores - wanted) / spread).square().sum(-1).argmin())
         label.value = f"particle {particle + 1}"
         with torch.no_grad():

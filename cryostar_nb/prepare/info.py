@@ -12,7 +12,15 @@ from jaxtyping import Float
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import relion_angles_from_rotations
-from cryostar_nb.io.metadata import ImageNames, Metadata, Poses, check_stacks, locate, project_root, repeated_rows
+from cryostar_nb.io.metadata import (
+    ImageNames,
+    Metadata,
+    Poses,
+    check_stacks,
+    locate,
+    project_root,
+    repeated_rows,
+)
 from cryostar_nb.io.reading import Reading, open_metadata
 
 USUAL_DEFOCUS = (1_000.0, 100_000.0)  # Å
@@ -28,7 +36,9 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
     (Å), `pose_coverage`, `shifts` (Å), `images`, `columns_used`, `columns_ignored` and `problems`. What is not known is None.
     """
     reading = reading or Reading()
-    source = open_metadata(path, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
+    source = open_metadata(
+        path, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl
+    )
     problems: dict[str, None] = {}  # in order, each once
 
     def ask(question: Callable[[], T]) -> T | None:
@@ -45,7 +55,11 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
     if box_size is None and box_sizes is not None:
         box_size = int(box_sizes[0])
     pixel_size = ask(lambda: source.pixel_size(reading.pixel_size))
-    rotations, shifts, ctf = ask(source.rotations), ask(lambda: source.shifts(pixel_size)), ask(source.ctf)
+    rotations, shifts, ctf = (
+        ask(source.rotations),
+        ask(lambda: source.shifts(pixel_size)),
+        ask(source.ctf),
+    )
     flipped = ask(lambda: reading.phase_flipped or source.phase_flipped())
     result = {
         "file": str(path),
@@ -57,14 +71,20 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
         "optics_groups": _groups(source, ctf, box_sizes),
         "defocus_range": None if ctf is None else _defocus(source, ctf, problems),
         "pose_coverage": None if rotations is None else pose_coverage(rotations),
-        "shifts": None if shifts is None else _shifts(source, shifts, box_size, pixel_size, problems),
+        "shifts": None
+        if shifts is None
+        else _shifts(source, shifts, box_size, pixel_size, problems),
         "images": images,
     }
     if names is not None and rotations is not None and shifts is not None:
         _repeats(source, names, rotations, shifts, problems)
     _aberrations(source, problems)
     _sign(source, problems)
-    return result | {"columns_used": list(source.used), "columns_ignored": list(source.ignored), "problems": list(problems)}
+    return result | {
+        "columns_used": list(source.used),
+        "columns_ignored": list(source.ignored),
+        "problems": list(problems),
+    }
 
 
 def pose_coverage(rotations: Float[np.ndarray, "particle 3 3"]) -> dict[str, float]:
@@ -78,7 +98,10 @@ def pose_coverage(rotations: Float[np.ndarray, "particle 3 3"]) -> dict[str, flo
     views = rotations[:, 2]  # R^T z: the beam, seen by the model
     views = np.where(views[:, 2:] < 0, -views, views)  # from below is from above, mirrored
     band = np.minimum((views[:, 2] * BANDS).astype(int), BANDS - 1)
-    sector = np.minimum(((np.arctan2(views[:, 1], views[:, 0]) / (2 * np.pi) + 0.5) * SECTORS).astype(int), SECTORS - 1)
+    sector = np.minimum(
+        ((np.arctan2(views[:, 1], views[:, 0]) / (2 * np.pi) + 0.5) * SECTORS).astype(int),
+        SECTORS - 1,
+    )
     cells = BANDS * SECTORS
     psi = np.deg2rad(relion_angles_from_rotations(rotations)[:, 2])
     return {
@@ -89,10 +112,17 @@ def pose_coverage(rotations: Float[np.ndarray, "particle 3 3"]) -> dict[str, flo
     }
 
 
-def _images(source: Metadata, names: ImageNames, reading: Reading, problems: dict[str, None]) -> dict[str, Any] | None:
+def _images(
+    source: Metadata, names: ImageNames, reading: Reading, problems: dict[str, None]
+) -> dict[str, Any] | None:
     """Which image files there are, and their box if all are there and sound."""
     root = reading.root or project_root(source.path, names)
-    found: dict[str, Any] = {"root": str(root), "files": len(names.files), "missing": None, "box_size": None}
+    found: dict[str, Any] = {
+        "root": str(root),
+        "files": len(names.files),
+        "missing": None,
+        "box_size": None,
+    }
     try:
         stacks = locate(source, names, root, allow_outside=reading.allow_outside)
         missing = [stack for stack in stacks if not os.path.isfile(stack)]
@@ -108,9 +138,13 @@ def _images(source: Metadata, names: ImageNames, reading: Reading, problems: dic
     return found
 
 
-def _groups(source: Metadata, ctf: CTFParameters | None, box_sizes: np.ndarray | None) -> list[dict[str, Any]]:
+def _groups(
+    source: Metadata, ctf: CTFParameters | None, box_sizes: np.ndarray | None
+) -> list[dict[str, Any]]:
     """Each optics group with what its first particle has."""
-    labels, first, counts = np.unique(source.optics_groups().astype(str), return_index=True, return_counts=True)
+    labels, first, counts = np.unique(
+        source.optics_groups().astype(str), return_index=True, return_counts=True
+    )
     try:
         pixel_sizes = source.pixel_sizes()
     except InputError:  # said elsewhere
@@ -118,7 +152,11 @@ def _groups(source: Metadata, ctf: CTFParameters | None, box_sizes: np.ndarray |
     groups = []
     for label, row, count in zip(labels.tolist(), first.tolist(), counts.tolist(), strict=True):
         group: dict[str, Any] = {"group": label, "n_particles": count}
-        group["pixel_size"] = None if pixel_sizes is None or not np.isfinite(pixel_sizes[row]) else float(pixel_sizes[row])
+        group["pixel_size"] = (
+            None
+            if pixel_sizes is None or not np.isfinite(pixel_sizes[row])
+            else float(pixel_sizes[row])
+        )
         group["box_size"] = None if box_sizes is None else int(box_sizes[row])
         for field in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast"):
             group[field] = None if ctf is None else float(getattr(ctf, field)[row])
@@ -138,7 +176,11 @@ def _defocus(source: Metadata, ctf: CTFParameters, problems: dict[str, None]) ->
 
 
 def _shifts(
-    source: Metadata, shifts: np.ndarray, box_size: int | None, pixel_size: float | None, problems: dict[str, None]
+    source: Metadata,
+    shifts: np.ndarray,
+    box_size: int | None,
+    pixel_size: float | None,
+    problems: dict[str, None],
 ) -> dict[str, Any]:
     length = np.linalg.norm(shifts, axis=1)
     if box_size is not None and pixel_size is not None:
@@ -154,8 +196,16 @@ def _shifts(
     }
 
 
-def _repeats(source: Metadata, names: ImageNames, rotations: np.ndarray, shifts: np.ndarray, problems: dict[str, None]) -> None:
-    repeated = repeated_rows(names, Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), None))
+def _repeats(
+    source: Metadata,
+    names: ImageNames,
+    rotations: np.ndarray,
+    shifts: np.ndarray,
+    problems: dict[str, None],
+) -> None:
+    repeated = repeated_rows(
+        names, Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), None)
+    )
     if len(repeated):
         row, earlier = repeated[0] + 1
         problems[
@@ -165,7 +215,11 @@ def _repeats(source: Metadata, names: ImageNames, rotations: np.ndarray, shifts:
 
 def _aberrations(source: Metadata, problems: dict[str, None]) -> None:
     """Columns that change the images and that the CTF here does not follow."""
-    given = [column for column in source.not_modelled if column in source.columns and _is_given(column, source.raw(column))]
+    given = [
+        column
+        for column in source.not_modelled
+        if column in source.columns and _is_given(column, source.raw(column))
+    ]
     if given:
         problems[
             f"{source.path}: not followed: {', '.join(given)}; these change detail finer than about 4 Å: train with --low-pass 4 or coarser"
@@ -198,13 +252,21 @@ def describe(found: dict[str, Any]) -> str:
     def number(value: float | None, unit: str = "", digits: int = 5) -> str:
         return "not known" if value is None else f"{value:,.{digits}g}{unit}"
 
-    lines = [("file", f"{found['file']} ({found['format']})"), ("particles", f"{found['n_particles']:,}")]
+    lines = [
+        ("file", f"{found['file']} ({found['format']})"),
+        ("particles", f"{found['n_particles']:,}"),
+    ]
     lines.append(("box", number(found["box_size"], " pixels")))
     lines.append(("pixel size", number(found["pixel_size"], " Å")))
     groups = found["optics_groups"]
     for group in groups[:5]:
         lens = f"{number(group['voltage_kv'], ' kV')}, Cs {number(group['spherical_aberration_mm'], ' mm')}, amplitude contrast {number(group['amplitude_contrast'])}"
-        lines.append((f"optics group {group['group']}", f"{group['n_particles']:,} particles, {number(group['pixel_size'], ' Å')}, {lens}"))
+        lines.append(
+            (
+                f"optics group {group['group']}",
+                f"{group['n_particles']:,} particles, {number(group['pixel_size'], ' Å')}, {lens}",
+            )
+        )
     if len(groups) > 5:
         lines.append(("", f"and {len(groups) - 5} more optics groups"))
     if found["defocus_range"]:
@@ -222,7 +284,10 @@ def describe(found: dict[str, Any]) -> str:
         lines.append(("in plane", f"evenness {coverage['in_plane_evenness']:.2f} of 1"))
     if found["shifts"]:
         lines.append(
-            ("shifts", f"root mean square {found['shifts']['root_mean_square']:.2f} Å, largest {found['shifts']['largest']:.2f} Å")
+            (
+                "shifts",
+                f"root mean square {found['shifts']['root_mean_square']:.2f} Å, largest {found['shifts']['largest']:.2f} Å",
+            )
         )
     if found["images"]:
         lines.append(

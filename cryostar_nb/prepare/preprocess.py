@@ -14,7 +14,13 @@ from torch import Tensor
 
 from cryostar_nb.ctf import ctf_signs
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, fourier_crop, frequency_grid
+from cryostar_nb.fourier import (
+    centred_fft,
+    centred_ifft,
+    coordinate_axis,
+    fourier_crop,
+    frequency_grid,
+)
 from cryostar_nb.io.files import replacing
 from cryostar_nb.io.metadata import make_particles
 from cryostar_nb.io.particles import Particles, batches
@@ -46,7 +52,9 @@ class Preprocessing:
     def check(self, box_size: int, pixel_size: float) -> None:
         """Raise InputError for what these images cannot be given."""
         if self.box_size is not None and not 4 <= self.box_size <= box_size:
-            raise InputError(f"box_size = {self.box_size}: the images have {box_size} pixels; give a number from 4 to that")
+            raise InputError(
+                f"box_size = {self.box_size}: the images have {box_size} pixels; give a number from 4 to that"
+            )
         corner = box_size * pixel_size / math.sqrt(2)
         for name in ("low_pass", "background_radius", "mask_radius", "mask_edge"):
             value = getattr(self, name)
@@ -63,7 +71,13 @@ def soft_step(values: Float[Tensor, "*grid"], start: float, edge: float) -> Floa
     return 0.5 + 0.5 * torch.cos(math.pi * ((values - start) / edge).clamp(0, 1))
 
 
-def preprocess(particles: Particles, out: Path | str, config: Preprocessing, *, more: pd.DataFrame | None = None) -> Particles:
+def preprocess(
+    particles: Particles,
+    out: Path | str,
+    config: Preprocessing,
+    *,
+    more: pd.DataFrame | None = None,
+) -> Particles:
     """Write `out/particles.mrcs` and `out/particles.star`, and return the new particles.
 
     Phases that were flipped are flipped back. Poses and CTFs stay as they are. `more` are columns for the STAR file, a row for
@@ -72,20 +86,34 @@ def preprocess(particles: Particles, out: Path | str, config: Preprocessing, *, 
     out = Path(out)
     config.check(particles.box_size, particles.pixel_size)
     stack, star = out / "particles.mrcs", out / "particles.star"
-    if any(path.exists() and path.resolve() in (stack.resolve(), star.resolve()) for path in (particles.source, *particles.stacks)):
-        raise InputError(f"{out}: holds the particles that are read; write to another folder (--out)")
+    if any(
+        path.exists() and path.resolve() in (stack.resolve(), star.resolve())
+        for path in (particles.source, *particles.stacks)
+    ):
+        raise InputError(
+            f"{out}: holds the particles that are read; write to another folder (--out)"
+        )
     box_size = config.box_size or particles.box_size
     pixel_size = particles.pixel_size * particles.box_size / box_size
     shape = (len(particles), box_size, box_size)
     disk = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     needed, free = 4 * math.prod(shape), shutil.disk_usage(disk).free
     if needed > free:
-        raise InputError(f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room")
-    with replacing(stack) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as handle:
+        raise InputError(
+            f"{out}: the stack needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room"
+        )
+    with (
+        replacing(stack) as temporary,
+        mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as handle,
+    ):
         handle.set_image_stack()
-        handle.header.label[0] = b"CryoSTAR-NB preprocess"  # mrcfile puts the time there: other bytes for the same images
+        handle.header.label[0] = (
+            b"CryoSTAR-NB preprocess"  # mrcfile puts the time there: other bytes for the same images
+        )
         handle.voxel_size = pixel_size
-        for rows in batches(len(particles), max(1, PIXELS_AT_ONCE // particles.box_size**2), "preprocessing"):
+        for rows in batches(
+            len(particles), max(1, PIXELS_AT_ONCE // particles.box_size**2), "preprocessing"
+        ):
             handle.data[rows] = process_images(particles, rows, config).numpy()
     made = replace(
         particles,
@@ -101,21 +129,31 @@ def preprocess(particles: Particles, out: Path | str, config: Preprocessing, *, 
     return made
 
 
-def process_images(particles: Particles, rows: slice, config: Preprocessing) -> Float[Tensor, "particle y x"]:
+def process_images(
+    particles: Particles, rows: slice, config: Preprocessing
+) -> Float[Tensor, "particle y x"]:
     """These images, processed."""
     images = particles.images(rows)
     for bad in torch.nonzero(~torch.isfinite(images).all(-1).all(-1)).flatten().tolist():
         value = images[bad][~torch.isfinite(images[bad])][0].item()
-        raise InputError(f"{particles.label(rows.start + bad)}: a pixel is {value}; remove the particle (--indices)")
+        raise InputError(
+            f"{particles.label(rows.start + bad)}: a pixel is {value}; remove the particle (--indices)"
+        )
     if particles.phase_flipped and particles.ctf is not None:
-        signs = ctf_signs(frequency_grid(particles.box_size, particles.pixel_size), particles.ctf[rows])
+        signs = ctf_signs(
+            frequency_grid(particles.box_size, particles.pixel_size), particles.ctf[rows]
+        )
         images = centred_ifft(centred_fft(images, 2) * signs, 2).float()
     box_size = config.box_size or particles.box_size
     images = fourier_crop(images, box_size, 2)
     pixel_size = particles.pixel_size * particles.box_size / box_size
     if config.low_pass is not None:
         frequency = frequency_grid(box_size, pixel_size).norm(dim=-1)
-        images = centred_ifft(centred_fft(images, 2) * soft_step(frequency, 1 / config.low_pass, 2 / (box_size * pixel_size)), 2).float()
+        images = centred_ifft(
+            centred_fft(images, 2)
+            * soft_step(frequency, 1 / config.low_pass, 2 / (box_size * pixel_size)),
+            2,
+        ).float()
     if config.invert:
         images = -images
     axis = coordinate_axis(box_size, pixel_size)
@@ -133,12 +171,20 @@ def process_images(particles: Particles, rows: slice, config: Preprocessing) -> 
     return images
 
 
-def preprocess_file(path: Path | str, out: Path | str, config: Preprocessing, reading: Reading, indices: str | None = None) -> Particles:
+def preprocess_file(
+    path: Path | str,
+    out: Path | str,
+    config: Preprocessing,
+    reading: Reading,
+    indices: str | None = None,
+) -> Particles:
     """`preprocess` for the particles of a file, or for those of them that `indices` names.
 
     The columns of a STAR file's particle table that are still true, a half-set or a micrograph's name, are carried over.
     """
-    source = open_metadata(path, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
+    source = open_metadata(
+        path, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl
+    )
     options = {"allow_outside": reading.allow_outside, "phase_flipped": reading.phase_flipped}
     particles = make_particles(source, root=reading.root, pixel_size=reading.pixel_size, **options)
     rows = np.arange(len(particles)) if indices is None else read_indices(indices, len(particles))

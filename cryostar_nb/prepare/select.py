@@ -45,7 +45,9 @@ def particles_of(source: Path | str, reading: Reading | None = None) -> tuple[Pa
     return inputs.particles, dataclasses.replace(inputs.reading, **given)
 
 
-def select_particles(source: Path | str, out: Path | str, choice: Choice, reading: Reading | None = None) -> tuple[int, int, str]:
+def select_particles(
+    source: Path | str, out: Path | str, choice: Choice, reading: Reading | None = None
+) -> tuple[int, int, str]:
     """Write the chosen particles of a file, or of a run, to `out` (.star or .cs), in the order of their file.
 
     In the format that they come in, every column, table and value stays as it is. In the other one, what it takes for a
@@ -56,12 +58,19 @@ def select_particles(source: Path | str, out: Path | str, choice: Choice, readin
     particles, reading = particles_of(source, reading)
     by_component = source.is_dir() and (choice.above is not None or choice.below is not None)
     scores = open_run(source).components().scores.numpy() if by_component else None
-    metadata = open_metadata(particles, passthrough=reading.passthrough, poses_pkl=reading.poses_pkl, ctf_pkl=reading.ctf_pkl)
+    metadata = open_metadata(
+        particles,
+        passthrough=reading.passthrough,
+        poses_pkl=reading.poses_pkl,
+        ctf_pkl=reading.ctf_pkl,
+    )
     rows = chosen_rows(metadata, choice, scores)
     return len(rows), len(metadata), write_selection(metadata, rows, out, reading)
 
 
-def chosen_rows(metadata: Metadata, choice: Choice, scores: np.ndarray | None = None) -> Int[np.ndarray, " row"]:
+def chosen_rows(
+    metadata: Metadata, choice: Choice, scores: np.ndarray | None = None
+) -> Int[np.ndarray, " row"]:
     """The rows that a choice means, in ascending order."""
     keep = np.ones(len(metadata), dtype=bool)
     if choice.indices is not None:
@@ -69,13 +78,17 @@ def chosen_rows(metadata: Metadata, choice: Choice, scores: np.ndarray | None = 
         keep[read_indices(choice.indices, len(metadata))] = True
     if choice.above is not None or choice.below is not None:
         if scores is None:
-            raise InputError(f"{metadata.path}: principal components are a run's; give the folder of one in place of the particles")
+            raise InputError(
+                f"{metadata.path}: principal components are a run's; give the folder of one in place of the particles"
+            )
         if len(scores) != len(metadata):
             raise InputError(
                 f"{metadata.path}: holds {len(metadata)} particles and the run was trained on {len(scores)}; give back the file that it had"
             )
         if not 1 <= choice.pc <= scores.shape[1]:
-            raise InputError(f"pc = {choice.pc}: the run has components 1 to {scores.shape[1]}; give one of these")
+            raise InputError(
+                f"pc = {choice.pc}: the run has components 1 to {scores.shape[1]}; give one of these"
+            )
         along = scores[:, choice.pc - 1]
         for name, limit in (("above", choice.above), ("below", choice.below)):
             if limit is not None and not 0 <= limit <= 100:
@@ -94,11 +107,15 @@ def chosen_rows(metadata: Metadata, choice: Choice, scores: np.ndarray | None = 
     if choice.unique:
         keep[repeated_rows(metadata.image_names(), metadata.poses(ctf=False))[:, 0]] = False
     if not keep.any():
-        raise InputError(f"{metadata.path}: no particle of {len(metadata)} is chosen; loosen the conditions")
+        raise InputError(
+            f"{metadata.path}: no particle of {len(metadata)} is chosen; loosen the conditions"
+        )
     return np.flatnonzero(keep)
 
 
-def write_selection(metadata: Metadata, rows: Int[np.ndarray, " row"], out: Path, reading: Reading) -> str:
+def write_selection(
+    metadata: Metadata, rows: Int[np.ndarray, " row"], out: Path, reading: Reading
+) -> str:
     """Write these particles; return a remark about what was written."""
     if out.suffix not in (".star", ".cs"):
         raise InputError(f"{out}: particles are written as .star or .cs; give a name that ends so")
@@ -106,7 +123,11 @@ def write_selection(metadata: Metadata, rows: Int[np.ndarray, " row"], out: Path
         raise InputError(f"{out}: is the file that is read; write to another one (--out)")
     names = metadata.image_names()
     root = reading.root or project_root(metadata.path, names)
-    hint = "" if os.path.abspath(project_root(out, names)) == os.path.abspath(root) else " (to read it here, give that as --root)"
+    hint = (
+        ""
+        if os.path.abspath(project_root(out, names)) == os.path.abspath(root)
+        else " (to read it here, give that as --root)"
+    )
     whence = f"image names start from {os.path.abspath(root)}{hint}"
     if isinstance(metadata, StarFile) and out.suffix == ".star":
         select_from_star(metadata.path, rows, out)
@@ -120,6 +141,8 @@ def write_selection(metadata: Metadata, rows: Int[np.ndarray, " row"], out: Path
         write_table(beside, metadata.passthrough[metadata.row_of[rows]])
         return f"every field as it was, those of the passthrough file in {beside}; {whence}"
     options = {"allow_outside": reading.allow_outside, "phase_flipped": reading.phase_flipped}
-    particles = make_particles(metadata, root=root, pixel_size=reading.pixel_size, **options).select(rows)
+    particles = make_particles(
+        metadata, root=root, pixel_size=reading.pixel_size, **options
+    ).select(rows)
     (write_star if out.suffix == ".star" else write_cs)(out, particles, root=root)
     return f"images, poses and CTFs; the {len(particles.columns_ignored)} other columns have no place in this format; {whence}"

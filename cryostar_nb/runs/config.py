@@ -13,7 +13,14 @@ from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import Reading, read_particles
 
-PATHS = ("particles", "reference", "root", "passthrough", "poses_pkl", "ctf_pkl")  # among the settings in config.json
+PATHS = (
+    "particles",
+    "reference",
+    "root",
+    "passthrough",
+    "poses_pkl",
+    "ctf_pkl",
+)  # among the settings in config.json
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,27 @@ class RunConfig:
 
     def write(self, folder: Path) -> None:
         """Write `folder/config.json`."""
-        grid = {"box_size": self.box_size, "pixel_size": self.pixel_size, "n_particles": self.n_particles}
-        settings = {"train": dataclasses.asdict(self.train), "model": dataclasses.asdict(self.model)}
+        grid = {
+            "box_size": self.box_size,
+            "pixel_size": self.pixel_size,
+            "n_particles": self.n_particles,
+        }
+        settings = {
+            "train": dataclasses.asdict(self.train),
+            "model": dataclasses.asdict(self.model),
+        }
         write_json(folder / "config.json", {"inputs": plain(self.inputs), "grid": grid} | settings)
 
     def changes_from(self, before: "RunConfig") -> list[str]:
         """The settings and files that are not what they were, a line each."""
         lines: list[str] = []
-        for was, now in ((vars(before.train), vars(self.train)), (plain(before.inputs), plain(self.inputs))):
-            lines += [f"{name} = {now[name]}, not {was[name]}" for name in now if now[name] != was[name]]
+        for was, now in (
+            (vars(before.train), vars(self.train)),
+            (plain(before.inputs), plain(self.inputs)),
+        ):
+            lines += [
+                f"{name} = {now[name]}, not {was[name]}" for name in now if now[name] != was[name]
+            ]
         return lines
 
 
@@ -74,15 +93,25 @@ def read_config(folder: Path | str) -> RunConfig:
     """The `config.json` of a run folder. Raises InputError where there is none, or another program's."""
     path = Path(folder) / "config.json"
     if not path.exists():
-        raise InputError(f"{folder}: is not a run folder (it has no config.json); give the --out of `cryostar-nb train`")
+        raise InputError(
+            f"{folder}: is not a run folder (it has no config.json); give the --out of `cryostar-nb train`"
+        )
     try:
         values = json.loads(path.read_text())
         files = _with_paths(values["inputs"])
         files["reading"] = Reading(**_with_paths(files["reading"]))
-        model: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["model"].items()}
+        model: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values["model"].items()
+        }
         _check_kinds(values["train"], vars(TrainConfig()), get_type_hints(TrainConfig))
         _check_kinds(values["grid"], {"box_size": 1, "pixel_size": 1.0, "n_particles": 1}, {})
-        return RunConfig(InputFiles(**files), TrainConfig(**values["train"]), ModelConfig(**model), **values["grid"])
+        return RunConfig(
+            InputFiles(**files),
+            TrainConfig(**values["train"]),
+            ModelConfig(**model),
+            **values["grid"],
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: is not a configuration that this version wrote ({' '.join(str(error).split())[:200]}); train into a new --out"
@@ -90,7 +119,9 @@ def read_config(folder: Path | str) -> RunConfig:
 
 
 def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: Path(value) if name in PATHS and value else value for name, value in settings.items()}
+    return {
+        name: Path(value) if name in PATHS and value else value for name, value in settings.items()
+    }
 
 
 def _check_kinds(values: dict[str, Any], usual: dict[str, Any], hints: dict[str, Any]) -> None:
@@ -102,6 +133,8 @@ def _check_kinds(values: dict[str, Any], usual: dict[str, Any], hints: dict[str,
         elif isinstance(default, bool) or isinstance(value, bool):
             good = isinstance(default, bool) and isinstance(value, bool)
         else:
-            good = isinstance(value, int if isinstance(default, int) else int | float) or (default is None and value is None)
+            good = isinstance(value, int if isinstance(default, int) else int | float) or (
+                default is None and value is None
+            )
         if not good:
             raise TypeError(f"{name} = {value!r}")

@@ -10,9 +10,13 @@ from cryostar_nb.training import TrainingData
 
 
 def training_data(
-    particles: Particles, vectors: Float[Tensor, "particle band"] | VectorFile, device: torch.device | None = None
+    particles: Particles,
+    vectors: Float[Tensor, "particle band"] | VectorFile,
+    device: torch.device | None = None,
 ) -> TrainingData:
     """What training reads, poses and CTF on a device, the CPU by default."""
     device = device or torch.device("cpu")
     assert particles.ctf is not None
-    return TrainingData(vectors, particles.rotations.float().to(device), particles.ctf.to(torch.float32).to(device))
+    return TrainingData(
+        vectors, particles.rotations.float().to(device), particles.ctf.to(torch.float32).to(device)
+    )

@@ -68,7 +68,11 @@ class Run:
 
     def density(self) -> Density:
         """What its images are made of."""
-        atoms = read_structure(self.folder / "atoms.cif") if self.config.density == "atoms" else self.nodes
+        atoms = (
+            read_structure(self.folder / "atoms.cif")
+            if self.config.density == "atoms"
+            else self.nodes
+        )
         return make_density(self.config, atoms, self.nodes)
 
     def latents(self) -> Float[Tensor, "particle latent"]:
@@ -92,12 +96,16 @@ class Run:
 
 
 @torch.no_grad()
-def infer_latents(model: DeformationVAE, data: TrainingData, view: StructureView | None) -> Float[Tensor, "particle latent"]:
+def infer_latents(
+    model: DeformationVAE, data: TrainingData, view: StructureView | None
+) -> Float[Tensor, "particle latent"]:
     """The latent mean of every particle, on the CPU."""
     return torch.cat([model.encoder(inputs)[0] for inputs in encoder_inputs(data, view)]).cpu()
 
 
-def save_latents(folder: Path, model: DeformationVAE, data: TrainingData, view: StructureView | None) -> Float[Tensor, "particle latent"]:
+def save_latents(
+    folder: Path, model: DeformationVAE, data: TrainingData, view: StructureView | None
+) -> Float[Tensor, "particle latent"]:
     """Infer the latent mean of every particle and write `latents.npy`."""
     latents = infer_latents(model, data, view)
     with replacing(folder / "latents.npy") as temporary:
@@ -111,15 +119,21 @@ def open_run(folder: Path | str) -> Run:
     settings = read_config(folder)
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
-        raise InputError(f"{folder}: has no checkpoint yet (checkpoint.pt); train it anew, without --resume")
+        raise InputError(
+            f"{folder}: has no checkpoint yet (checkpoint.pt); train it anew, without --resume"
+        )
     nodes = read_nodes(folder / "reference.cif")
     view = make_view(settings.train, nodes, settings.band)
-    model = build_model(settings.train, settings.model, nodes, settings.band, view, find_modes=False)
+    model = build_model(
+        settings.train, settings.model, nodes, settings.band, view, find_modes=False
+    )
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         weights, step = state["model"], int(state["step"])
     except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f"{checkpoint}: is damaged, or no checkpoint ({type(error).__name__}); train into a new --out") from error
+        raise InputError(
+            f"{checkpoint}: is damaged, or no checkpoint ({type(error).__name__}); train into a new --out"
+        ) from error
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -140,7 +154,12 @@ def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:
         raise InputError(f"{path}: is not the truth.npz of a simulation ({error})") from error
     metrics = run.metrics()
     seconds = metrics["seconds"][-1] / run.step if metrics else float("nan")
-    result = {"method": run.config.method, "steps": run.step, "seed": run.config.seed, "seconds_per_step": seconds}
+    result = {
+        "method": run.config.method,
+        "steps": run.step,
+        "seed": run.config.seed,
+        "seconds_per_step": seconds,
+    }
     result |= evaluate(run.model.decoder, run.latents(), run.nodes, values)
     write_json(run.folder / "evaluation.json", result)
     return result

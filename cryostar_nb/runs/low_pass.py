@@ -30,13 +30,18 @@ class Agreement:
 
 
 def agreement_with_map(
-    centres: Float[Tensor, "gaussian 3"], amplitudes: Float[Tensor, " gaussian"], sigma: float, density: DensityMap
+    centres: Float[Tensor, "gaussian 3"],
+    amplitudes: Float[Tensor, " gaussian"],
+    sigma: float,
+    density: DensityMap,
 ) -> Agreement:
     """Compare Gaussians, in the frame of the poses, with a map, whose centre voxel is the origin of that frame.
 
     Raises InputError when they agree at no resolution, or at coarse ones only by chance: then the model does not lie in the map.
     """
-    made = model_density(centres, amplitudes, sigma, box_size=density.box_size, pixel_size=density.voxel_size)
+    made = model_density(
+        centres, amplitudes, sigma, box_size=density.box_size, pixel_size=density.voxel_size
+    )
     frequencies, curve = shell_correlation(made, density.values, pixel_size=density.voxel_size)
     cutoff = first_crossing(frequencies, curve)
     coarse = curve[: max(2, int((frequencies < 1 / 30).sum()))]
@@ -56,22 +61,52 @@ class DensityQuality:
     agreement: Agreement
 
 
-def density_quality(atoms: Structure, *, box_size: int, pixel_size: float, sigma: float = 2.0, resolution: float = 3.0) -> DensityQuality:
+def density_quality(
+    atoms: Structure,
+    *,
+    box_size: int,
+    pixel_size: float,
+    sigma: float = 2.0,
+    resolution: float = 3.0,
+) -> DensityQuality:
     """Compare the density of a structure's atoms, at a resolution in Å, with Gaussians of width `sigma`, in Å, at its nodes."""
     nodes = coarse_grain(atoms)
     full, coarse = (
-        model_density(torch.from_numpy(s.positions), torch.from_numpy(s.electrons), width, box_size=box_size, pixel_size=pixel_size)
+        model_density(
+            torch.from_numpy(s.positions),
+            torch.from_numpy(s.electrons),
+            width,
+            box_size=box_size,
+            pixel_size=pixel_size,
+        )
         for s, width in ((atoms, atom_sigma(resolution)), (nodes, sigma))
     )
     frequencies, curve = shell_correlation(full, coarse, pixel_size=pixel_size)
-    return DensityQuality(full, coarse, Agreement(frequencies, curve, first_crossing(frequencies, curve) or float("inf")))
+    return DensityQuality(
+        full,
+        coarse,
+        Agreement(frequencies, curve, first_crossing(frequencies, curve) or float("inf")),
+    )
 
 
-def low_pass_from_map(reference: Path | str, density: Path | str | None, config: TrainConfig, map_pixel_size: float | None = None) -> float:
+def low_pass_from_map(
+    reference: Path | str,
+    density: Path | str | None,
+    config: TrainConfig,
+    map_pixel_size: float | None = None,
+) -> float:
     """Resolution, in Å to two decimals, at which the FSC of a reference's density with a consensus map falls to 0.5 (appendix A)."""
     if density is None:
         raise InputError("--low-pass auto needs a consensus map; give --map")
     atoms, nodes = read_atoms_and_nodes(reference)
     made = make_density(config, atoms, nodes)
     centres = made.centres(torch.from_numpy(nodes.positions).float())
-    return round(agreement_with_map(centres, made.amplitudes, float(made.sigma), read_map(density, pixel_size=map_pixel_size)).cutoff, 2)
+    return round(
+        agreement_with_map(
+            centres,
+            made.amplitudes,
+            float(made.sigma),
+            read_map(density, pixel_size=map_pixel_size),
+        ).cutoff,
+        2,
+    )

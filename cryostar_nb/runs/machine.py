@@ -42,9 +42,13 @@ class Hardware:
         device = choose_device(self.device)
         check_signs(self, positive=("devices", "num_nodes"))
         if device.index is not None and self.devices > 1:
-            raise InputError(f"device = {self.device} is one GPU, and devices = {self.devices}; give --device {device.type}")
+            raise InputError(
+                f"device = {self.device} is one GPU, and devices = {self.devices}; give --device {device.type}"
+            )
         if device.type == "cuda" and self.devices > torch.cuda.device_count():
-            raise InputError(f"devices = {self.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that")
+            raise InputError(
+                f"devices = {self.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that"
+            )
         return device
 
 
@@ -56,7 +60,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda") from error
+        raise InputError(
+            f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda"
+        ) from error
     return device
 
 
@@ -91,7 +97,9 @@ def keep_freed_memory() -> None:
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C (and a polite kill) wait for the end of a step. Yields a function that says whether one has come."""
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # signals reach the main thread alone
         yield lambda: False
         return
     wanted = (signal.SIGINT, signal.SIGTERM)

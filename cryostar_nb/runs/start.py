@@ -21,7 +21,12 @@ from cryostar_nb.training import make_view, train
 
 
 def start_run(
-    inputs: InputFiles, config: TrainConfig, out: Path | str, *, resume: bool = False, hardware: Hardware | None = None
+    inputs: InputFiles,
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    hardware: Hardware | None = None,
 ) -> Run | None:
     """Train on the user's files, in the folder `out`, and infer the latents. In a distributed run the first process returns.
 
@@ -30,7 +35,11 @@ def start_run(
     """
     out, hardware = Path(out), hardware or Hardware()
     hardware.check()
-    check_outputs([out / name for name in FILES], inputs=(inputs.particles, inputs.reference, *inputs.reading.files()), overwrite=True)
+    check_outputs(
+        [out / name for name in FILES],
+        inputs=(inputs.particles, inputs.reference, *inputs.reading.files()),
+        overwrite=True,
+    )
     before = open_run(out) if resume else None
     if before is None:
         check_free(out)
@@ -45,27 +54,46 @@ def start_run(
     particles = inputs.read_particles()
     config.check(len(particles), hardware.devices * hardware.num_nodes)
     sizes = ModelConfig() if before is None else before.settings.model
-    settings = RunConfig(inputs, config, sizes, particles.box_size, particles.pixel_size, len(particles))
+    settings = RunConfig(
+        inputs, config, sizes, particles.box_size, particles.pixel_size, len(particles)
+    )
     band = settings.band
     check_fit(inputs, nodes, particles)
     if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
-        raise InputError(f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes")
+        raise InputError(
+            f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes"
+        )
     if before is not None:
         check_can_go_on(before, settings, nodes)
         if config.steps == before.step:
-            print(f"{out}: is at its last step, {before.step:,}, already; give a larger --steps to go on")
+            print(
+                f"{out}: is at its last step, {before.step:,}, already; give a larger --steps to go on"
+            )
             before.latents()
             return before
-    fabric = start_fabric(hardware)  # here, and not before, other processes come into being: they need no input checked twice
-    with fabric.rank_zero_first():  # the others find the file that the first one wrote, if it wrote one
-        vectors = open_vectors(particles, band, invert=inputs.invert, memory_gb=hardware.memory_gb, cache=hardware.cache, spill=out)
+    fabric = start_fabric(
+        hardware
+    )  # here, and not before, other processes come into being: they need no input checked twice
+    with (
+        fabric.rank_zero_first()
+    ):  # the others find the file that the first one wrote, if it wrote one
+        vectors = open_vectors(
+            particles,
+            band,
+            invert=inputs.invert,
+            memory_gb=hardware.memory_gb,
+            cache=hardware.cache,
+            spill=out,
+        )
     if fabric.is_global_zero:
         if before is not None:
             for line in settings.changes_from(before.settings):
                 print(f"{out}: from step {before.step + 1:,} on, {line}")
         finest = 2 * particles.pixel_size
         if config.low_pass < finest:
-            print(f"{inputs.particles}: its pixels hold no detail of {config.low_pass:g} Å; images are compared down to {finest:g} Å")
+            print(
+                f"{inputs.particles}: its pixels hold no detail of {config.low_pass:g} Å; images are compared down to {finest:g} Å"
+            )
         if isinstance(vectors, VectorFile):
             gigabytes = 2 * vectors.size * len(vectors) / 1e9
             print(
@@ -78,7 +106,18 @@ def start_run(
             write_structure(out / "atoms.cif", atoms)
     data = training_data(particles, resident(vectors, fabric.device), fabric.device)
     view = make_view(config, nodes, band)
-    model = train(config, data, nodes, band, out, density=density, view=view, model_config=sizes, resume=resume, fabric=fabric)
+    model = train(
+        config,
+        data,
+        nodes,
+        band,
+        out,
+        density=density,
+        view=view,
+        model_config=sizes,
+        resume=resume,
+        fabric=fabric,
+    )
     if not fabric.is_global_zero:
         return None
     save_latents(out, model, data, view)
@@ -88,36 +127,57 @@ def start_run(
 def check_free(out: Path) -> None:
     """Raise InputError for a folder that holds a run with a checkpoint, or files that are no run's."""
     if (out / "checkpoint.pt").exists():
-        raise InputError(f"{out}: already holds a run; go on with --resume, or choose another --out")
+        raise InputError(
+            f"{out}: already holds a run; go on with --resume, or choose another --out"
+        )
     if (out / "config.json").exists():
         read_config(out)  # of a run that was stopped before its first checkpoint, and is begun anew
         if (out / "latents.npy").exists():
-            raise InputError(f"{out}: holds a run whose checkpoint.pt is gone; restore it, or choose another --out")
+            raise InputError(
+                f"{out}: holds a run whose checkpoint.pt is gone; restore it, or choose another --out"
+            )
     elif out.exists():
-        others = sorted(path.name for path in out.iterdir() if not path.name.startswith((".", "vectors")))
+        others = sorted(
+            path.name for path in out.iterdir() if not path.name.startswith((".", "vectors"))
+        )
         if others:
-            raise InputError(f"{out}: holds {others[0]}, and no run; choose a new or an empty folder (--out)")
+            raise InputError(
+                f"{out}: holds {others[0]}, and no run; choose a new or an empty folder (--out)"
+            )
 
 
 def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
     """Raise InputError when a run that is to be resumed was trained on something else, or further."""
     help_ = "resume with the same, or train into a new --out"
     if settings.band != before.band:
-        was, wanted = (f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å" for b in (before.band, settings.band))
-        raise InputError(f"{before.folder}: was trained on images of {was}, not of {wanted}; {help_}")
+        was, wanted = (
+            f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å"
+            for b in (before.band, settings.band)
+        )
+        raise InputError(
+            f"{before.folder}: was trained on images of {was}, not of {wanted}; {help_}"
+        )
     if settings.n_particles != before.settings.n_particles:
         was, wanted = f"{before.settings.n_particles:,}", f"{settings.n_particles:,}"
-        raise InputError(f"{before.folder}: was trained on {was} particles, not on {wanted}; {help_}")
+        raise InputError(
+            f"{before.folder}: was trained on {was} particles, not on {wanted}; {help_}"
+        )
     for name in ("method", "modes", "encoder_input", "density"):
         was, wanted = getattr(before.config, name), getattr(settings.train, name)
         if was != wanted:
-            raise InputError(f"{before.folder}: was trained with {name} = {was}, not {wanted}; {help_}")
+            raise InputError(
+                f"{before.folder}: was trained with {name} = {was}, not {wanted}; {help_}"
+            )
     difference = difference_of(before.nodes, nodes)
     if difference:
-        raise InputError(f"{before.folder}: was trained on another reference: {difference}; {help_}")
+        raise InputError(
+            f"{before.folder}: was trained on another reference: {difference}; {help_}"
+        )
     steps = settings.train.steps
     if steps < before.step:
-        raise InputError(f"{before.folder}: is at step {before.step:,} already, and steps = {steps:,}; give a larger --steps")
+        raise InputError(
+            f"{before.folder}: is at step {before.step:,} already, and steps = {steps:,}; give a larger --steps"
+        )
 
 
 def difference_of(first: Structure, second: Structure) -> str:
@@ -134,7 +194,10 @@ def difference_of(first: Structure, second: Structure) -> str:
 
 def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:
     """Raise InputError when the reference reaches out of the box: it is not docked, or the pixel size is wrong."""
-    reach, half_box = float(np.linalg.norm(nodes.positions, axis=-1).max()), particles.box_size * particles.pixel_size / 2
+    reach, half_box = (
+        float(np.linalg.norm(nodes.positions, axis=-1).max()),
+        particles.box_size * particles.pixel_size / 2,
+    )
     if reach > half_box:
         raise InputError(
             f"{inputs.reference}: a residue lies {reach:.0f} Å from the origin, outside the particles' half box of {half_box:.0f} Å; place the model in the frame of the poses, its centre near the origin"

@@ -46,15 +46,23 @@ SILHOUETTE_LEVEL = 0.05  # of the greatest value of the clean projection
 class InformationFloor:
     """Floors at each noise level; RMSDs of the nodes in Å, without alignment. Every `_error` is one Monte-Carlo standard error."""
 
-    snr: Float[np.ndarray, " level"]  # variance of the clean image over the whole box / variance of the noise
+    snr: Float[
+        np.ndarray, " level"
+    ]  # variance of the clean image over the whole box / variance of the noise
     noise_sd: Float[np.ndarray, " level"]  # of a pixel, and of every element of a band vector
-    rms: Float[np.ndarray, " level"]  # root of the mean squared RMSD of the posterior mean: no method has less
+    rms: Float[
+        np.ndarray, " level"
+    ]  # root of the mean squared RMSD of the posterior mean: no method has less
     rms_error: Float[np.ndarray, " level"]
     mean: Float[np.ndarray, " level"]  # mean RMSD of the posterior mean
     mean_error: Float[np.ndarray, " level"]
-    lowest_mean: Float[np.ndarray, " level"]  # mean RMSD of the state of least expected RMSD: on a straight morph, no method has less
+    lowest_mean: Float[
+        np.ndarray, " level"
+    ]  # mean RMSD of the state of least expected RMSD: on a straight morph, no method has less
     lowest_mean_error: Float[np.ndarray, " level"]
-    per_state: Float[np.ndarray, "level state"]  # mean RMSD of the posterior mean where this state is the true one
+    per_state: Float[
+        np.ndarray, "level state"
+    ]  # mean RMSD of the posterior mean where this state is the true one
     per_state_error: Float[np.ndarray, "level state"]
     prior_per_state: Float[np.ndarray, " state"]  # RMSD of always answering with the mean structure
     prior_mean: float  # its mean
@@ -94,7 +102,9 @@ def information_floor(
     coordinates = state_coordinates(torch.from_numpy(path[:, node_atoms(atoms)]))
     noise_sd = np.sqrt(signal_variance / np.asarray(snrs, dtype=np.float64))
     levels = [_errors_per_particle(scatter, normal, coordinates, float(sd)) for sd in noise_sd]
-    mean, square, lowest = (torch.stack([level[kind] for level in levels]) for kind in range(3))  # (level, particle, state)
+    mean, square, lowest = (
+        torch.stack([level[kind] for level in levels]) for kind in range(3)
+    )  # (level, particle, state)
     rms = square.mean((1, 2)).sqrt()
     prior = (coordinates - coordinates.mean(0)).norm(dim=-1)
     return InformationFloor(
@@ -136,7 +146,9 @@ def scatter_matrices(
     poses, band, states = _poses_and_band(config, path)
     kept = torch.ones(band.size, dtype=torch.bool)
     if low_pass is not None:
-        kept = band.per_coefficient((band.frequencies.norm(dim=-1) <= 1 / low_pass + 1e-9).double()).bool()
+        kept = band.per_coefficient(
+            (band.frequencies.norm(dim=-1) <= 1 / low_pass + 1e-9).double()
+        ).bool()
     scatter = torch.empty(len(poses), len(path), len(path), dtype=torch.float64)
     power = 0.0
     for rows in batches(len(poses), 1, "rendering all states"):
@@ -147,10 +159,16 @@ def scatter_matrices(
     return scatter, power / len(poses) / config.box_size**2
 
 
-def _poses_and_band(config: SimulationConfig, path: Float[np.ndarray, "state atom 3"]) -> tuple[Poses, Band, Tensor]:
+def _poses_and_band(
+    config: SimulationConfig, path: Float[np.ndarray, "state atom 3"]
+) -> tuple[Poses, Band, Tensor]:
     """Poses and CTFs as `simulate` draws them, its band (up to Nyquist), and the path in its precision."""
     poses = draw_poses(config, np.random.default_rng(config.seed))
-    return poses, Band(config.box_size, config.pixel_size, 2 * config.pixel_size), torch.from_numpy(path).float()
+    return (
+        poses,
+        Band(config.box_size, config.pixel_size, 2 * config.pixel_size),
+        torch.from_numpy(path).float(),
+    )
 
 
 def _clean_vectors(
@@ -197,7 +215,9 @@ def draw_projections(
 
 
 def posterior(
-    scatter: Float[Tensor, "*batch state state"], projections: Float[Tensor, "*batch draw state"], noise_sd: float
+    scatter: Float[Tensor, "*batch state state"],
+    projections: Float[Tensor, "*batch draw state"],
+    noise_sd: float,
 ) -> Float[Tensor, "*batch draw truth state"]:
     """p(s | y) of every state s, for every true state and draw of the noise, under a uniform prior."""
     own = scatter.diagonal(dim1=-2, dim2=-1)
@@ -210,12 +230,18 @@ def _errors_per_particle(
     normal: Float[Tensor, "particle draw state"],
     coordinates: Float[Tensor, "state axis"],
     noise_sd: float,
-) -> tuple[Float[Tensor, "particle state"], Float[Tensor, "particle state"], Float[Tensor, "particle state"]]:
+) -> tuple[
+    Float[Tensor, "particle state"],
+    Float[Tensor, "particle state"],
+    Float[Tensor, "particle state"],
+]:
     """Averages over the draws, per true state: RMSD of the posterior mean, its square, and RMSD of the best state."""
     distances = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
     parts = []
     for some, numbers in zip(scatter.split(_BATCH), normal.split(_BATCH), strict=True):
-        weights = posterior(some, draw_projections(some, numbers), noise_sd)  # (particle, draw, truth, state)
+        weights = posterior(
+            some, draw_projections(some, numbers), noise_sd
+        )  # (particle, draw, truth, state)
         square = (weights @ coordinates - coordinates).square().sum(-1)  # (particle, draw, truth)
         best = (weights @ distances).argmin(-1)
         chosen = distances[torch.arange(len(distances)), best]
@@ -224,7 +250,9 @@ def _errors_per_particle(
     return mean, squared, lowest
 
 
-def signal_measures(atoms: Structure, path: Float[np.ndarray, "state atom 3"], config: SimulationConfig) -> dict[str, float]:
+def signal_measures(
+    atoms: Structure, path: Float[np.ndarray, "state atom 3"], config: SimulationConfig
+) -> dict[str, float]:
     """What may be called the signal of these images, averaged over particles, in the square of the images' unit (electrons/Å^2).
 
     An SNR is one of these over the variance of the noise, so for the same noise two SNRs have the ratio of two measures:
@@ -249,9 +277,14 @@ def signal_measures(atoms: Structure, path: Float[np.ndarray, "state atom 3"], c
         state = number % len(path)
         one = states[state : state + 1]
         image, projection = (
-            band.decode(_clean_vectors(atoms, one, poses, number, band, config, ctf=ctf))[0].double() for ctf in (True, False)
+            band.decode(_clean_vectors(atoms, one, poses, number, band, config, ctf=ctf))[
+                0
+            ].double()
+            for ctf in (True, False)
         )
-        above_ground = projection - projection.min()  # a band leaves the mean out; the ground of a projection is 0
+        above_ground = (
+            projection - projection.min()
+        )  # a band leaves the mean out; the ground of a projection is 0
         sums["box"] += _variance(image)
         sums["disc"] += _variance(image, disc)
         sums["silhouette"] += _variance(image, above_ground > SILHOUETTE_LEVEL * above_ground.max())

@@ -43,10 +43,15 @@ def hinge_path(
         raise InputError(f"axis = {np.asarray(axis).tolist()}; give a direction")
     part = np.asarray(domain, dtype=np.float64)
     moving = part > 0
-    vectors = np.deg2rad(angles_deg)[:, None, None] * part[moving, None] * (axis / length)  # (state, moving, 3)
+    vectors = (
+        np.deg2rad(angles_deg)[:, None, None] * part[moving, None] * (axis / length)
+    )  # (state, moving, 3)
     arms = np.broadcast_to(positions[moving] - pivot, vectors.shape).copy()
     path = np.repeat(np.asarray(positions, dtype=np.float64)[None], len(angles_deg), axis=0)
-    path[:, moving] = Rotation.from_rotvec(vectors.reshape(-1, 3)).apply(arms.reshape(-1, 3)).reshape(arms.shape) + pivot
+    path[:, moving] = (
+        Rotation.from_rotvec(vectors.reshape(-1, 3)).apply(arms.reshape(-1, 3)).reshape(arms.shape)
+        + pivot
+    )
     return path
 
 
@@ -66,15 +71,21 @@ def propose_hinge(
     """
     inside, outside = positions[domain], positions[~domain]
     if len(inside) == 0 or len(outside) == 0:
-        raise InputError(f"the domain holds {len(inside)} of {len(positions)} atoms; a hinge needs atoms on both sides")
+        raise InputError(
+            f"the domain holds {len(inside)} of {len(positions)} atoms; a hinge needs atoms on both sides"
+        )
     to_outside, to_inside = cKDTree(outside).query(inside)[0], cKDTree(inside).query(outside)[0]
     contacts = np.concatenate([inside[to_outside <= cutoff], outside[to_inside <= cutoff]])
     if len(contacts) == 0:
-        raise InputError(f"the domain comes no nearer to the rest than {to_outside.min():.1f} Å; give a cutoff above {cutoff:g} Å")
+        raise InputError(
+            f"the domain comes no nearer to the rest than {to_outside.min():.1f} Å; give a cutoff above {cutoff:g} Å"
+        )
     pivot = contacts.mean(axis=0)
     arm, other = inside.mean(axis=0) - pivot, outside.mean(axis=0) - pivot
     axis = np.cross(other, arm)
-    if np.linalg.norm(axis) < 1e-3 * np.linalg.norm(other) * np.linalg.norm(arm):  # on one line: any plane through it will do
+    if np.linalg.norm(axis) < 1e-3 * np.linalg.norm(other) * np.linalg.norm(
+        arm
+    ):  # on one line: any plane through it will do
         axis = np.cross(np.eye(3)[np.abs(arm).argmin()], arm)
     if swing == "sideways":
         axis = np.cross(arm, axis)
@@ -82,7 +93,11 @@ def propose_hinge(
 
 
 def clear_hinge(
-    positions: Float[np.ndarray, "atom 3"], domain: Bool[np.ndarray, " atom"], angle_deg: float, *, clash_distance: float = 4.0
+    positions: Float[np.ndarray, "atom 3"],
+    domain: Bool[np.ndarray, " atom"],
+    angle_deg: float,
+    *,
+    clash_distance: float = 4.0,
 ) -> Hinge:
     """The hinge nearest to the proposed one about which the domain can turn by this angle without running into the rest.
 
@@ -98,20 +113,32 @@ def clear_hinge(
     hinges = [
         Hinge(axis, middle.pivot + offset * np.cross(axis, arm))
         for offset in np.arange(0.0, 41.0, 5.0)
-        for axis in Rotation.from_rotvec(np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None] * arm).apply(middle.axis)
+        for axis in Rotation.from_rotvec(
+            np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None] * arm
+        ).apply(middle.axis)
     ]
 
     def depth(hinge: Hinge) -> float:
         angles = np.linspace(0, angle_deg, 6)
-        path = hinge_path(near, np.ones(len(near), dtype=bool), axis=hinge.axis, pivot=hinge.pivot, angles_deg=angles)
-        distances = rest.query(path, distance_upper_bound=clash_distance)[0]  # (state, atom), inf where there is none
+        path = hinge_path(
+            near,
+            np.ones(len(near), dtype=bool),
+            axis=hinge.axis,
+            pivot=hinge.pivot,
+            angles_deg=angles,
+        )
+        distances = rest.query(path, distance_upper_bound=clash_distance)[
+            0
+        ]  # (state, atom), inf where there is none
         depths = np.square(np.clip(clash_distance - distances, 0, None)).sum(axis=-1)
         return float(np.clip(depths - depths[0], 0, None).sum())
 
     return hinges[int(np.argmin([depth(hinge) for hinge in hinges]))]
 
 
-def linkers(atoms: Structure, domain: Bool[np.ndarray, " atom"], residues: int) -> Float[np.ndarray, " atom"]:
+def linkers(
+    atoms: Structure, domain: Bool[np.ndarray, " atom"], residues: int
+) -> Float[np.ndarray, " atom"]:
     """The part of a domain's rotation that every atom takes: 1 inside, 0 outside, a ramp over `residues` across each border.
 
     A border is a bond of the chain with the domain on one side only; the ramp is the running mean of the mask along the chain,
@@ -126,7 +153,9 @@ def linkers(atoms: Structure, domain: Bool[np.ndarray, " atom"], residues: int) 
     mask = domain[starts]
     split = np.flatnonzero(np.repeat(mask, sizes) != domain)
     if len(split):
-        raise InputError(f"{atoms.residue_label(int(split[0]))} is half inside the domain; take whole residues")
+        raise InputError(
+            f"{atoms.residue_label(int(split[0]))} is half inside the domain; take whole residues"
+        )
     joined = np.zeros(len(ranges) - 1, dtype=bool)
     joined[bonds(coarse_grain(atoms))[:, 0]] = True
     part = mask.astype(np.float64)

@@ -67,10 +67,20 @@ class SimulationConfig:
 
     def check(self) -> None:
         """Raise InputError for a value that cannot be meant."""
-        positive = ("n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv")
+        positive = (
+            "n_particles",
+            "box_size",
+            "pixel_size",
+            "snr",
+            "states",
+            "resolution",
+            "voltage_kv",
+        )
         check_signs(self, positive=positive, not_negative=("defocus_log_sd", "seed"))
         if not 0 <= self.amplitude_contrast <= 1:
-            raise InputError(f"amplitude_contrast = {self.amplitude_contrast}; give a fraction from 0 to 1")
+            raise InputError(
+                f"amplitude_contrast = {self.amplitude_contrast}; give a fraction from 0 to 1"
+            )
 
 
 def load_path(
@@ -107,10 +117,22 @@ def draw_poses(config: SimulationConfig, rng: np.random.Generator) -> Poses:
     """Rotations uniform on SO(3), no shift, and log-normal defocus."""
     n = config.n_particles
     rotations = random_rotations(n, rng)
-    defocus = torch.from_numpy(1e4 * rng.lognormal(config.defocus_log_mean, config.defocus_log_sd, n))
+    defocus = torch.from_numpy(
+        1e4 * rng.lognormal(config.defocus_log_mean, config.defocus_log_sd, n)
+    )
     zeros = torch.zeros(n, dtype=torch.float64)
-    microscope = {name: zeros + getattr(config, name) for name in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")}
-    ctf = CTFParameters(defocus_u=defocus, defocus_v=defocus, defocus_angle_deg=zeros, **microscope, phase_shift_deg=zeros, b_factor=zeros)
+    microscope = {
+        name: zeros + getattr(config, name)
+        for name in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+    }
+    ctf = CTFParameters(
+        defocus_u=defocus,
+        defocus_v=defocus,
+        defocus_angle_deg=zeros,
+        **microscope,
+        phase_shift_deg=zeros,
+        b_factor=zeros,
+    )
     return Poses(torch.from_numpy(rotations), torch.zeros(n, 2, dtype=torch.float64), ctf)
 
 
@@ -118,7 +140,9 @@ def given_poses(config: SimulationConfig, path: Path | str, reach: float) -> Pos
     """The first `n_particles` poses and CTFs of a STAR file; `reach` is the model's, in Å. Raises InputError where they are too few or lead out of the box."""
     poses, n = read_poses(path), config.n_particles
     if len(poses) < n:
-        raise InputError(f"{path}: holds {len(poses)} particles, fewer than the {n} asked for; give --n-particles {len(poses)} or less")
+        raise InputError(
+            f"{path}: holds {len(poses)} particles, fewer than the {n} asked for; give --n-particles {len(poses)} or less"
+        )
     assert poses.ctf is not None
     poses = Poses(poses.rotations[:n], poses.shifts[:n], poses.ctf[:n])
     shift, room = poses.shifts.abs().amax(dim=1), config.box_size * config.pixel_size / 2 - reach
@@ -130,7 +154,13 @@ def given_poses(config: SimulationConfig, path: Path | str, reach: float) -> Pos
     return poses
 
 
-def draw_particles(config: SimulationConfig, stack: Path, source: Path, rng: np.random.Generator, poses: Poses | None = None) -> Particles:
+def draw_particles(
+    config: SimulationConfig,
+    stack: Path,
+    source: Path,
+    rng: np.random.Generator,
+    poses: Poses | None = None,
+) -> Particles:
     """Particles of these poses, or of poses drawn at random, for a stack that is yet to be written."""
     n, poses = config.n_particles, poses or draw_poses(config, rng)
     return Particles(
@@ -192,25 +222,43 @@ def simulate(
 
     def clean_images(rows: slice) -> torch.Tensor:
         assert particles.ctf is not None
-        rotations, shifts = particles.rotations[rows].float(), None if given is None else given.shifts[rows].float()
+        rotations, shifts = (
+            particles.rotations[rows].float(),
+            None if given is None else given.shifts[rows].float(),
+        )
         return band.decode(
-            make_images(states[state[rows]], amplitudes, sigma, band, rotations=rotations, shifts=shifts, ctf=particles.ctf[rows])
+            make_images(
+                states[state[rows]],
+                amplitudes,
+                sigma,
+                band,
+                rotations=rotations,
+                shifts=shifts,
+                ctf=particles.ctf[rows],
+            )
         )
 
     batch, sample = 32, min(1000, config.n_particles)
-    sampled = [clean_images(rows).var(dim=(1, 2), correction=0) for rows in batches(sample, batch, "measuring the signal")]
+    sampled = [
+        clean_images(rows).var(dim=(1, 2), correction=0)
+        for rows in batches(sample, batch, "measuring the signal")
+    ]
     noise_sd = math.sqrt(float(torch.cat(sampled).double().mean()) / config.snr)
     noise = torch.Generator().manual_seed(config.seed)
     signal_variance = 0.0
     with replacing(stack) as temporary:
         with mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as handle:
             handle.set_image_stack()
-            handle.header.label[0] = b"CryoSTAR-NB simulation"  # mrcfile puts the time there: other bytes for one seed
+            handle.header.label[0] = (
+                b"CryoSTAR-NB simulation"  # mrcfile puts the time there: other bytes for one seed
+            )
             handle.voxel_size = config.pixel_size
             for rows in batches(config.n_particles, batch, "simulating"):
                 clean = clean_images(rows)
                 signal_variance += float(clean.var(dim=(1, 2), correction=0).double().sum())
-                handle.data[rows] = (clean + noise_sd * torch.randn(clean.shape, generator=noise)).numpy()
+                handle.data[rows] = (
+                    clean + noise_sd * torch.randn(clean.shape, generator=noise)
+                ).numpy()
     with replacing(out / "truth.npz") as temporary:
         np.savez(
             temporary,

@@ -15,24 +15,35 @@ def matching_atoms(closed: Structure, open_: Structure) -> tuple[Structure, Stru
 
     Raises InputError when a residue of one is missing from the other, or has another name there.
     """
-    residues = [dict(zip(s.residue_keys, s.residue_names.tolist(), strict=True)) for s in (closed, open_)]
+    residues = [
+        dict(zip(s.residue_keys, s.residue_names.tolist(), strict=True)) for s in (closed, open_)
+    ]
     for key in residues[0].keys() | residues[1].keys():
         names = [table.get(key, "absent") for table in residues]
         if names[0] != names[1]:
             raise InputError(
                 f"residue chain {key[0]} {key[1]}{key[2]} is {names[0]} in the closed and {names[1]} in the open structure; give two models of the same chains and residues"
             )
-    place = {(*key, name): i for i, (key, name) in enumerate(zip(open_.residue_keys, open_.atom_names.tolist(), strict=True))}
+    place = {
+        (*key, name): i
+        for i, (key, name) in enumerate(
+            zip(open_.residue_keys, open_.atom_names.tolist(), strict=True)
+        )
+    }
     shared = [
         (i, place[(*key, name)])
-        for i, (key, name) in enumerate(zip(closed.residue_keys, closed.atom_names.tolist(), strict=True))
+        for i, (key, name) in enumerate(
+            zip(closed.residue_keys, closed.atom_names.tolist(), strict=True)
+        )
         if (*key, name) in place
     ]
     first, second = map(list, zip(*shared, strict=True))
     return closed[first], open_[second]
 
 
-def linear_morph(closed: Float[np.ndarray, "atom 3"], open_: Float[np.ndarray, "atom 3"], states: int) -> Float[np.ndarray, "state atom 3"]:
+def linear_morph(
+    closed: Float[np.ndarray, "atom 3"], open_: Float[np.ndarray, "atom 3"], states: int
+) -> Float[np.ndarray, "state atom 3"]:
     """Straight-line path. It is simple, and it shrinks whatever rotates: bonds are too short midway."""
     t = np.linspace(0, 1, states)[:, None, None]
     return (1 - t) * closed + t * open_

@@ -36,14 +36,21 @@ def test_it_runs_and_its_checks_tell_an_answer_from_none(notebook, executed):
     known = set(papermill.inspect_notebook(str(notebook)))
     assert set(SMOKE[notebook.stem]) <= known, "papermill would only warn of an unknown parameter"
     cells = nbformat.read(executed(notebook), as_version=4).cells
-    assert [printed(cell) for cell in tagged(cells, "check") if ": no answer yet." not in printed(cell)] == []
-    assert [printed(cell) for cell in tagged(cells, "check-answer") if ": right." not in printed(cell)] == []
+    assert [
+        printed(cell) for cell in tagged(cells, "check") if ": no answer yet." not in printed(cell)
+    ] == []
+    assert [
+        printed(cell) for cell in tagged(cells, "check-answer") if ": right." not in printed(cell)
+    ] == []
 
 
 def test_every_exercise_has_its_check_and_its_solution(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     exercises = [tag for cell in cells if (tag := exercise_of(cell))]
-    assert exercises == [f"exercise-{number + 1}" for number in range(len(exercises))] and len(exercises) >= 3
+    assert (
+        exercises == [f"exercise-{number + 1}" for number in range(len(exercises))]
+        and len(exercises) >= 3
+    )
     assert set(read_solutions(notebook)) == set(exercises)
     assert len(tagged(cells, "check")) == len(exercises)
 
@@ -66,7 +73,9 @@ def test_it_is_stored_without_outputs_and_with_one_cell_of_parameters(notebook):
 def test_it_starts_in_colab_with_the_projects_address(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     assert [cell.source for cell in tagged(cells, "colab")] == [cell_text()], "run: make colab"
-    assert exercise_of(cells[0]) is None and next(c for c in cells if c.cell_type == "code") in tagged(cells, "colab")
+    assert exercise_of(cells[0]) is None and next(
+        c for c in cells if c.cell_type == "code"
+    ) in tagged(cells, "colab")
 
 
 def test_its_cells_can_be_read(notebook):

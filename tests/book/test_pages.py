@@ -16,7 +16,9 @@ from smoke import SMOKE
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_playwright, PlaywrightError = playwright_api.sync_playwright, playwright_api.Error
 pytestmark = [
@@ -29,18 +31,40 @@ pytestmark = [
 def site(tmp_path_factory, executed):
     """The built book, warnings being errors; the solved cells of the exercises are left out, as readers do not see them."""
     folder = tmp_path_factory.mktemp("book")
-    for name in ("_config.yml", "book", "notebooks", "cryostar_nb", "pyproject.toml", "benchmarks", "data"):
+    for name in (
+        "_config.yml",
+        "book",
+        "notebooks",
+        "cryostar_nb",
+        "pyproject.toml",
+        "benchmarks",
+        "data",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     for path in NOTEBOOKS:
         notebook = nbformat.read(executed(path), as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if not {"answer", "check-answer"} & set(cell.metadata.get("tags", []))]
+        notebook.cells = [
+            cell
+            for cell in notebook.cells
+            if not {"answer", "check-answer"} & set(cell.metadata.get("tags", []))
+        ]
         nbformat.write(notebook, folder / "notebooks" / path.name)
     config = folder / "_config.yml"
-    config.write_text(config.read_text().replace("execute_notebooks: cache", "execute_notebooks: 'off'"))
+    config.write_text(
+        config.read_text().replace("execute_notebooks: cache", "execute_notebooks: 'off'")
+    )
     for script in ("vendor.py", "make_reference.py"):
         subprocess.run([sys.executable, folder / "book" / script], check=True, capture_output=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "--toc", folder / "book" / "_toc.yml", "-W", "--keep-going"]
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        folder,
+        "--toc",
+        folder / "book" / "_toc.yml",
+        "-W",
+        "--keep-going",
+    ]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder / "_build" / "html"
@@ -49,7 +73,9 @@ def site(tmp_path_factory, executed):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield chromium
         chromium.close()
 
@@ -63,10 +89,15 @@ def visit(browser):
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         page, faults = context.new_page(), []
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: faults.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-        context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort())
+        context.route(
+            lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort()
+        )
         page.goto(path.as_uri(), wait_until="load")
         return page, faults
 
@@ -119,11 +150,17 @@ def test_every_link_inside_the_book_leads_somewhere(site, visit):
     broken = set()
     for path in pages(site):
         page, _ = visit(path)
-        for link in page.evaluate("[...document.querySelectorAll('main a[href], nav a[href]')].map(a => a.href)"):
+        for link in page.evaluate(
+            "[...document.querySelectorAll('main a[href], nav a[href]')].map(a => a.href)"
+        ):
             target, _, anchor = link.partition("#")
             if link.startswith("file:"):
                 file = Path(target.removeprefix("file://").split("?")[0].replace("%20", " "))
-                if not file.exists() or (anchor and file.suffix == ".html" and f'id="{anchor}"' not in file.read_text(encoding="utf-8")):
+                if not file.exists() or (
+                    anchor
+                    and file.suffix == ".html"
+                    and f'id="{anchor}"' not in file.read_text(encoding="utf-8")
+                ):
                     broken.add((path.name, link.rsplit("/", 1)[-1]))
     assert broken == set()
 
@@ -160,7 +197,11 @@ def test_molecules_are_drawn(site, visit):
 def test_a_motion_moves(site, visit):
     """The softest normal mode of adenylate kinase, which no training has to find first."""
     page, _ = visit(site / "notebooks" / "08_baselines_and_interlock.html")
-    stage = next(s for s in page.query_selector_all('[id^="3dmolviewer_"]') if "loop" in s.evaluate("s => s.parentNode.innerHTML"))
+    stage = next(
+        s
+        for s in page.query_selector_all('[id^="3dmolviewer_"]')
+        if "loop" in s.evaluate("s => s.parentNode.innerHTML")
+    )
     stage.scroll_into_view_if_needed()
     assert wait_until(lambda: pixels(stage).std() > 3)
     before = pixels(stage)
@@ -181,13 +222,17 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     root = page.query_selector(".latent-explorer")
     root.scroll_into_view_if_needed()
     assert wait_until(lambda: root.get_attribute("data-ready") == "yes")
-    map_, molecule, picture = (root.query_selector(f".{name}") for name in ("map", "molecule", "particle"))
+    map_, molecule, picture = (
+        root.query_selector(f".{name}") for name in ("map", "molecule", "particle")
+    )
     assert wait_until(lambda: pixels(molecule).std() > 3)
     first = root.get_attribute("data-chosen"), pixels(picture)
     box = map_.bounding_box()
     page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.5 * box["height"])
     assert wait_until(lambda: root.get_attribute("data-chosen") != first[0])
-    assert wait_until(lambda: np.abs(first[1] - pixels(picture)).max() > 30), "another particle is shown"
+    assert wait_until(lambda: np.abs(first[1] - pixels(picture)).max() > 30), (
+        "another particle is shown"
+    )
     second = [root.get_attribute("data-chosen")]
     page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.5 * box["height"])
     assert root.get_attribute("data-chosen") == second[0], "a particle that was clicked is held"
@@ -203,8 +248,12 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
     (tmp_path / "notebooks").mkdir()
     file = tmp_path / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
-    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source += "".join(f"\n{key} = {value!r}" for key, value in (SMOKE[name] | {"live": True}).items())
+    parameters = next(
+        cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+    )
+    parameters.source += "".join(
+        f"\n{key} = {value!r}" for key, value in (SMOKE[name] | {"live": True}).items()
+    )
     nbformat.write(notebook, file)
     for variable in (
         "JUPYTER_CONFIG_DIR",
@@ -215,13 +264,25 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
     ):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     jupyter = Path(sys.executable).with_name("jupyter")
-    announcements = "@jupyterlab/apputils-extension:announcements"  # a window about news would take the clicks
-    subprocess.run([jupyter, "labextension", "disable", announcements], check=True, capture_output=True)
+    announcements = (
+        "@jupyterlab/apputils-extension:announcements"  # a window about news would take the clicks
+    )
+    subprocess.run(
+        [jupyter, "labextension", "disable", announcements], check=True, capture_output=True
+    )
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
-    server = subprocess.Popen([jupyter, "lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={tmp_path}",
+    ]
+    server = subprocess.Popen(
+        [jupyter, "lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
 
@@ -232,22 +293,35 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
                 return False
 
         assert wait_until(opens, seconds=60)
-        page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=90_000)  # before, cells would run in no kernel
+        page.wait_for_selector(
+            "text=Python 3 (ipykernel) | Idle", timeout=90_000
+        )  # before, cells would run in no kernel
         page.click("text=Run >> nth=0")
         page.click("text=Run All Cells >> nth=0")
 
         def has_run():
             page.keyboard.press("Control+s")
             page.wait_for_timeout(1000)
-            cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+            cells = [
+                cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"
+            ]
             return all(cell.execution_count for cell in cells)
 
         assert wait_until(has_run, seconds=180)
-        outputs = [output for cell in nbformat.read(file, as_version=4).cells for output in cell.get("outputs", [])]
+        outputs = [
+            output
+            for cell in nbformat.read(file, as_version=4).cells
+            for output in cell.get("outputs", [])
+        ]
         assert [output.ename for output in outputs if output.output_type == "error"] == []
         assert len(outputs) > 5
         canvases = page.locator(".jp-OutputArea canvas")
-        assert wait_until(lambda: canvases.count() >= 2 and all(pixels(canvas).std() > 3 for canvas in canvases.all()[-2:]))
+        assert wait_until(
+            lambda: (
+                canvases.count() >= 2
+                and all(pixels(canvas).std() > 3 for canvas in canvases.all()[-2:])
+            )
+        )
         label = page.locator(".widget-label", has_text="particle ").first
         before = label.inner_text()
         page.locator(".widget-slider .noUi-handle").first.focus()

@@ -11,7 +11,15 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from faults import FLIP, IN_THE_FILE, IN_THE_IMAGES, spoil_images, spoil_model, spoil_particles, verdict
+from faults import (
+    FLIP,
+    IN_THE_FILE,
+    IN_THE_IMAGES,
+    spoil_images,
+    spoil_model,
+    spoil_particles,
+    verdict,
+)
 from faults import TURN as TURN64
 
 from cryostar_nb.ctf import CTFParameters
@@ -22,7 +30,14 @@ from cryostar_nb.doctor.diagnosis import diagnose, diagnose_files, write_correct
 from cryostar_nb.doctor.docking import MIRROR, STAY, Placement
 from cryostar_nb.doctor.hypotheses import FAULTS, MIRRORS, Hypothesis, Origin, placed, predict
 from cryostar_nb.doctor.placing import structure_spectrum
-from cryostar_nb.doctor.remedies import ADVICE, corrected_particles, corrected_placement, image_root, is_mirror_image, train_flags
+from cryostar_nb.doctor.remedies import (
+    ADVICE,
+    corrected_particles,
+    corrected_placement,
+    image_root,
+    is_mirror_image,
+    train_flags,
+)
 from cryostar_nb.doctor.sample import correlations, take_sample
 from cryostar_nb.doctor.verdict import Scored, choose_band, decide, particles_needed
 from cryostar_nb.errors import InputError
@@ -93,13 +108,26 @@ def write(tmp_path, write_stack, molecule, truth):
         weights, width = torch.full((60,), 30.0), torch.tensor(2.0)
         view = {"rotations": truth.rotations.float(), "shifts": truth.shifts.float()}
         images = band.decode(
-            make_images(torch.from_numpy(molecule).float(), weights, width, band, **view, ctf=None if "CTF off" in faults else truth.ctf)
+            make_images(
+                torch.from_numpy(molecule).float(),
+                weights,
+                width,
+                band,
+                **view,
+                ctf=None if "CTF off" in faults else truth.ctf,
+            )
         )
         noise = torch.from_numpy(np.random.default_rng(7).standard_normal(images.shape)).float()
         images = noise if snr == 0 else images / images.std() * snr**0.5 + noise
-        write_stack(tmp_path / "particles.mrcs", spoil_images(images, truth, faults).numpy(), pixel_size=PIXEL)
+        write_stack(
+            tmp_path / "particles.mrcs",
+            spoil_images(images, truth, faults).numpy(),
+            pixel_size=PIXEL,
+        )
         return dataclasses.replace(
-            spoil_particles(truth, faults), source=tmp_path / "particles.star", stacks=(tmp_path / "particles.mrcs",)
+            spoil_particles(truth, faults),
+            source=tmp_path / "particles.star",
+            stacks=(tmp_path / "particles.mrcs",),
         )
 
     return make
@@ -121,7 +149,9 @@ def test_every_fault_is_verdict(write, model, no_docking, fault):
     found = diagnose(write(*faults), atoms=model.with_positions(positions.numpy()))
     assert found.verdict == verdict(faults)
     if fault and fault.startswith("pixel"):
-        assert found.particles.pixel_size * found.hypothesis.scale == pytest.approx(PIXEL, rel=0.005)
+        assert found.particles.pixel_size * found.hypothesis.scale == pytest.approx(
+            PIXEL, rel=0.005
+        )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +176,11 @@ def test_faults_are_named_together(write, model, no_docking, faults):
 def test_a_displaced_model_is_docked_against_the_images(write, model, monkeypatch, faults):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     positions = torch.from_numpy(model.positions).float()
-    moved = (positions - positions.mean(0)) @ TURN.T + positions.mean(0) + torch.tensor([16.0, -12.0, 20.0])
+    moved = (
+        (positions - positions.mean(0)) @ TURN.T
+        + positions.mean(0)
+        + torch.tensor([16.0, -12.0, 20.0])
+    )
     found = diagnose(write(*faults, snr=1.0), atoms=model.with_positions(moved.numpy()))
     assert found.verdict == verdict((*faults, "model offset", "model orientation"))
     place = corrected_placement(found.hypothesis, turn_poses=found.turn_poses)
@@ -157,18 +191,28 @@ def test_a_displaced_model_is_docked_against_the_images(write, model, monkeypatc
 def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkeypatch):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     positions = torch.from_numpy(model.positions).float()
-    density = DensityMap(model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL), PIXEL, np.zeros(3))
+    density = DensityMap(
+        model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL),
+        PIXEL,
+        np.zeros(3),
+    )
     moved = positions @ TURN.T + torch.tensor([16.0, -12.0, 20.0])
-    found = diagnose(write("origin sign"), atoms=model.with_positions(moved.numpy()), density=density)
+    found = diagnose(
+        write("origin sign"), atoms=model.with_positions(moved.numpy()), density=density
+    )
     assert found.verdict == "origin sign + model offset + model orientation"
     assert float((found.hypothesis.placement(moved) - positions).norm(dim=-1).max()) < 1.0
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_pixel_size_off_by_a_binning_is_found_and_the_shifts_with_it(write, model, truth, no_docking, tmp_path, factor, moved):
+def test_a_pixel_size_off_by_a_binning_is_found_and_the_shifts_with_it(
+    write, model, truth, no_docking, tmp_path, factor, moved
+):
     particles = write()
-    wrong = dataclasses.replace(particles, pixel_size=PIXEL * factor, shifts=particles.shifts * (factor if moved else 1))
+    wrong = dataclasses.replace(
+        particles, pixel_size=PIXEL * factor, shifts=particles.shifts * (factor if moved else 1)
+    )
     found = diagnose(wrong, atoms=model)
     assert found.verdict == "pixel size"
     assert found.hypothesis.scale * factor == pytest.approx(1, rel=0.01)
@@ -178,7 +222,9 @@ def test_a_pixel_size_off_by_a_binning_is_found_and_the_shifts_with_it(write, mo
     torch.testing.assert_close(corrected.shifts, truth.shifts, rtol=0.02, atol=0.02)
 
 
-def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(write, make_nodes, monkeypatch):
+def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(
+    write, make_nodes, monkeypatch
+):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     rng = np.random.default_rng(13)
     steps = rng.standard_normal((60, 3)) + np.array([0.1, 0.5, 0.3])
@@ -187,21 +233,34 @@ def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(w
     assert found.verdict == "undecided" and not found.needs_model
     assert any("about as well as its mirror image" in note for note in found.notes)
     result = as_json(found)
-    assert result["train_flags"] == [] and not any("particles would decide" in line for line in result["details"])
+    assert result["train_flags"] == [] and not any(
+        "particles would decide" in line for line in result["details"]
+    )
 
 
-def test_both_hands_of_a_docked_reference_are_compared_however_many_sets_of_faults_are_better(write, model, monkeypatch):
+def test_both_hands_of_a_docked_reference_are_compared_however_many_sets_of_faults_are_better(
+    write, model, monkeypatch
+):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     monkeypatch.setattr(verdict_module, "MOST_SETS", 1)
     moved = model.with_positions(model.positions @ TURN64.numpy().T + [16.0, -12.0, 20.0])
     found = diagnose(write(snr=1.0), atoms=moved)
-    assert {one.hypothesis.placement.mirrored for one in found.scored if one.placed} == {True, False}
+    assert {one.hypothesis.placement.mirrored for one in found.scored if one.placed} == {
+        True,
+        False,
+    }
 
 
-def test_a_model_of_another_molecule_is_not_placed_in_a_map(write, model, make_nodes, no_docking, monkeypatch):
+def test_a_model_of_another_molecule_is_not_placed_in_a_map(
+    write, model, make_nodes, no_docking, monkeypatch
+):
     monkeypatch.setattr(docking, "ROTATIONS", 1500)
     positions = torch.from_numpy(model.positions).float()
-    density = DensityMap(model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL), PIXEL, np.zeros(3))
+    density = DensityMap(
+        model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL),
+        PIXEL,
+        np.zeros(3),
+    )
     rng = np.random.default_rng(12)
     other = rng.standard_normal((60, 3)) * 12
     found = diagnose(write(), atoms=make_nodes(other), density=density)
@@ -225,11 +284,15 @@ def test_images_may_be_inverted_before_and_the_flag_is_passed_on(write, model, n
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0.98, "CTF off"), (0.95, "CTF off + pixel size")])
-def test_where_the_ctf_is_no_ruler_a_small_difference_of_size_is_only_remarked(write, model, no_docking, size, expected):
+def test_where_the_ctf_is_no_ruler_a_small_difference_of_size_is_only_remarked(
+    write, model, no_docking, size, expected
+):
     """A model of another state is larger or smaller by some percent too."""
     found = diagnose(write("CTF off", snr=1.0), atoms=model.with_positions(model.positions * size))
     assert found.verdict == expected
-    assert any("% larger than the reference" in note for note in found.notes) == (expected == "CTF off")
+    assert any("% larger than the reference" in note for note in found.notes) == (
+        expected == "CTF off"
+    )
 
 
 def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model, monkeypatch):
@@ -239,7 +302,9 @@ def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model, mo
     assert str(f"{found.needed:,}") in as_text(found, as_json(found))
 
 
-def test_few_particles_of_a_weak_signal_leave_it_open_and_enough_of_them_do_not(write, model, no_docking):
+def test_few_particles_of_a_weak_signal_leave_it_open_and_enough_of_them_do_not(
+    write, model, no_docking
+):
     particles = write("transpose", snr=0.01)
     few = diagnose(particles, atoms=model, count=4)
     assert few.verdict == "undecided" and few.needed > 4
@@ -251,12 +316,23 @@ def test_without_shifts_nothing_is_said_about_origins(write, model, truth, no_do
     # The images are moved back instead: what is left are particles in the centre.
     band = Band(BOX, PIXEL, 2 * PIXEL)
     view = {"rotations": truth.rotations.float(), "ctf": truth.ctf}
-    images = band.decode(make_images(torch.from_numpy(model.positions).float(), torch.full((60,), 30.0), torch.tensor(2.0), band, **view))
+    images = band.decode(
+        make_images(
+            torch.from_numpy(model.positions).float(),
+            torch.full((60,), 30.0),
+            torch.tensor(2.0),
+            band,
+            **view,
+        )
+    )
     with mrcfile.mmap(particles.stacks[0], mode="r+") as handle:
         handle.data[...] = images.numpy() + 0.1 * handle.data
     found = diagnose(dataclasses.replace(particles, shifts=0 * particles.shifts), atoms=model)
     assert found.verdict == "ok"
-    assert "The particles have no shifts, so nothing is said about how their origins are read." in found.notes
+    assert (
+        "The particles have no shifts, so nothing is said about how their origins are read."
+        in found.notes
+    )
     assert not any("origin" in name for one in found.scored for name in one.faults)
 
 
@@ -269,7 +345,9 @@ def test_the_mirrored_reference_is_the_mirrored_poses(asymmetric, rng):
     rotations, band = torch.from_numpy(random_rotations(10, rng)), Band(24, 2.0, 4.0)
 
     def images(positions, rotations):
-        return project_band(rotate(positions, rotations), electrons, torch.tensor(2.0, dtype=torch.float64), band)
+        return project_band(
+            rotate(positions, rotations), electrons, torch.tensor(2.0, dtype=torch.float64), band
+        )
 
     mirrored = images(positions, FLIP @ rotations @ FLIP)
     torch.testing.assert_close(mirrored, images(positions @ FLIP, rotations))
@@ -277,7 +355,10 @@ def test_the_mirrored_reference_is_the_mirrored_poses(asymmetric, rng):
         mirror = torch.diag(torch.tensor(signs).double())
         half_turn = FLIP @ mirror
         assert torch.linalg.det(half_turn) > 0
-        torch.testing.assert_close(images(positions @ mirror.mT, rotations), images(positions @ half_turn.mT, FLIP @ rotations @ FLIP))
+        torch.testing.assert_close(
+            images(positions @ mirror.mT, rotations),
+            images(positions @ half_turn.mT, FLIP @ rotations @ FLIP),
+        )
     assert float((mirrored - images(positions, rotations)).norm() / mirrored.norm()) > 0.25
 
 
@@ -290,7 +371,11 @@ HYPOTHESES = [
     Hypothesis(origin=Origin(exchanged=True), transpose=True, scale=0.95, shifts_follow=False),
     Hypothesis(origin=Origin(off=True), scale=1.04, ctf_follows=False),
     Hypothesis(placement=Placement(MIRROR, torch.zeros(3))),
-    Hypothesis(placement=Placement(TURN @ MIRROR, torch.tensor([5.0, -3.0, 8.0])), transpose=True, origin=Origin(-1)),
+    Hypothesis(
+        placement=Placement(TURN @ MIRROR, torch.tensor([5.0, -3.0, 8.0])),
+        transpose=True,
+        origin=Origin(-1),
+    ),
     Hypothesis(placement=Placement(TURN, torch.tensor([5.0, -3.0, 8.0])), ctf="off", scale=0.96),
 ]
 
@@ -303,7 +388,9 @@ def test_what_is_corrected_is_right_as_it_is_read(write, model, hypothesis, turn
         return
     faulty = take_sample(write(), Band(BOX, PIXEL, 9.0))
     corrected = corrected_particles(faulty.particles, hypothesis, turn_poses=turn_poses)
-    again = dataclasses.replace(faulty, particles=corrected, frequencies=faulty.frequencies / hypothesis.scale)
+    again = dataclasses.replace(
+        faulty, particles=corrected, frequencies=faulty.frequencies / hypothesis.scale
+    )
     place = corrected_placement(hypothesis, turn_poses=turn_poses)
     moved = model.with_positions(place(torch.from_numpy(model.positions)).numpy())
     said = predict(faulty, structure_spectrum(model, 8.0), hypothesis)
@@ -311,23 +398,34 @@ def test_what_is_corrected_is_right_as_it_is_read(write, model, hypothesis, turn
     # Both are images relative to the centre that each file gives its particles.
     shift = faulty.particles.shifts / 1.0 - corrected.shifts / hypothesis.scale
     angle = 2 * torch.pi * (shift.float() @ faulty.frequencies.float().mT)
-    torch.testing.assert_close(correlations(said, read * torch.polar(torch.ones_like(angle), angle)), torch.ones(COUNT), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        correlations(said, read * torch.polar(torch.ones_like(angle), angle)),
+        torch.ones(COUNT),
+        atol=2e-3,
+        rtol=0,
+    )
 
 
 def test_whitened_images_have_the_same_power_on_every_shell(write):
     band = Band(BOX, PIXEL, 2 * PIXEL)
     sample = take_sample(write(), band)
     shell = band.indices.float().norm(dim=-1).round().long()
-    power = torch.zeros(int(shell.max()) + 1).index_add(0, shell, sample.images.abs().square().mean(0)) / torch.bincount(shell)
+    power = torch.zeros(int(shell.max()) + 1).index_add(
+        0, shell, sample.images.abs().square().mean(0)
+    ) / torch.bincount(shell)
     torch.testing.assert_close(power[1:], torch.ones(len(power) - 1), atol=1e-4, rtol=0)
 
 
 def test_a_mirror_is_no_turn_and_a_small_move_is_no_fault():
     centre = torch.tensor([5.0, 0.0, -7.0])
     for name, signs in MIRRORS.items():
-        assert placed(Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)), centre).faults() == ("hand",), name
+        assert placed(
+            Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)), centre
+        ).faults() == ("hand",), name
     assert placed(Placement(torch.eye(3), torch.tensor([1.0, 2.0, 1.0])), centre).faults() == ()
-    assert placed(Placement(torch.eye(3), torch.tensor([10.0, 2.0, 1.0])), centre).faults() == ("model offset",)
+    assert placed(Placement(torch.eye(3), torch.tensor([10.0, 2.0, 1.0])), centre).faults() == (
+        "model offset",
+    )
     about_its_centre = Placement(TURN, centre - TURN @ centre)
     assert placed(about_its_centre, centre).faults() == ("model orientation",)
 
@@ -348,18 +446,26 @@ def scored(generator):
     base = torch.randn(100, 50, dtype=torch.complex64, generator=generator)
 
     def make(hypothesis, mean, *, spread=0.05, own=True):
-        prediction = torch.randn(100, 50, dtype=torch.complex64, generator=generator) if own else base
+        prediction = (
+            torch.randn(100, 50, dtype=torch.complex64, generator=generator) if own else base
+        )
         return Scored(hypothesis, mean + spread * torch.randn(100, generator=generator), prediction)
 
     return make
 
 
-TRANSPOSE, HAND, OFF = Hypothesis(transpose=True), Hypothesis(placement=Placement(MIRROR, torch.zeros(3))), Hypothesis(ctf="off")
+TRANSPOSE, HAND, OFF = (
+    Hypothesis(transpose=True),
+    Hypothesis(placement=Placement(MIRROR, torch.zeros(3))),
+    Hypothesis(ctf="off"),
+)
 
 
 def test_the_simplest_explanation_wins_unless_another_is_clearly_better(scored):
     ok = scored(Hypothesis(), 0.30)
-    winner, rivals = decide([ok, scored(TRANSPOSE, 0.10), scored(dataclasses.replace(TRANSPOSE, ctf="off"), 0.305)])
+    winner, rivals = decide(
+        [ok, scored(TRANSPOSE, 0.10), scored(dataclasses.replace(TRANSPOSE, ctf="off"), 0.305)]
+    )
     assert winner is ok and not rivals
     better = scored(TRANSPOSE, 0.40)
     winner, rivals = decide([ok, better, scored(HAND, 0.1)])
@@ -367,12 +473,20 @@ def test_the_simplest_explanation_wins_unless_another_is_clearly_better(scored):
 
 
 def test_two_that_fit_as_well_as_each_other_leave_it_open(scored):
-    winner, rivals = decide([scored(Hypothesis(), 0.1), scored(TRANSPOSE, 0.3, spread=0.2), scored(HAND, 0.3, spread=0.2)])
+    winner, rivals = decide(
+        [
+            scored(Hypothesis(), 0.1),
+            scored(TRANSPOSE, 0.3, spread=0.2),
+            scored(HAND, 0.3, spread=0.2),
+        ]
+    )
     assert {winner.faults, *(one.faults for one in rivals)} == {("transpose",), ("hand",)}
 
 
 def test_predictions_that_are_the_same_are_no_rivals(scored):
-    winner, rivals = decide([scored(Hypothesis(), 0.3, own=False), scored(OFF, 0.3, own=False), scored(TRANSPOSE, 0.1)])
+    winner, rivals = decide(
+        [scored(Hypothesis(), 0.3, own=False), scored(OFF, 0.3, own=False), scored(TRANSPOSE, 0.1)]
+    )
     assert winner.faults == () and not rivals
 
 
@@ -395,7 +509,9 @@ def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path, no_docki
     result = as_json(found, write_corrected(found, out, tmp_path / "model.cif"))
     assert result["verdict"] == "contrast sign + transpose + hand + origin unit + pixel size"
     assert result["train_flags"] == ["--invert", "--root", str(tmp_path.resolve())]
-    assert result["written"] == {"particles": str(out / "particles.star")}  # the model is no mirror image: it stays
+    assert result["written"] == {
+        "particles": str(out / "particles.star")
+    }  # the model is no mirror image: it stays
     again = diagnose(read_particles(out / "particles.star", root=tmp_path), atoms=model)
     assert again.verdict == "contrast sign"
     page = doctor_page(found, result)
@@ -408,19 +524,37 @@ def test_train_gets_what_the_doctor_was_told_and_what_it_found(write, tmp_path):
     reading = Reading(root=tmp_path, pixel_size=2.0, allow_outside=True)
     plain = ["--root", str(tmp_path), "--pixel-size", "2.0", "--allow-outside"]
     assert train_flags(write(), Hypothesis(), reading, None) == plain
-    assert train_flags(write(), Hypothesis(ctf="flipped"), reading, None) == [*plain, "--phase-flipped"]
+    assert train_flags(write(), Hypothesis(ctf="flipped"), reading, None) == [
+        *plain,
+        "--phase-flipped",
+    ]
     found = Hypothesis(contrast=-1, scale=1.03)
-    assert train_flags(write(), found, Reading(), None) == ["--invert", "--pixel-size", f"{1.03 * PIXEL:.5g}"]
-    assert train_flags(write(), found, reading, tmp_path / "particles.star") == ["--invert"]  # beside its images
+    assert train_flags(write(), found, Reading(), None) == [
+        "--invert",
+        "--pixel-size",
+        f"{1.03 * PIXEL:.5g}",
+    ]
+    assert train_flags(write(), found, reading, tmp_path / "particles.star") == [
+        "--invert"
+    ]  # beside its images
 
 
-@pytest.mark.parametrize(("stacks", "star"), [(["p/a/s.mrcs"], "p"), (["p/a/s.mrcs"], "p/out"), (["p/a/s.mrcs", "q/s.mrcs"], "p")])
-def test_a_corrected_file_finds_its_images_wherever_it_is(truth, tmp_path, write_stack, stacks, star):
+@pytest.mark.parametrize(
+    ("stacks", "star"),
+    [(["p/a/s.mrcs"], "p"), (["p/a/s.mrcs"], "p/out"), (["p/a/s.mrcs", "q/s.mrcs"], "p")],
+)
+def test_a_corrected_file_finds_its_images_wherever_it_is(
+    truth, tmp_path, write_stack, stacks, star
+):
     for name in stacks:
         (tmp_path / name).parent.mkdir(parents=True)
-        write_stack(tmp_path / name, np.zeros((COUNT, BOX, BOX), dtype=np.float32), pixel_size=PIXEL)
+        write_stack(
+            tmp_path / name, np.zeros((COUNT, BOX, BOX), dtype=np.float32), pixel_size=PIXEL
+        )
     which = np.arange(COUNT) % len(stacks)
-    particles = dataclasses.replace(truth, stacks=tuple(tmp_path / name for name in stacks), stack_of=which)
+    particles = dataclasses.replace(
+        truth, stacks=tuple(tmp_path / name for name in stacks), stack_of=which
+    )
     path = tmp_path / star / "particles.star"
     root = image_root(particles, path)
     write_star(path, particles, root=root)
@@ -429,11 +563,20 @@ def test_a_corrected_file_finds_its_images_wherever_it_is(truth, tmp_path, write
     assert read_particles(path, root=root).images(slice(None)).shape == (COUNT, BOX, BOX)
 
 
-def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(write, truth, tmp_path, no_docking):
+def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(
+    write, truth, tmp_path, no_docking
+):
     atoms = read_structure(DATA / "1ake.pdb")
-    band, view = Band(BOX, PIXEL, 2 * PIXEL), {"rotations": truth.rotations.float(), "shifts": truth.shifts.float(), "ctf": truth.ctf}
+    band, view = (
+        Band(BOX, PIXEL, 2 * PIXEL),
+        {"rotations": truth.rotations.float(), "shifts": truth.shifts.float(), "ctf": truth.ctf},
+    )
     positions = torch.from_numpy(atoms.positions).float()
-    images = band.decode(make_images(positions, torch.from_numpy(atoms.electrons).float(), torch.tensor(0.8), band, **view))
+    images = band.decode(
+        make_images(
+            positions, torch.from_numpy(atoms.electrons).float(), torch.tensor(0.8), band, **view
+        )
+    )
     particles = write()
     with mrcfile.mmap(particles.stacks[0], mode="r+") as handle:
         handle.data[...] = images.numpy() / float(images.std()) + handle.data

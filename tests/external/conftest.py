@@ -13,7 +13,10 @@ def read_map():
     """Pixels of an MRC file as float64. Some of these files lack the format's mark or its machine stamp; mrcfile says so."""
 
     def read(path):
-        with warnings.catch_warnings(action="ignore"), mrcfile.open(path, permissive=True) as handle:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            mrcfile.open(path, permissive=True) as handle,
+        ):
             return np.array(handle.data, dtype=np.float64)
 
     return read
@@ -26,7 +29,9 @@ def project_map():
     def project(density, rotation):
         centre = np.full(3, len(density) // 2)
         to_reference = rotation.T[::-1, ::-1]  # on (z, y, x) indices; the map's value at R^T x_view
-        view = ndimage.affine_transform(density, to_reference, offset=centre - to_reference @ centre, order=3)
+        view = ndimage.affine_transform(
+            density, to_reference, offset=centre - to_reference @ centre, order=3
+        )
         return view.sum(axis=0)
 
     return project

@@ -26,9 +26,15 @@ def score(project_map):
         """Centre the images and blur the projections; `mask` multiplies both in real space."""
         shifts = torch.zeros(len(images), 2) if shifts is None else shifts
         observed = shift_band(band.encode(torch.as_tensor(images).double()), -shifts.double(), band)
-        predicted = band.encode(torch.from_numpy(np.stack([project_map(density, rotation) for rotation in np.asarray(rotations)])))
+        predicted = band.encode(
+            torch.from_numpy(
+                np.stack([project_map(density, rotation) for rotation in np.asarray(rotations)])
+            )
+        )
         if ctf is not None:
-            predicted = predicted * band.per_coefficient(contrast_transfer_function(band.frequencies, ctf))
+            predicted = predicted * band.per_coefficient(
+                contrast_transfer_function(band.frequencies, ctf)
+            )
         if mask is not None:
             observed, predicted = band.decode(observed) * mask, band.decode(predicted) * mask
         return correlations(observed, predicted).mean().item()
@@ -49,20 +55,31 @@ def soft_circle(box_size, radius, edge):
 @pytest.fixture
 def relion(external_data, read_map):
     particles = read_particles(external_data / "relion_project" / "relion_proj_batch.star")
-    return particles, particles.images(slice(None)).double(), read_map(external_data / "relion_project" / "pointmass.mrc")
+    return (
+        particles,
+        particles.images(slice(None)).double(),
+        read_map(external_data / "relion_project" / "pointmass.mrc"),
+    )
 
 
 def test_relions_images_of_a_point_mass_are_our_images_of_a_node(relion):
     particles, images, density = relion
     index = np.argwhere(density)
-    positions = torch.from_numpy((index[:, ::-1] - particles.box_size // 2) * particles.pixel_size)  # z, y, x to x, y, z
-    amplitudes, point = torch.from_numpy(density[tuple(index.T)]), torch.tensor(0.0, dtype=torch.float64)
+    positions = torch.from_numpy(
+        (index[:, ::-1] - particles.box_size // 2) * particles.pixel_size
+    )  # z, y, x to x, y, z
+    amplitudes, point = (
+        torch.from_numpy(density[tuple(index.T)]),
+        torch.tensor(0.0, dtype=torch.float64),
+    )
     band = Band(particles.box_size, particles.pixel_size, 2 * particles.pixel_size)
     observed = band.encode(images)
 
     def score(positions=positions, rotations=particles.rotations, shifts=particles.shifts, sign=1):
         batch = positions.expand(len(images), -1, -1)
-        made = make_images(batch, amplitudes, point, band, rotations=rotations, shifts=shifts, ctf=particles.ctf)
+        made = make_images(
+            batch, amplitudes, point, band, rotations=rotations, shifts=shifts, ctf=particles.ctf
+        )
         return correlations(observed, sign * made).mean().item()
 
     assert score() > 0.98
@@ -87,30 +104,50 @@ def test_relions_images_are_projections_of_its_map(relion, score):
 # Ten real particles of TRPV1 and a map of it
 
 
-def test_real_particles_of_trpv1_correlate_with_its_map(external_data, tmp_path, read_map, mirror, score):
+def test_real_particles_of_trpv1_correlate_with_its_map(
+    external_data, tmp_path, read_map, mirror, score
+):
     source = external_data / "trpv1"
-    (tmp_path / "batch_0_restacked.mrc").symlink_to(source / "trpv1_small_stack.mrcs")  # the name in the STAR file
+    (tmp_path / "batch_0_restacked.mrc").symlink_to(
+        source / "trpv1_small_stack.mrcs"
+    )  # the name in the STAR file
     particles = read_particles(source / "trpv1_small_stack.star", root=tmp_path)
     density, images = read_map(source / "trpv1_volume.mrc"), particles.images(slice(None))
     band = Band(particles.box_size, particles.pixel_size, 20.0)
-    right = {"rotations": particles.rotations, "shifts": particles.shifts, "ctf": particles.ctf, "mask": soft_circle(48, 18, 4)}
+    right = {
+        "rotations": particles.rotations,
+        "shifts": particles.shifts,
+        "ctf": particles.ctf,
+        "mask": soft_circle(48, 18, 4),
+    }
 
     assert score(images, density, band, **right) > 0.37
     assert score(images, mirror(density), band, **right) < 0.20
     assert score(images, density, band, **right | {"shifts": -particles.shifts}) < 0.05
-    assert score(images, density, band, **right | {"rotations": particles.rotations.mT}) < 0.33  # four-fold symmetry helps it
+    assert (
+        score(images, density, band, **right | {"rotations": particles.rotations.mT}) < 0.33
+    )  # four-fold symmetry helps it
     assert score(-images, density, band, **right) < -0.37
 
 
 # The ribosome of tomoDRGN, without CTF, in the STAR format of RELION 3.0
 
 
-def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path, read_map, mirror, score):
+def test_tomodrgns_clean_images_correlate_with_their_map(
+    external_data, tmp_path, read_map, mirror, score
+):
     source = external_data / "tomodrgn"
-    images, density = read_map(source / "10076_classE_32_clean.mrcs"), read_map(source / "10076_classE_32.mrc")
+    images, density = (
+        read_map(source / "10076_classE_32_clean.mrcs"),
+        read_map(source / "10076_classE_32.mrc"),
+    )
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "10076_classE_32_clean.mrcs").symlink_to(source / "10076_classE_32_clean.mrcs")  # the name in the STAR file
-    particles = read_particles(source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False)
+    (tmp_path / "data" / "10076_classE_32_clean.mrcs").symlink_to(
+        source / "10076_classE_32_clean.mrcs"
+    )  # the name in the STAR file
+    particles = read_particles(
+        source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False
+    )
     assert torch.equal(particles.images(slice(None)).double(), torch.from_numpy(images))
 
     every = slice(0, len(images), 15)
@@ -126,7 +163,9 @@ def test_tomodrgns_clean_images_correlate_with_their_map(external_data, tmp_path
 def test_tomodrgns_pickles_are_its_star_file(external_data, tmp_path):
     source = external_data / "tomodrgn"
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "10076_classE_32_sim.mrcs").symlink_to(source / "10076_classE_32_sim.mrcs")  # the name in the STAR file
+    (tmp_path / "data" / "10076_classE_32_sim.mrcs").symlink_to(
+        source / "10076_classE_32_sim.mrcs"
+    )  # the name in the STAR file
     star = read_particles(source / "10076_classE_32_sim.star", root=tmp_path, pixel_size=13.1)
     pickles = {"poses_pkl": source / "pose_classE.pkl", "ctf_pkl": source / "ctf_classE.pkl"}
     pickled = read_particles(source / "10076_classE_32_sim.mrcs", **pickles)
@@ -134,8 +173,17 @@ def test_tomodrgns_pickles_are_its_star_file(external_data, tmp_path):
     assert torch.equal(pickled.images(slice(None)), star.images(slice(None)))
     np.testing.assert_allclose(pickled.rotations, star.rotations, atol=1e-6)
     np.testing.assert_allclose(pickled.shifts, star.shifts, atol=1e-4)
-    for name in ("defocus_u", "defocus_v", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast", "phase_shift_deg"):
-        np.testing.assert_allclose(getattr(pickled.ctf, name), getattr(star.ctf, name), rtol=1e-6, err_msg=name)
+    for name in (
+        "defocus_u",
+        "defocus_v",
+        "voltage_kv",
+        "spherical_aberration_mm",
+        "amplitude_contrast",
+        "phase_shift_deg",
+    ):
+        np.testing.assert_allclose(
+            getattr(pickled.ctf, name), getattr(star.ctf, name), rtol=1e-6, err_msg=name
+        )
 
 
 # The toy model of cryoDRGN, with rotations as matrices
@@ -149,14 +197,18 @@ def test_cryodrgns_toy_images_correlate_with_their_map(external_data, read_map, 
     assert (len(particles), particles.box_size, particles.pixel_size) == (1000, 30, 1.0)
     every, band = slice(0, len(particles), 20), Band(30, 1.0, 2.0)
     images, rotations = particles.images(every).numpy(), particles.rotations[every].numpy()
-    assert score(images, density, band, rotations) > 0.99  # the pickled translations are not those of these images, which are centred
+    assert (
+        score(images, density, band, rotations) > 0.99
+    )  # the pickled translations are not those of these images, which are centred
     assert score(images, mirror(density), band, rotations) < 0.5
     assert score(images, density, band, rotations.transpose(0, 2, 1)) < 0.6
 
     index = np.argwhere(density)
     nodes = torch.from_numpy(index[:, ::-1] - 15.0)
     point = torch.tensor(0.0, dtype=torch.float64)
-    projections = project_band(rotate(nodes, torch.from_numpy(rotations)), torch.ones(len(nodes)).double(), point, band)
+    projections = project_band(
+        rotate(nodes, torch.from_numpy(rotations)), torch.ones(len(nodes)).double(), point, band
+    )
     assert correlations(band.encode(torch.from_numpy(images)), projections).mean() > 0.99
 
 
@@ -168,8 +220,12 @@ def test_cryodrgn_reads_the_same_poses_from_relions_star_file(external_data, tmp
     stack.parent.mkdir(parents=True)
     write_stack(stack, np.zeros((6, 4, 4)))  # the STAR file comes without its images
     parsers = external_data / "parsers"
-    particles = read_particles(parsers / "FinalRefinement-OriginalParticles-PfCRT.star", root=tmp_path, ctf=False)
-    rotations, translations = read_pickle(parsers / "pose.star.pkl", "poses")  # translations: RELION's origins over the box of 300
+    particles = read_particles(
+        parsers / "FinalRefinement-OriginalParticles-PfCRT.star", root=tmp_path, ctf=False
+    )
+    rotations, translations = read_pickle(
+        parsers / "pose.star.pkl", "poses"
+    )  # translations: RELION's origins over the box of 300
     assert particles.pixel_size == pytest.approx(1.035)
     np.testing.assert_allclose(particles.rotations, rotations, atol=1e-7)
     np.testing.assert_allclose(particles.shifts, -translations * 300 * 1.035, atol=1e-6)

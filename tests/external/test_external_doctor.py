@@ -20,13 +20,19 @@ from cryostar_nb.io.structures import read_nodes
 def trpv1(external_data, tmp_path, write_stack):
     """Ten particles, with what is wrong with them; and the map."""
     source = external_data / "trpv1"
-    (tmp_path / "batch_0_restacked.mrc").symlink_to(source / "trpv1_small_stack.mrcs")  # the name in the STAR file
+    (tmp_path / "batch_0_restacked.mrc").symlink_to(
+        source / "trpv1_small_stack.mrcs"
+    )  # the name in the STAR file
 
     def make(*faults):
         particles = read_particles(source / "trpv1_small_stack.star", root=tmp_path)
         images = spoil_images(particles.images(slice(None)), particles, faults)
-        stack = write_stack(tmp_path / "spoilt.mrcs", images.numpy(), pixel_size=particles.pixel_size)
-        return dataclasses.replace(spoil_particles(particles, faults), stacks=(stack,)), read_map(source / "trpv1_volume.mrc")
+        stack = write_stack(
+            tmp_path / "spoilt.mrcs", images.numpy(), pixel_size=particles.pixel_size
+        )
+        return dataclasses.replace(spoil_particles(particles, faults), stacks=(stack,)), read_map(
+            source / "trpv1_volume.mrc"
+        )
 
     return make
 
@@ -55,7 +61,9 @@ def test_a_mirrored_map_is_of_the_other_hand(trpv1, axis, monkeypatch):
     particles, density = trpv1()
     n = density.box_size
     turned = density.values.index_select(axis, torch.from_numpy((2 * (n // 2) - np.arange(n)) % n))
-    assert diagnose(particles, density=dataclasses.replace(density, values=turned)).verdict == "hand"
+    assert (
+        diagnose(particles, density=dataclasses.replace(density, values=turned)).verdict == "hand"
+    )
 
 
 def test_the_spliceosome_is_docked_into_a_map_of_it(external_data):

@@ -14,7 +14,9 @@ NO_POSE = r"has no column (rlnAngleRot|alignments3D/pose), which the pose needs"
 NO_PIXEL_SIZE = r"has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification"
 NO_CTF = r"has no column rln(DefocusU|AmplitudeContrast), which the CTF needs"
 
-READ: dict[str, tuple[int, str | None]] = {  # file: particles, and why they cannot be trained on as they are
+READ: dict[
+    str, tuple[int, str | None]
+] = {  # file: particles, and why they cannot be trained on as they are
     "cryodrgn/empiar_10076_7.cs": (7, NO_POSE),
     "cryodrgn/empiar_10076_7.star": (7, NO_POSE),
     "cryodrgn/relion31.star": (5, None),
@@ -39,7 +41,11 @@ REFUSED = {
 
 
 def test_no_particle_file_is_forgotten(external_data):
-    found = {str(path.relative_to(external_data)) for pattern in ("*/*.star", "*/*.cs") for path in external_data.glob(pattern)}
+    found = {
+        str(path.relative_to(external_data))
+        for pattern in ("*/*.star", "*/*.cs")
+        for path in external_data.glob(pattern)
+    }
     assert found == set(READ) | set(REFUSED)
 
 
@@ -67,7 +73,10 @@ def test_what_cannot_be_read_is_refused(name, external_data):
 def test_numbers_of_relion_5(external_data):
     found = inspect_particles(external_data / "parsers" / "relion5.star")
     assert (found["box_size"], found["pixel_size"]) == (448, 0.89)
-    assert found["optics_groups"][0]["voltage_kv"] == 100 and found["optics_groups"][0]["spherical_aberration_mm"] == 1.6
+    assert (
+        found["optics_groups"][0]["voltage_kv"] == 100
+        and found["optics_groups"][0]["spherical_aberration_mm"] == 1.6
+    )
     said = " ".join(found["problems"])
     not_followed = said.partition("not followed: ")[2].partition(";")[0].split(", ")
     assert {"rlnBeamTiltX", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00"} <= set(not_followed)
@@ -75,12 +84,21 @@ def test_numbers_of_relion_5(external_data):
 
 def test_many_optics_groups(external_data):
     found = inspect_particles(external_data / "parsers" / "sample_particles_relion31.star")
-    assert [(group["n_particles"], group["voltage_kv"]) for group in found["optics_groups"]] == [(8, 300), (9, 200)]
+    assert [(group["n_particles"], group["voltage_kv"]) for group in found["optics_groups"]] == [
+        (8, 300),
+        (9, 200),
+    ]
 
 
 def test_the_ctf_of_a_cs_file_is_that_of_its_star_file(external_data):
-    star, cs = (inspect_particles(external_data / "cryodrgn" / f"empiar_10076_7.{suffix}") for suffix in ("star", "cs"))
-    assert star["pixel_size"] == pytest.approx(cs["pixel_size"], rel=1e-5) and star["box_size"] == cs["box_size"] == 320
+    star, cs = (
+        inspect_particles(external_data / "cryodrgn" / f"empiar_10076_7.{suffix}")
+        for suffix in ("star", "cs")
+    )
+    assert (
+        star["pixel_size"] == pytest.approx(cs["pixel_size"], rel=1e-5)
+        and star["box_size"] == cs["box_size"] == 320
+    )
     assert star["defocus_range"] == pytest.approx(cs["defocus_range"], rel=1e-6)
 
 
@@ -89,7 +107,10 @@ def test_the_ctf_pickle_is_that_of_its_star_file(external_data, tmp_path, write_
     parsers = external_data / "parsers"
     stack = write_stack(tmp_path / "stack.mrcs", np.zeros((5, 300, 300)))
     pickles = Reading(poses_pkl=parsers / "pose.star.pkl", ctf_pkl=parsers / "ctf1.pkl")
-    star, pickled = inspect_particles(parsers / "FinalRefinement-OriginalParticles-PfCRT.star"), inspect_particles(stack, pickles)
+    star, pickled = (
+        inspect_particles(parsers / "FinalRefinement-OriginalParticles-PfCRT.star"),
+        inspect_particles(stack, pickles),
+    )
     assert pickled["pixel_size"] == pytest.approx(star["pixel_size"])
     assert pickled["pose_coverage"] == pytest.approx(star["pose_coverage"])
     assert pickled["shifts"]["mean"] == pytest.approx(star["shifts"]["mean"], abs=1e-6)

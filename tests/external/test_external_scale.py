@@ -81,14 +81,22 @@ def test_a_data_set_of_real_size_is_opened(stacks, suffix, spliceosome, tmp_path
     particles = read_particles(written.source)
     assert (len(particles), len(particles.stacks)) == (COUNT, stacks)
     assert particles.image_in_stack.tolist() == written.image_in_stack.tolist()
-    names, wanted = (np.array([stack.name for stack in source.stacks]) for source in (particles, written))
+    names, wanted = (
+        np.array([stack.name for stack in source.stacks]) for source in (particles, written)
+    )
     assert (names[particles.stack_of] == wanted[written.stack_of]).all()
     np.testing.assert_allclose(particles.rotations, written.rotations, atol=1e-6)
     np.testing.assert_allclose(particles.shifts, written.shifts, atol=1e-5)
     np.testing.assert_allclose(particles.ctf.defocus_u, written.ctf.defocus_u, rtol=1e-7)
     last = COUNT - 1
-    assert particles.images(np.array([0, last])).shape == (2, particles.box_size, particles.box_size)
-    assert particles.label(last).endswith(f"({last // stacks + 1}@{tmp_path / str(last % stacks)}.mrcs)")
+    assert particles.images(np.array([0, last])).shape == (
+        2,
+        particles.box_size,
+        particles.box_size,
+    )
+    assert particles.label(last).endswith(
+        f"({last // stacks + 1}@{tmp_path / str(last % stacks)}.mrcs)"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
@@ -102,7 +110,13 @@ from cryostar_nb.io.reading import read_particles
 print(len(read_particles(sys.argv[1])), Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
     command = [sys.executable, "-c", lines, str(written.source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(cryostar_nb.__file__).parents[1])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(cryostar_nb.__file__).parents[1],
+    )
     count, peak_kib = map(int, done.stdout.split())
     assert count == COUNT
     assert peak_kib * 1024 < 1e9
@@ -110,7 +124,11 @@ print(len(read_particles(sys.argv[1])), Path("/proc/self/status").read_text().sp
 
 @pytest.mark.parametrize("window", [None, 32_768])
 def test_every_particle_comes_once_in_an_epoch_of_real_size(window):
-    order = (rows for window_rows in particle_windows(COUNT, 64, 0, 0, window) for rows in window_rows.split(64))
+    order = (
+        rows
+        for window_rows in particle_windows(COUNT, 64, 0, 0, window)
+        for rows in window_rows.split(64)
+    )
     epoch = torch.cat([next(order) for _ in range(COUNT // 64)])
     assert len(epoch.unique()) == COUNT // 64 * 64
 
@@ -130,7 +148,13 @@ residuals = np.linalg.norm(network_hessian(positions) @ vectors - vectors * mode
 print(len(positions), peak, residuals.max(), np.abs(vectors.T @ vectors - np.eye(16)).max(), *modes.eigenvalues)
 """
     command = [sys.executable, "-c", lines, str(external_data / "spliceosome" / "5nrl_cg.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(cryostar_nb.__file__).parents[1])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(cryostar_nb.__file__).parents[1],
+    )
     count, peak_kib, residual, skew, *eigenvalues = map(float, done.stdout.split())
     assert count == 13_936
     assert peak_kib * 1024 < 2e9

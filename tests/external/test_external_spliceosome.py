@@ -30,9 +30,21 @@ def test_translations_follow_the_rotations_as_x_view_is_R_x_ref(external_data):
 def test_the_rehearsal_uses_the_real_poses(external_data, tmp_path):
     source = external_data / "spliceosome"
     meta = np.load(source / "empiar10180_meta.npz")
-    files = ["--model", source / "5nrl_rebuilt.cif.gz", "--meta", source / "empiar10180_meta.npz", "--out", tmp_path]
+    files = [
+        "--model",
+        source / "5nrl_rebuilt.cif.gz",
+        "--meta",
+        source / "empiar10180_meta.npz",
+        "--out",
+        tmp_path,
+    ]
     script = ROOT / "book" / "make_spliceosome.py"
-    subprocess.run([sys.executable, script, *files, "--n-particles", "40"], check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(
+        [sys.executable, script, *files, "--n-particles", "40"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
     lines = (tmp_path / "poses.star").read_text().splitlines()
     chosen = np.array([int(line.split("@")[0]) - 1 for line in lines if "@" in line])
     poses = read_poses(tmp_path / "poses.star")
@@ -40,8 +52,12 @@ def test_the_rehearsal_uses_the_real_poses(external_data, tmp_path):
     rotations = Rotation.from_quat(meta["quat_xyzw"][chosen]).as_matrix()
     np.testing.assert_allclose(poses.rotations, rotations, atol=1e-6)
     np.testing.assert_allclose(poses.ctf.defocus_u, meta["dfu"][chosen], rtol=1e-7)
-    moved = poses.shifts.numpy() + meta["trans_frac"][chosen] * 256 * 2.12375  # what centring took away: (R c)_xy + d
-    terms = np.concatenate([rotations[:, :2], np.broadcast_to(np.eye(2), (40, 2, 2))], axis=-1).reshape(-1, 5)
+    moved = (
+        poses.shifts.numpy() + meta["trans_frac"][chosen] * 256 * 2.12375
+    )  # what centring took away: (R c)_xy + d
+    terms = np.concatenate(
+        [rotations[:, :2], np.broadcast_to(np.eye(2), (40, 2, 2))], axis=-1
+    ).reshape(-1, 5)
     solution = np.linalg.lstsq(terms, moved.ravel(), rcond=None)[0]
     np.testing.assert_allclose(terms @ solution, moved.ravel(), atol=1e-3)
     assert np.load(tmp_path / "truth.npz")["positions"].shape == (50, 13_936, 3)

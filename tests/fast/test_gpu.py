@@ -7,7 +7,10 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are first imported
-pytest.importorskip("triton", reason="Triton is not installed: it comes with PyTorch's CUDA builds, or by pip install triton")
+pytest.importorskip(
+    "triton",
+    reason="Triton is not installed: it comes with PyTorch's CUDA builds, or by pip install triton",
+)
 
 from cryostar_nb.fast import dispatch, gpu
 from cryostar_nb.fast.nufft import plan, transform_nodes
@@ -16,19 +19,25 @@ from cryostar_nb.fourier import Band
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BAND = Band(32, 3.0, 8.0)
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's integers overflow, as they should
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # the interpreter's integers overflow, as they should
 
 
 @pytest.fixture
 def nodes(generator):
     """Three images of fifty nodes, a part of them beyond the box, and their amplitudes."""
-    return ((torch.rand(3, 50, 3, generator=generator) - 0.5) * 120).to(DEVICE), torch.rand(50, generator=generator).to(DEVICE)
+    return ((torch.rand(3, 50, 3, generator=generator) - 0.5) * 120).to(DEVICE), torch.rand(
+        50, generator=generator
+    ).to(DEVICE)
 
 
 def test_spreading(nodes):
     positions, amplitudes = nodes
     use = plan(BAND, torch.device("cpu"), torch.float32)
-    expected = dispatch.spread(positions.cpu(), amplitudes.cpu(), use.polynomials, use.scale, use.size)
+    expected = dispatch.spread(
+        positions.cpu(), amplitudes.cpu(), use.polynomials, use.scale, use.size
+    )
     made = gpu.spread(positions, amplitudes, use.polynomials.to(DEVICE), use.scale, use.size)
     assert torch.allclose(made.cpu(), expected, atol=1e-5)
 
@@ -50,7 +59,9 @@ def test_clashes(spread, generator):
     bonded = torch.rand(70, generator=generator) < 0.7
     expected = list(dispatch.clashes(positions.permute(1, 2, 0).contiguous(), bonded, 4.0))
     expected[2] = expected[2].permute(2, 0, 1)
-    for made, wanted in zip(gpu.clashes(positions.to(DEVICE), bonded.to(DEVICE), 4.0), expected, strict=True):
+    for made, wanted in zip(
+        gpu.clashes(positions.to(DEVICE), bonded.to(DEVICE), 4.0), expected, strict=True
+    ):
         assert torch.allclose(made.cpu(), wanted, atol=1e-3)
     assert expected[1].min() > 0
 

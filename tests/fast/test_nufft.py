@@ -48,13 +48,19 @@ def apart(value, expected):
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_it_is_the_exact_sum_and_so_are_its_gradients(precision, band, fresh):
     length = band.box_size * band.pixel_size
-    positions = (torch.rand(3, 150, 3, generator=fresh, dtype=torch.float64) - 0.5) * 1.5 * length  # some beyond the box
+    positions = (
+        (torch.rand(3, 150, 3, generator=fresh, dtype=torch.float64) - 0.5) * 1.5 * length
+    )  # some beyond the box
     amplitudes = torch.rand(150, generator=fresh, dtype=torch.float64) * 50
     gradient = torch.randn(3, band.size, generator=fresh, dtype=torch.float64)
     positions, amplitudes, exact_positions, exact_amplitudes = (
-        tensor.requires_grad_() for tensor in (positions.to(precision), amplitudes.to(precision), positions, amplitudes)
+        tensor.requires_grad_()
+        for tensor in (positions.to(precision), amplitudes.to(precision), positions, amplitudes)
     )
-    exact, fast = exact_sum(exact_positions, exact_amplitudes, band), transform_nodes(positions, amplitudes, band)
+    exact, fast = (
+        exact_sum(exact_positions, exact_amplitudes, band),
+        transform_nodes(positions, amplitudes, band),
+    )
     exact.backward(gradient)
     fast.backward(gradient.to(precision))
     assert fast.dtype == precision
@@ -79,19 +85,42 @@ def test_a_projection_is_the_same_by_either_method(band, fresh):
 
 def test_the_gradient_is_that_of_what_is_computed(fresh):
     band = Band(9, 4.0, 8.0)
-    inputs = [(torch.rand(2, 7, 3, generator=fresh, dtype=torch.float64) - 0.5) * 20, torch.rand(7, generator=fresh, dtype=torch.float64)]
-    assert gradcheck(lambda x, a: transform_nodes(x, a, band), [tensor.requires_grad_() for tensor in inputs])
+    inputs = [
+        (torch.rand(2, 7, 3, generator=fresh, dtype=torch.float64) - 0.5) * 20,
+        torch.rand(7, generator=fresh, dtype=torch.float64),
+    ]
+    assert gradcheck(
+        lambda x, a: transform_nodes(x, a, band), [tensor.requires_grad_() for tensor in inputs]
+    )
 
 
 def test_the_choice_goes_by_the_number_of_nodes_and_can_be_forced(monkeypatch):
     used = []
-    monkeypatch.setattr(projector, "transform_nodes", lambda x, a, band: used.append(len(a)) or transform_nodes(x, a, band))
+    monkeypatch.setattr(
+        projector,
+        "transform_nodes",
+        lambda x, a, band: used.append(len(a)) or transform_nodes(x, a, band),
+    )
     band, few = Band(32, 3.0, 8.0), projector.FEW_NODES
-    for nodes, options in ((few, {}), (few + 1, {}), (few + 2, {"method": "exact"}), (3, {"method": "spread"})):
-        project_band(torch.zeros(1, nodes, 3), torch.ones(nodes), torch.tensor(2.0), band, **options)
-    project_band(torch.zeros(1, few + 3, 3), torch.ones(few + 3), torch.full((few + 3,), 2.0), band)  # a width per node
+    for nodes, options in (
+        (few, {}),
+        (few + 1, {}),
+        (few + 2, {"method": "exact"}),
+        (3, {"method": "spread"}),
+    ):
+        project_band(
+            torch.zeros(1, nodes, 3), torch.ones(nodes), torch.tensor(2.0), band, **options
+        )
+    project_band(
+        torch.zeros(1, few + 3, 3), torch.ones(few + 3), torch.full((few + 3,), 2.0), band
+    )  # a width per node
     double = torch.float64
-    project_band(torch.zeros(1, few + 4, 3, dtype=double), torch.ones(few + 4, dtype=double), torch.tensor(2.0, dtype=double), band)
+    project_band(
+        torch.zeros(1, few + 4, 3, dtype=double),
+        torch.ones(few + 4, dtype=double),
+        torch.tensor(2.0, dtype=double),
+        band,
+    )
     assert used == [few + 1, 3]
     with pytest.raises(ValueError, match="'spread' takes one sigma for all nodes"):
         project_band(torch.zeros(1, 3, 3), torch.ones(3), torch.ones(3), band, method="spread")
@@ -102,7 +131,9 @@ def test_the_exact_method_works_through_a_large_batch_in_parts(monkeypatch, fres
     positions = ((torch.rand(5, 30, 3, generator=fresh) - 0.5) * 40).requires_grad_()
     gradient = torch.randn(5, band.size, generator=fresh)
     whole = project_band(positions, torch.ones(30), torch.tensor(2.0), band, method="exact")
-    monkeypatch.setattr(projector, "TABLE_FLOATS", 2 * 4 * (band.max_index + 1) * 30)  # two images at a time
+    monkeypatch.setattr(
+        projector, "TABLE_FLOATS", 2 * 4 * (band.max_index + 1) * 30
+    )  # two images at a time
     parts = project_band(positions, torch.ones(30), torch.tensor(2.0), band, method="exact")
     assert torch.allclose(parts, whole, atol=1e-7)
     slopes = [torch.autograd.grad(vectors, positions, gradient)[0] for vectors in (whole, parts)]
@@ -120,7 +151,10 @@ def test_an_atom_that_is_nowhere_is_seen_at_once(generator):
 
 
 def test_the_number_of_threads_changes_nothing(generator):
-    positions, amplitudes = torch.randn(5, 120, 3, generator=generator) * 20, torch.rand(120, generator=generator)
+    positions, amplitudes = (
+        torch.randn(5, 120, 3, generator=generator) * 20,
+        torch.rand(120, generator=generator),
+    )
     results, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 7):
@@ -131,7 +165,9 @@ def test_the_number_of_threads_changes_nothing(generator):
             results.append((vectors.detach(), mine.grad))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(result, results[0], strict=True))
+    assert all(
+        torch.equal(a, b) for result in results[1:] for a, b in zip(result, results[0], strict=True)
+    )
 
 
 def test_an_error_in_a_thread_comes_out(monkeypatch):
@@ -162,8 +198,14 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * UNIT)
 def test_memory_is_that_of_the_nodes_and_of_the_pixels_not_of_their_product():
     unit = 1 if sys.platform == "darwin" else 1024
     script = MEMORY.replace("UNIT", str(unit))
-    used = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
-    product = 16 * 13_936 * 128 * 4  # bytes of one table of every node at every pixel of an axis, of which the dense way needs four
+    used = int(
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    product = (
+        16 * 13_936 * 128 * 4
+    )  # bytes of one table of every node at every pixel of an axis, of which the dense way needs four
     assert used < product
 
 
@@ -174,7 +216,9 @@ def test_a_node_within_a_rounding_of_the_edge_stays_on_the_grid(size, generator)
     near = torch.cat([edges, edges.nextafter(edges - 1), edges.nextafter(edges + 1)])
     positions = torch.stack([near, near.flip(0), torch.zeros_like(near)], dim=-1)[:, None]
     grid = dispatch.spread(positions, torch.ones(1), polynomials, 1.0, size)
-    inside = torch.tensor([[10.0, 10.0, 0], [10 - 1e-6, 10.0, 0], [10 - 1e-6, 10 - 1e-6, 0]])[:, None]  # left or right of a point
+    inside = torch.tensor([[10.0, 10.0, 0], [10 - 1e-6, 10.0, 0], [10 - 1e-6, 10 - 1e-6, 0]])[
+        :, None
+    ]  # left or right of a point
     possible = dispatch.spread(inside, torch.ones(1), polynomials, 1.0, size).sum((1, 2))
     off = ((grid.sum((1, 2))[:, None] - possible) / possible).abs().amin(1)
     assert off.max() < 1e-3
@@ -185,7 +229,9 @@ def test_a_node_within_a_rounding_of_the_edge_stays_on_the_grid(size, generator)
 
 def test_sums_of_no_nodes_are_zero():
     band = Band(16, 3.0, 8.0)
-    assert torch.equal(transform_nodes(torch.zeros(2, 0, 3), torch.zeros(0), band), torch.zeros(2, band.size))
+    assert torch.equal(
+        transform_nodes(torch.zeros(2, 0, 3), torch.zeros(0), band), torch.zeros(2, band.size)
+    )
 
 
 def test_a_shift_by_the_box_changes_nothing(generator):

@@ -52,7 +52,9 @@ def test_the_sums_are_those_of_the_distances(network):
     np.testing.assert_allclose(sums, changes.sum(0), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(squares, (changes**2).sum(0), rtol=1e-5, atol=1e-4)
     variance = squares / 12 - (sums / 12).square()
-    np.testing.assert_allclose(variance, pair_distances(positions, pairs).var(0, correction=0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        variance, pair_distances(positions, pairs).var(0, correction=0), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_their_gradient_is_that_of_the_distances(network, fresh):
@@ -69,14 +71,20 @@ def test_their_gradient_is_that_of_the_distances(network, fresh):
 
 def test_the_variance_of_edges_that_have_moved_far_is_still_right():
     positions = torch.zeros(64, 2, 3)
-    positions[:, 1, 0] = 30 + 0.01 * torch.arange(64) / 64  # 18 Å longer than in the reference, and hardly varying
+    positions[:, 1, 0] = (
+        30 + 0.01 * torch.arange(64) / 64
+    )  # 18 Å longer than in the reference, and hardly varying
     sums, squares = length_change_sums(positions, torch.tensor([[0, 1]]), torch.tensor([12.0]))
-    assert (squares / 64 - (sums / 64).square()).item() == pytest.approx(positions[:, 1, 0].double().var(correction=0).item(), rel=1e-3)
+    assert (squares / 64 - (sums / 64).square()).item() == pytest.approx(
+        positions[:, 1, 0].double().var(correction=0).item(), rel=1e-3
+    )
 
 
 def test_coinciding_nodes_get_no_gradient_that_is_not_a_number():
     positions = torch.zeros(2, 3, 3, requires_grad=True)
-    _, squares = length_change_sums(positions, torch.tensor([[0, 1], [1, 2]]), torch.tensor([3.8, 3.8]))
+    _, squares = length_change_sums(
+        positions, torch.tensor([[0, 1], [1, 2]]), torch.tensor([3.8, 3.8])
+    )
     squares.sum().backward()
     assert torch.isfinite(positions.grad).all()
 
@@ -111,7 +119,9 @@ def brute_force(positions, bonded, threshold):
 @pytest.mark.parametrize("threshold", [4.0, 2.5])
 def test_clashes_are_those_of_brute_force(spread, threshold, fresh):
     positions = (torch.rand(3, 90, 3, generator=fresh) - 0.5) * spread
-    positions[:, ::7] = positions[:, 1::7] + torch.randn(3, 13, 3, generator=fresh)  # so that some clash
+    positions[:, ::7] = positions[:, 1::7] + torch.randn(
+        3, 13, 3, generator=fresh
+    )  # so that some clash
     bonded = torch.rand(90, generator=fresh) < 0.7
     positions[:, 0], bonded[0] = positions[:, 1] + 0.5, False  # and one does in any case
     mine = positions.clone().requires_grad_()
@@ -125,7 +135,15 @@ def test_clashes_are_those_of_brute_force(spread, threshold, fresh):
 
 
 def test_a_pair_across_cells_in_each_direction_is_found():
-    steps = torch.tensor([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) != (0, 0, 0)])
+    steps = torch.tensor(
+        [
+            [x, y, z]
+            for x in (-1, 0, 1)
+            for y in (-1, 0, 1)
+            for z in (-1, 0, 1)
+            if (x, y, z) != (0, 0, 0)
+        ]
+    )
     for corner in torch.tensor([[0.0, 0, 0], [8, 8, 8], [-8, 0.01, 7.99], [4, -4, 12]]):
         positions = torch.stack([torch.stack([corner, corner + 1.9 * step]) for step in steps])
         _, counts = clash_sums(positions, torch.zeros(2, dtype=torch.bool), 4.0)
@@ -146,8 +164,12 @@ def test_the_gradient_of_the_clashes_is_right(fresh):
 
 
 def test_no_clash_costs_nothing_and_nowhere_is_no_clash():
-    positions = torch.tensor([[[0.0, 0, 0], [9, 0, 0]], [[math.nan, 0, 0], [1, 0, 0]], [[math.inf, 0, 0], [1, 0, 0]]])
-    penalties, counts = clash_sums(positions.requires_grad_(), torch.zeros(2, dtype=torch.bool), 4.0)
+    positions = torch.tensor(
+        [[[0.0, 0, 0], [9, 0, 0]], [[math.nan, 0, 0], [1, 0, 0]], [[math.inf, 0, 0], [1, 0, 0]]]
+    )
+    penalties, counts = clash_sums(
+        positions.requires_grad_(), torch.zeros(2, dtype=torch.bool), 4.0
+    )
     penalties.sum().backward()
     assert penalties.tolist() == counts.tolist() == [0, 0, 0]
     assert torch.equal(positions.grad, torch.zeros(3, 2, 3))

@@ -32,7 +32,9 @@ def test_every_message_names_its_file_and_what_to_do():
         assert ";" in case.message, case.message
 
 
-@pytest.mark.parametrize("reader", ["star", "cs", "passthrough", "poses", "ctfs", "stack", "map", "indices"])
+@pytest.mark.parametrize(
+    "reader", ["star", "cs", "passthrough", "poses", "ctfs", "stack", "map", "indices"]
+)
 def test_files_changed_at_random_are_read_or_refused(reader, tmp_path):
     """Thirty of them; `make fuzz` takes thousands, and watches time and memory."""
     seeds, folder = tmp_path / "seeds", tmp_path / "work"

@@ -16,13 +16,25 @@ from cryostar_nb.io.vectors import VectorFile
 CPU = torch.device("cpu")
 SETS = pytest.mark.parametrize(
     ("count", "batch", "window"),
-    [(24, 8, None), (26, 8, None), (1000, 8, 64), (1000, 8, 70), (997, 16, 250), (997, 16, 3), (997, 16, 5000)],
+    [
+        (24, 8, None),
+        (26, 8, None),
+        (1000, 8, 64),
+        (1000, 8, 70),
+        (997, 16, 250),
+        (997, 16, 3),
+        (997, 16, 5000),
+    ],
 )
 
 
 def particle_order(count, batch, seed, start, window=None):
     """The batches of the windows, one after the other."""
-    return (rows for window_rows in particle_windows(count, batch, seed, start, window) for rows in window_rows.split(batch))
+    return (
+        rows
+        for window_rows in particle_windows(count, batch, seed, start, window)
+        for rows in window_rows.split(batch)
+    )
 
 
 def take(iterator, count):
@@ -50,7 +62,9 @@ def no_thread_is_left():
 
 
 @SETS
-def test_an_epoch_has_as_many_whole_batches_as_there_can_be_and_no_particle_twice(count, batch, window):
+def test_an_epoch_has_as_many_whole_batches_as_there_can_be_and_no_particle_twice(
+    count, batch, window
+):
     order = particle_order(count, batch, 0, 0, window)
     epochs = [torch.cat(take(order, count // batch)).tolist() for _ in range(3)]
     assert all(len(set(epoch)) == len(epoch) == count // batch * batch for epoch in epochs)
@@ -59,7 +73,14 @@ def test_an_epoch_has_as_many_whole_batches_as_there_can_be_and_no_particle_twic
 
 @SETS
 def test_what_does_not_fill_a_batch_waits_for_another_epoch(count, batch, window):
-    assert len(torch.cat(take(particle_order(count, batch, 0, 0, window), 40 * (count // batch))).unique()) == count
+    assert (
+        len(
+            torch.cat(
+                take(particle_order(count, batch, 0, 0, window), 40 * (count // batch))
+            ).unique()
+        )
+        == count
+    )
 
 
 @SETS
@@ -72,7 +93,9 @@ def test_the_order_can_be_taken_up_in_the_middle(count, batch, window, start):
 
 @SETS
 def test_the_order_depends_on_the_seed(count, batch, window):
-    first, again, other = (next(particle_order(count, batch, seed, 0, window)) for seed in (0, 0, 1))
+    first, again, other = (
+        next(particle_order(count, batch, seed, 0, window)) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -80,10 +103,15 @@ def test_without_a_window_an_epoch_is_one_permutation():
     """The order of a seed is part of a run: it may not change from one version to the next."""
     for window in (None, 100, 1000):
         order = torch.cat(take(particle_order(100, 16, 3, 12, window), 6))
-        assert torch.equal(order, torch.randperm(100, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2))[:96])
+        assert torch.equal(
+            order,
+            torch.randperm(100, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2))[:96],
+        )
 
 
-@pytest.mark.parametrize(("count", "batch", "window"), [(100_000, 64, 4096), (100_000, 64, 40_000), (5000, 64, 100)])
+@pytest.mark.parametrize(
+    ("count", "batch", "window"), [(100_000, 64, 4096), (100_000, 64, 40_000), (5000, 64, 100)]
+)
 def test_a_window_is_of_its_size_and_of_a_few_blocks_from_all_over_the_file(count, batch, window):
     size = window // batch * batch
     block = min(batches.BLOCK, size // 16)
@@ -107,9 +135,15 @@ def test_a_file_gives_what_a_tensor_gives(start, stored):
         found = take(batches, 150)
     expected = take(batches_from(tensor, 16, seed=2, start=start, device=CPU, window=128), 150)
     order = particle_order(1000, 16, 2, start, 128)
-    for (rows, batch), (same_rows, same_batch), ordered in zip(found, expected, order, strict=False):
+    for (rows, batch), (same_rows, same_batch), ordered in zip(
+        found, expected, order, strict=False
+    ):
         assert torch.equal(rows, same_rows) and torch.equal(rows, ordered)
-        assert batch.dtype == torch.float16 and torch.equal(batch, tensor[rows]) and torch.equal(batch, same_batch)
+        assert (
+            batch.dtype == torch.float16
+            and torch.equal(batch, tensor[rows])
+            and torch.equal(batch, same_batch)
+        )
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["tensor", "file"])
@@ -117,7 +151,9 @@ def test_the_parts_of_the_processes_are_the_batch(kind, stored):
     whole = take(batches_from(stored[0], 12, seed=0, device=CPU, window=128), 100)
     parts = []
     for rank in range(3):
-        with closing(batches_from(stored[kind], 12, seed=0, device=CPU, window=128, rank=rank, world_size=3)) as batches:
+        with closing(
+            batches_from(stored[kind], 12, seed=0, device=CPU, window=128, rank=rank, world_size=3)
+        ) as batches:
             parts.append(take(batches, 100))
     for (rows, batch), *shares in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([part[0] for part in shares]), rows)
@@ -125,7 +161,9 @@ def test_the_parts_of_the_processes_are_the_batch(kind, stored):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(stored):
-    with pytest.raises(InputError, match="batch_size = 64 cannot be shared by 3 processes; give a multiple of 3"):
+    with pytest.raises(
+        InputError, match="batch_size = 64 cannot be shared by 3 processes; give a multiple of 3"
+    ):
         batches_from(stored[0], 64, seed=0, device=CPU, world_size=3)
 
 
@@ -185,7 +223,10 @@ def test_closing_does_not_wait_for_a_window_to_be_read(stored, monkeypatch):
 
 
 def test_a_loop_that_is_interrupted_ends_its_threads(stored):
-    with pytest.raises(KeyboardInterrupt), closing(batches_from(stored[1], 16, seed=0, device=CPU)) as batches:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(batches_from(stored[1], 16, seed=0, device=CPU)) as batches,
+    ):
         for _ in batches:
             raise KeyboardInterrupt
 

@@ -24,13 +24,21 @@ def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_a_full_disk_is_one_line_that_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
     write_text(tmp_path / "notes.txt", "old")
-    with pytest.raises(InputError, match=r"notes.txt: the disk is full; .*make room"), replacing(tmp_path / "notes.txt"):
+    with (
+        pytest.raises(InputError, match=r"notes.txt: the disk is full; .*make room"),
+        replacing(tmp_path / "notes.txt"),
+    ):
         fill_up()
     assert (tmp_path / "notes.txt").read_text() == "old"
 
 
-def test_an_error_without_a_number_counts_as_a_full_disk_only_where_there_is_no_room(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match="4000 requested and 96 written"), replacing(tmp_path / "latents.npy"):
+def test_an_error_without_a_number_counts_as_a_full_disk_only_where_there_is_no_room(
+    tmp_path, monkeypatch
+):
+    with (
+        pytest.raises(OSError, match="4000 requested and 96 written"),
+        replacing(tmp_path / "latents.npy"),
+    ):
         raise OSError("4000 requested and 96 written")  # as NumPy does
     room = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("cryostar_nb.io.files.shutil.disk_usage", lambda _: room)
@@ -49,7 +57,13 @@ def write_lines(path, steps, keep_before=0):
 def test_a_log_goes_on_where_its_checkpoint_is(tmp_path):
     write_lines(tmp_path / "metrics.csv", [10, 20, 30])
     write_lines(tmp_path / "metrics.csv", [30, 40], keep_before=20)
-    assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss", "10,1.25", "20,2.5", "30,3.75", "40,5.0"]
+    assert (tmp_path / "metrics.csv").read_text().split() == [
+        "step,loss",
+        "10,1.25",
+        "20,2.5",
+        "30,3.75",
+        "40,5.0",
+    ]
 
 
 def test_a_log_begins_anew_without_a_checkpoint(tmp_path):
@@ -66,13 +80,21 @@ def test_a_log_that_was_cut_anywhere_goes_on(cut, tmp_path):
     path.write_text(whole[: min(cut, len(whole))])
     write_lines(path, [30], keep_before=20)
     lines = path.read_text().split()
-    assert lines[-1] == "30,3.75" and set(lines) <= {"step,loss", "10,1.25", "20,2.5", "30,3.75"} and lines[0] == "step,loss"
+    assert (
+        lines[-1] == "30,3.75"
+        and set(lines) <= {"step,loss", "10,1.25", "20,2.5", "30,3.75"}
+        and lines[0] == "step,loss"
+    )
 
 
 def test_a_full_disk_stops_the_log_with_one_line(tmp_path, monkeypatch):
     log = MetricsLog(tmp_path / "metrics.csv", keep_before=0)
     log._handle.close()
-    monkeypatch.setattr(log, "_handle", type("Full", (), {"write": fill_up, "flush": fill_up, "close": lambda self: None})())
+    monkeypatch.setattr(
+        log,
+        "_handle",
+        type("Full", (), {"write": fill_up, "flush": fill_up, "close": lambda self: None})(),
+    )
     with pytest.raises(InputError, match=r"metrics.csv: the disk is full"):
         log.write({"step": 1})
 

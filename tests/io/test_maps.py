@@ -22,7 +22,9 @@ def write_mrc(tmp_path):
         path = tmp_path / "map.mrc"
         with mrcfile.new(path, overwrite=True) as handle:
             handle.set_data(np.zeros(np.shape(values), dtype=np.float32))
-            handle.data[...] = values  # afterwards, because set_data warns of voxels that are not finite
+            handle.data[...] = (
+                values  # afterwards, because set_data warns of voxels that are not finite
+            )
             if axes != (1, 2, 3):  # mrcfile takes the edges from columns, rows and sections
                 sizes = dict(zip(axes, values.shape[::-1], strict=True))
                 handle.header.mapc, handle.header.mapr, handle.header.maps = axes
@@ -57,7 +59,9 @@ def test_voxel_0_lies_where_origin_and_nstart_say(write_mrc, origin, start, corn
 def test_axes_in_another_order_are_put_right_and_so_are_their_starts(write_mrc):
     values = np.zeros((4, 5, 6))
     values[1, 2, 3] = 1  # section 1, row 2, column 3
-    density = read_map(write_mrc(values, axes=(3, 1, 2), start=(10, 20, 30)))  # columns run along z, rows along x, sections along y
+    density = read_map(
+        write_mrc(values, axes=(3, 1, 2), start=(10, 20, 30))
+    )  # columns run along z, rows along x, sections along y
     assert torch.nonzero(density.values).tolist() == [[3, 1, 2]]
     np.testing.assert_allclose(density.corner, [40, 60, 20])
 
@@ -78,7 +82,11 @@ def test_a_header_without_a_voxel_size_asks_for_it(write_mrc):
 
 
 def test_a_map_reads_back_as_it_was_written(tmp_path):
-    density = DensityMap(torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(0)), 1.7, np.array([-4.0, 3.0, 0.5]))
+    density = DensityMap(
+        torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(0)),
+        1.7,
+        np.array([-4.0, 3.0, 0.5]),
+    )
     write_map(tmp_path / "a.mrc", density)
     again = read_map(tmp_path / "a.mrc")
     assert torch.equal(again.values, density.values)
@@ -97,10 +105,17 @@ def test_the_density_is_the_blackboards_where_gaussians_are_wide(asymmetric, box
 
 def test_narrow_gaussians_are_band_limited_not_aliased(asymmetric):
     positions, electrons = asymmetric
-    fine = gaussian_density(positions, electrons, torch.tensor(0.8, dtype=torch.float64), box_size=96, pixel_size=0.5)
+    fine = gaussian_density(
+        positions, electrons, torch.tensor(0.8, dtype=torch.float64), box_size=96, pixel_size=0.5
+    )
     coarse = model_density(positions, electrons, 0.8, box_size=24, pixel_size=2.0)
-    both = [centred_fft(volume.double(), 3) * size**3 for volume, size in ((fine, 0.5), (coarse, 2.0))]
-    inner = slice(12 - 7, 12 + 8), slice(48 - 7, 48 + 8)  # down to 7 of the 12 indices; nearer to Nyquist the wide Gaussians alias
+    both = [
+        centred_fft(volume.double(), 3) * size**3 for volume, size in ((fine, 0.5), (coarse, 2.0))
+    ]
+    inner = (
+        slice(12 - 7, 12 + 8),
+        slice(48 - 7, 48 + 8),
+    )  # down to 7 of the 12 indices; nearer to Nyquist the wide Gaussians alias
     exact, made = both[0][(inner[1],) * 3], both[1][(inner[0],) * 3]
     assert float((made - exact).abs().max() / exact.abs().max()) < 0.01
 
@@ -122,7 +137,12 @@ def projections(spectrum, band, rotations):
 def test_slices_of_a_models_spectrum_are_its_projections(asymmetric, rng):
     positions, electrons = (values.float() for values in asymmetric)
     band, rotations = Band(32, 2.0, 5.0), torch.from_numpy(random_rotations(20, rng)).float()
-    exact = project_band(rotate(positions + torch.tensor([9.0, -4.0, 6.0]), rotations), electrons, torch.tensor(1.5), band)
+    exact = project_band(
+        rotate(positions + torch.tensor([9.0, -4.0, 6.0]), rotations),
+        electrons,
+        torch.tensor(1.5),
+        band,
+    )
     spectrum = model_spectrum(positions + torch.tensor([9.0, -4.0, 6.0]), electrons, 1.5, 5.0)
     made = projections(spectrum, band, rotations) * (2**0.5 / (32 * 2.0**2))
     assert float((made - exact).norm() / exact.norm()) < 0.03
@@ -133,6 +153,12 @@ def test_slices_of_a_maps_spectrum_are_its_projections(asymmetric, rng, box_size
     positions, electrons = (values.float() for values in asymmetric)
     band, rotations = Band(32, 2.0, 6.0), torch.from_numpy(random_rotations(20, rng)).float()
     exact = project_band(rotate(positions, rotations), electrons, torch.tensor(2.5), band)
-    density = DensityMap(model_density(positions, electrons, 2.5, box_size=box_size, pixel_size=1.5) + 0.3, 1.5, np.array([100.0, 0, 0]))
+    density = DensityMap(
+        model_density(positions, electrons, 2.5, box_size=box_size, pixel_size=1.5) + 0.3,
+        1.5,
+        np.array([100.0, 0, 0]),
+    )
     made = projections(map_spectrum(density, 6.0), band, rotations) * (2**0.5 / (32 * 2.0**2))
-    assert float((made - exact).norm() / exact.norm()) < 0.03  # whatever the background, and whatever the header says of its place
+    assert (
+        float((made - exact).norm() / exact.norm()) < 0.03
+    )  # whatever the background, and whatever the header says of its place

@@ -53,8 +53,16 @@ def star(tmp_path, truth, stack, write_table):
         "rlnPhaseShift": truth["phase_shift_deg"],
         "rlnOpticsGroup": [1] * COUNT,
     }
-    optics = {"rlnOpticsGroup": [1], "rlnVoltage": [300.0], "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1]}
-    return write_table(tmp_path / "particles.star", {"particles": columns, "optics": optics | {"rlnImagePixelSize": [PIXEL]}})
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnVoltage": [300.0],
+        "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.1],
+    }
+    return write_table(
+        tmp_path / "particles.star",
+        {"particles": columns, "optics": optics | {"rlnImagePixelSize": [PIXEL]}},
+    )
 
 
 @pytest.fixture
@@ -85,7 +93,11 @@ def pickled(tmp_path, truth, stack):
     """cryoDRGN's files, parsed from images of twice the box."""
     ctf = np.empty((COUNT, 9))
     ctf[:, :2] = 2 * BOX, PIXEL / 2
-    ctf[:, 2], ctf[:, 3], ctf[:, 4] = truth["defocus_u"], truth["defocus_v"], truth["defocus_angle_deg"]
+    ctf[:, 2], ctf[:, 3], ctf[:, 4] = (
+        truth["defocus_u"],
+        truth["defocus_v"],
+        truth["defocus_angle_deg"],
+    )
     ctf[:, 5:8] = 300, 2.7, 0.1
     ctf[:, 8] = truth["phase_shift_deg"]
     poses = (truth["rotation"].as_matrix().astype(np.float32), truth["origin"] / BOX)
@@ -96,18 +108,32 @@ def pickled(tmp_path, truth, stack):
 
 def assert_same(particles, truth, atol=1e-5):
     """All that `truth` says, and not what another format would say."""
-    assert (len(particles), particles.box_size, particles.pixel_size) == (COUNT, BOX, pytest.approx(PIXEL))
+    assert (len(particles), particles.box_size, particles.pixel_size) == (
+        COUNT,
+        BOX,
+        pytest.approx(PIXEL),
+    )
     np.testing.assert_array_equal(particles.images(slice(None)), truth["images"])
     np.testing.assert_allclose(particles.rotations, truth["rotation"].as_matrix(), atol=atol)
     np.testing.assert_allclose(particles.shifts, -PIXEL * truth["origin"], atol=atol)
     for name in ("defocus_u", "defocus_v", "defocus_angle_deg", "phase_shift_deg"):
-        np.testing.assert_allclose(getattr(particles.ctf, name), truth[name], rtol=1e-6, err_msg=name)
-    microscope = torch.stack([particles.ctf.voltage_kv, particles.ctf.spherical_aberration_mm, particles.ctf.amplitude_contrast])
+        np.testing.assert_allclose(
+            getattr(particles.ctf, name), truth[name], rtol=1e-6, err_msg=name
+        )
+    microscope = torch.stack(
+        [
+            particles.ctf.voltage_kv,
+            particles.ctf.spherical_aberration_mm,
+            particles.ctf.amplitude_contrast,
+        ]
+    )
     np.testing.assert_allclose(microscope.T, [[300, 2.7, 0.1]] * COUNT, rtol=1e-6)
     assert particles.ctf.b_factor.tolist() == [0] * COUNT
 
 
-def test_star_cs_and_pickles_of_the_same_particles_are_the_same(truth, star, stack, cs_fields, pickled, tmp_path, write_cs_table):
+def test_star_cs_and_pickles_of_the_same_particles_are_the_same(
+    truth, star, stack, cs_fields, pickled, tmp_path, write_cs_table
+):
     assert_same(read_particles(star), truth, atol=1e-12)
     assert_same(read_particles(write_cs_table(tmp_path / "particles.cs", cs_fields)), truth)
     assert_same(read_particles(stack, **pickled), truth)
@@ -132,20 +158,32 @@ def test_uids_are_distinct_and_depend_on_the_image_alone(star, tmp_path):
 
 @pytest.mark.parametrize("name", ["particles.txt", "particles", "particles.star.gz"])
 def test_another_suffix_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match=r"particles are read from \.star \(RELION\), \.cs \(cryoSPARC\) or \.mrcs"):
+    with pytest.raises(
+        InputError, match=r"particles are read from \.star \(RELION\), \.cs \(cryoSPARC\) or \.mrcs"
+    ):
         read_particles(tmp_path / name)
 
 
 def test_options_of_another_format_are_refused(star, stack, pickled, tmp_path):
-    with pytest.raises(InputError, match=r"particles\.star: --poses-pkl .* belongs to a \.mrcs file"):
+    with pytest.raises(
+        InputError, match=r"particles\.star: --poses-pkl .* belongs to a \.mrcs file"
+    ):
         read_particles(star, poses_pkl=pickled["poses_pkl"])
     with pytest.raises(InputError, match=r"stack\.mrcs: --passthrough .* belongs to a \.cs file"):
         read_particles(stack, **pickled, passthrough=tmp_path / "x.cs")
 
 
-def test_the_columns_that_were_used_and_ignored_are_told(star, cs_fields, tmp_path, write_cs_table, stack, pickled):
+def test_the_columns_that_were_used_and_ignored_are_told(
+    star, cs_fields, tmp_path, write_cs_table, stack, pickled
+):
     particles = read_particles(star)
-    assert {"rlnImageName", "rlnAngleTilt", "rlnOriginXAngst", "rlnVoltage", "rlnImagePixelSize"} <= set(particles.columns_used)
+    assert {
+        "rlnImageName",
+        "rlnAngleTilt",
+        "rlnOriginXAngst",
+        "rlnVoltage",
+        "rlnImagePixelSize",
+    } <= set(particles.columns_used)
     assert particles.columns_ignored == ("rlnOpticsGroup",)
     particles = read_particles(write_cs_table(tmp_path / "particles.cs", cs_fields))
     assert particles.columns_ignored == ("uid", "blob/sign")
@@ -155,21 +193,38 @@ def test_the_columns_that_were_used_and_ignored_are_told(star, cs_fields, tmp_pa
 # cryoSPARC
 
 
-def test_a_passthrough_file_gives_what_is_missing_by_uid(truth, cs_fields, tmp_path, write_cs_table, rng):
-    in_refinement = {name: values for name, values in cs_fields.items() if name == "uid" or name.startswith("align")}
-    order = np.append(rng.permutation(COUNT), 3)  # and one more particle, which the refinement has not
-    rest = {name: values[order] for name, values in cs_fields.items() if not name.startswith("align")}
+def test_a_passthrough_file_gives_what_is_missing_by_uid(
+    truth, cs_fields, tmp_path, write_cs_table, rng
+):
+    in_refinement = {
+        name: values
+        for name, values in cs_fields.items()
+        if name == "uid" or name.startswith("align")
+    }
+    order = np.append(
+        rng.permutation(COUNT), 3
+    )  # and one more particle, which the refinement has not
+    rest = {
+        name: values[order] for name, values in cs_fields.items() if not name.startswith("align")
+    }
     rest["uid"][-1] = 1_000_000
     main = write_cs_table(tmp_path / "J30_particles.cs", in_refinement)
     passthrough = write_cs_table(tmp_path / "J30_passthrough_particles.cs", rest)
     assert_same(read_particles(main, passthrough=passthrough), truth)
-    with pytest.raises(InputError, match=r"J30_particles\.cs: has no column blob/path, .*--passthrough .*J30_passthrough_particles\.cs"):
+    with pytest.raises(
+        InputError,
+        match=r"J30_particles\.cs: has no column blob/path, .*--passthrough .*J30_passthrough_particles\.cs",
+    ):
         read_particles(main)
 
 
-def test_where_both_files_have_a_field_the_first_one_counts(truth, cs_fields, tmp_path, write_cs_table):
+def test_where_both_files_have_a_field_the_first_one_counts(
+    truth, cs_fields, tmp_path, write_cs_table
+):
     main = write_cs_table(tmp_path / "particles.cs", cs_fields)
-    passthrough = write_cs_table(tmp_path / "passthrough.cs", cs_fields | {"ctf/df1_A": np.zeros(COUNT, dtype=np.float32)})
+    passthrough = write_cs_table(
+        tmp_path / "passthrough.cs", cs_fields | {"ctf/df1_A": np.zeros(COUNT, dtype=np.float32)}
+    )
     assert_same(read_particles(main, passthrough=passthrough), truth)
 
 
@@ -177,7 +232,10 @@ def abinitio(fields, *posteriors):
     """The fields with one class of an ab-initio job for each posterior; classes but the first have every pose turned."""
     rest = {name: values for name, values in fields.items() if not name.startswith("align")}
     for number, posterior in enumerate(posteriors):
-        rest |= {f"alignments_class_{number}/{name}": fields[f"alignments3D/{name}"] + number for name in ("pose", "shift", "psize_A")}
+        rest |= {
+            f"alignments_class_{number}/{name}": fields[f"alignments3D/{name}"] + number
+            for name in ("pose", "shift", "psize_A")
+        }
         rest[f"alignments_class_{number}/class_posterior"] = np.asarray(posterior, dtype=np.float32)
     return rest
 
@@ -185,18 +243,25 @@ def abinitio(fields, *posteriors):
 def test_the_poses_of_an_ab_initio_job_are_read(truth, cs_fields, tmp_path, write_cs_table):
     path = write_cs_table(tmp_path / "one.cs", abinitio(cs_fields, np.ones(COUNT)))
     assert_same(read_particles(path), truth)
-    path = write_cs_table(tmp_path / "best.cs", abinitio(cs_fields, np.full(COUNT, 0.7), np.full(COUNT, 0.3)))
+    path = write_cs_table(
+        tmp_path / "best.cs", abinitio(cs_fields, np.full(COUNT, 0.7), np.full(COUNT, 0.3))
+    )
     assert_same(read_particles(path), truth)
 
 
 def test_particles_of_several_ab_initio_classes_are_refused(cs_fields, tmp_path, write_cs_table):
     first = np.array([0.9, 0.9, 0.2, 0.9, 0.9, 0.9, 0.9])
     path = write_cs_table(tmp_path / "two.cs", abinitio(cs_fields, first, 1 - first))
-    with pytest.raises(InputError, match=r"particle 1 is most likely of alignments_class_0 and particle 3 of alignments_class_1"):
+    with pytest.raises(
+        InputError,
+        match=r"particle 1 is most likely of alignments_class_0 and particle 3 of alignments_class_1",
+    ):
         read_particles(path)
 
 
-def test_without_a_pixel_size_of_the_alignment_shifts_are_in_pixels_of_the_images(truth, cs_fields, tmp_path, write_cs_table):
+def test_without_a_pixel_size_of_the_alignment_shifts_are_in_pixels_of_the_images(
+    truth, cs_fields, tmp_path, write_cs_table
+):
     fields = {name: values for name, values in cs_fields.items() if name != "alignments3D/psize_A"}
     fields["alignments3D/shift"] = fields["alignments3D/shift"] * 2
     assert_same(read_particles(write_cs_table(tmp_path / "particles.cs", fields)), truth)
@@ -220,7 +285,11 @@ def test_only_what_is_asked_of_a_cs_file_is_read(cs_fields, tmp_path, write_cs_t
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_arrays_are_read_from_every_protocol(protocol, tmp_path, rng):
-    content = (rng.standard_normal((4, 3, 3)), np.asfortranarray(rng.standard_normal((4, 2)).astype(">f4")), np.arange(3, dtype=np.int16))
+    content = (
+        rng.standard_normal((4, 3, 3)),
+        np.asfortranarray(rng.standard_normal((4, 2)).astype(">f4")),
+        np.arange(3, dtype=np.int16),
+    )
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     for read, written in zip(read_pickle(tmp_path / "a.pkl", "arrays"), content, strict=True):
         assert read.dtype == written.dtype
@@ -235,7 +304,10 @@ def test_rotations_may_come_without_translations(truth, stack, pickled, tmp_path
 
 
 def test_without_ctfs_the_pixel_size_is_given(truth, stack, pickled):
-    with pytest.raises(InputError, match=r"stack\.mrcs: without CTFs there is no pixel size; .*--ctf-pkl.*--pixel-size"):
+    with pytest.raises(
+        InputError,
+        match=r"stack\.mrcs: without CTFs there is no pixel size; .*--ctf-pkl.*--pixel-size",
+    ):
         read_particles(stack, poses_pkl=pickled["poses_pkl"])
     particles = read_particles(stack, poses_pkl=pickled["poses_pkl"], pixel_size=PIXEL, ctf=False)
     np.testing.assert_allclose(particles.shifts, -PIXEL * truth["origin"], atol=1e-12)
@@ -250,17 +322,32 @@ class Evil:
         return (open, ("made_by_a_pickle", "w"))
 
 
-@pytest.mark.parametrize("content", [Evil(), (np.zeros((7, 3, 3)), Evil()), [{"a": Evil()}]], ids=["alone", "beside", "deep"])
+@pytest.mark.parametrize(
+    "content",
+    [Evil(), (np.zeros((7, 3, 3)), Evil()), [{"a": Evil()}]],
+    ids=["alone", "beside", "deep"],
+)
 def test_a_pickle_runs_nothing(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=r"evil\.pkl: cannot be read as a pickle of arrays \(it asks for (_io|io)\.open\)"):
+    with pytest.raises(
+        InputError,
+        match=r"evil\.pkl: cannot be read as a pickle of arrays \(it asks for (_io|io)\.open\)",
+    ):
         read_pickle(tmp_path / "evil.pkl", "arrays")
     assert not (tmp_path / "made_by_a_pickle").exists()
 
 
 @pytest.mark.parametrize(
-    "module", ["os.system", "builtins.eval", "numpy.load", "numpy.lib.npyio.load", "numpyx.ndarray", "numpy.f2py.ndarray.x"]
+    "module",
+    [
+        "os.system",
+        "builtins.eval",
+        "numpy.load",
+        "numpy.lib.npyio.load",
+        "numpyx.ndarray",
+        "numpy.f2py.ndarray.x",
+    ],
 )
 def test_nothing_can_be_called_by_name(module, tmp_path):
     module, _, name = module.rpartition(".")
@@ -286,7 +373,9 @@ def test_a_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path):
 
 def test_objects_in_an_array_are_refused(tmp_path):
     content = np.array([1, "x", None], dtype=object)
-    assert any(operation.name == "BUILD" for operation, *_ in pickletools.genops(pickle.dumps(content)))
+    assert any(
+        operation.name == "BUILD" for operation, *_ in pickletools.genops(pickle.dumps(content))
+    )
     (tmp_path / "objects.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=r"array of type 'O8', which is not one of numbers"):
         read_pickle(tmp_path / "objects.pkl", "arrays")
@@ -295,10 +384,14 @@ def test_objects_in_an_array_are_refused(tmp_path):
 # Indices
 
 
-@pytest.mark.parametrize("name", ["npy", "mask", "txt", "pkl", "csv of indices", "csv of particles"])
+@pytest.mark.parametrize(
+    "name", ["npy", "mask", "txt", "pkl", "csv of indices", "csv of particles"]
+)
 def test_indices_are_read_from_files(name, tmp_path):
     wanted = np.array([5, 0, 3])
-    path = tmp_path / {"npy": "i.npy", "mask": "i.npy", "txt": "i.txt", "pkl": "i.pkl"}.get(name, "i.csv")
+    path = tmp_path / {"npy": "i.npy", "mask": "i.npy", "txt": "i.txt", "pkl": "i.pkl"}.get(
+        name, "i.csv"
+    )
     if name == "npy":
         np.save(path, wanted)
     elif name == "mask":
@@ -316,7 +409,8 @@ def test_indices_are_read_from_files(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("0:3", [0, 1, 2]), (":2", [0, 1]), ("5:", [5, 6]), ("6:100", [6]), (":", list(range(COUNT)))]
+    ("text", "expected"),
+    [("0:3", [0, 1, 2]), (":2", [0, 1]), ("5:", [5, 6]), ("6:100", [6]), (":", list(range(COUNT)))],
 )
 def test_a_range_needs_no_file(text, expected):
     assert read_indices(text, COUNT).tolist() == expected
@@ -344,7 +438,9 @@ def test_bad_indices_are_named(content, expected, tmp_path):
 
 def test_a_pickle_of_unequal_rows_is_no_indices(tmp_path):
     (tmp_path / "i.pkl").write_bytes(pickle.dumps([[1, 2], 3]))
-    with pytest.raises(InputError, match=r"i\.pkl: cannot be read as indices \(.*\); give an integer"):
+    with pytest.raises(
+        InputError, match=r"i\.pkl: cannot be read as indices \(.*\); give an integer"
+    ):
         read_indices(tmp_path / "i.pkl", COUNT)
 
 

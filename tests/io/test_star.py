@@ -69,9 +69,16 @@ def star(tmp_path, stacks, write_table):
 
     def write(particles=None, optics=None, *, order=("optics", "particles")):
         def changed(columns, changes):
-            return {name: values for name, values in (columns | (changes or {})).items() if values is not None}
+            return {
+                name: values
+                for name, values in (columns | (changes or {})).items()
+                if values is not None
+            }
 
-        blocks = {"optics": changed(optics_columns(), optics), "particles": changed(particle_columns(), particles)}
+        blocks = {
+            "optics": changed(optics_columns(), optics),
+            "particles": changed(particle_columns(), particles),
+        }
         return write_table(tmp_path / "particles.star", {name: blocks[name] for name in order})
 
     return write
@@ -79,8 +86,20 @@ def star(tmp_path, stacks, write_table):
 
 def one_table(**changes):
     """Changes that put everything into the particle table, as RELION 3.0 did."""
-    columns = {name: values * 3 for name, values in optics_columns().items() if name.startswith(("rlnV", "rlnS", "rlnA"))}
-    return columns | {"rlnOpticsGroup": None, "rlnMagnification": [50_000.0] * 3, "rlnDetectorPixelSize": [6.25] * 3} | changes
+    columns = {
+        name: values * 3
+        for name, values in optics_columns().items()
+        if name.startswith(("rlnV", "rlnS", "rlnA"))
+    }
+    return (
+        columns
+        | {
+            "rlnOpticsGroup": None,
+            "rlnMagnification": [50_000.0] * 3,
+            "rlnDetectorPixelSize": [6.25] * 3,
+        }
+        | changes
+    )
 
 
 # Reading
@@ -90,10 +109,17 @@ def test_poses_shifts_and_ctf_are_read_row_by_row(star):
     particles, columns = read_particles(star()), particle_columns()
     assert (len(particles), particles.box_size, particles.pixel_size) == (3, 8, 1.25)
     angles = [columns[f"rlnAngle{name}"] for name in ("Rot", "Tilt", "Psi")]
-    np.testing.assert_allclose(particles.rotations, rotations_from_relion_angles(*angles), atol=1e-12)
-    np.testing.assert_allclose(particles.shifts, -np.stack([columns["rlnOriginXAngst"], columns["rlnOriginYAngst"]], axis=-1))
+    np.testing.assert_allclose(
+        particles.rotations, rotations_from_relion_angles(*angles), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        particles.shifts,
+        -np.stack([columns["rlnOriginXAngst"], columns["rlnOriginYAngst"]], axis=-1),
+    )
     for field, column in CTF_FIELDS.items():
-        expected = (columns | {name: values * 3 for name, values in optics_columns().items()}).get(column, [0, 0, 0])
+        expected = (columns | {name: values * 3 for name, values in optics_columns().items()}).get(
+            column, [0, 0, 0]
+        )
         assert getattr(particles.ctf, field).tolist() == expected, column
 
 
@@ -140,9 +166,16 @@ def test_relion_3_0_has_one_table_and_a_magnification(star):
 
 
 def test_origins_of_relion_3_0_are_in_pixels(star):
-    origins = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": [2.0, 0.0, -1.0], "rlnOriginY": [0.5, -4.0, 0.0]}
+    origins = {
+        "rlnOriginXAngst": None,
+        "rlnOriginYAngst": None,
+        "rlnOriginX": [2.0, 0.0, -1.0],
+        "rlnOriginY": [0.5, -4.0, 0.0],
+    }
     particles = read_particles(star(origins))
-    np.testing.assert_allclose(particles.shifts, -1.25 * np.array([[2.0, 0.5], [0.0, -4.0], [-1.0, 0.0]]))
+    np.testing.assert_allclose(
+        particles.shifts, -1.25 * np.array([[2.0, 0.5], [0.0, -4.0], [-1.0, 0.0]])
+    )
 
 
 def test_without_origins_the_particles_are_centred(star):
@@ -151,13 +184,20 @@ def test_without_origins_the_particles_are_centred(star):
 
 
 def test_phase_shift_and_b_factor_are_read_where_they_are_given(star):
-    ctf = read_particles(star({"rlnPhaseShift": [90.0, 0.0, 45.0], "rlnCtfBfactor": [50.0, 0.0, 1.0]})).ctf
+    ctf = read_particles(
+        star({"rlnPhaseShift": [90.0, 0.0, 45.0], "rlnCtfBfactor": [50.0, 0.0, 1.0]})
+    ).ctf
     assert ctf.phase_shift_deg.tolist() == [90.0, 0.0, 45.0]
     assert ctf.b_factor.tolist() == [50.0, 0.0, 1.0]
 
 
 def test_the_pixel_size_can_be_given(star):
-    origins = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": [2.0, 0.0, -1.0], "rlnOriginY": [0.0, 0.0, 0.0]}
+    origins = {
+        "rlnOriginXAngst": None,
+        "rlnOriginYAngst": None,
+        "rlnOriginX": [2.0, 0.0, -1.0],
+        "rlnOriginY": [0.0, 0.0, 0.0],
+    }
     particles = read_particles(star(origins, {"rlnImagePixelSize": None}), pixel_size=3.0)
     assert particles.pixel_size == 3.0
     assert particles.shifts[0].tolist() == [-6.0, 0.0]
@@ -170,12 +210,18 @@ def test_image_names_are_relative_to_the_root_that_is_given(star, stacks, tmp_pa
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
     (tmp_path / "job").mkdir()
     path = path.rename(tmp_path / "job" / "particles.star")
-    with pytest.raises(InputError, match=r"particle 1 has its image in .*no file .*job/stack\.mrcs; .*root"):
+    with pytest.raises(
+        InputError, match=r"particle 1 has its image in .*no file .*job/stack\.mrcs; .*root"
+    ):
         read_particles(path)
-    np.testing.assert_array_equal(read_particles(path, root=tmp_path / "elsewhere").images(slice(None)), stacks[[1, 2, 0]])
+    np.testing.assert_array_equal(
+        read_particles(path, root=tmp_path / "elsewhere").images(slice(None)), stacks[[1, 2, 0]]
+    )
 
 
-def test_the_project_root_is_the_nearest_folder_above_that_has_the_images(star, stacks, tmp_path, write_stack):
+def test_the_project_root_is_the_nearest_folder_above_that_has_the_images(
+    star, stacks, tmp_path, write_stack
+):
     job = tmp_path / "Refine3D" / "job012"
     job.mkdir(parents=True)
     path = star().rename(job / "run_data.star")
@@ -187,16 +233,36 @@ def test_the_project_root_is_the_nearest_folder_above_that_has_the_images(star, 
 
 
 @pytest.mark.parametrize("way", ["../stack.mrcs", "more/../../stack.mrcs", "absolute"])
-def test_an_image_outside_the_root_is_refused_unless_allowed(way, star, stacks, tmp_path, write_stack):
+def test_an_image_outside_the_root_is_refused_unless_allowed(
+    way, star, stacks, tmp_path, write_stack
+):
     outside = write_stack(tmp_path.parent / "stack.mrcs", stacks[:1] + 5)
     name = str(outside) if way == "absolute" else way
     path = star({"rlnImageName": ["1@stack.mrcs", f"1@{name}", "2@stack.mrcs"]})
     with pytest.raises(
-        InputError, match=r"particle 2 has its image in '.*stack\.mrcs', which leads out of the project root .*--allow-outside"
+        InputError,
+        match=r"particle 2 has its image in '.*stack\.mrcs', which leads out of the project root .*--allow-outside",
     ):
         read_particles(path)
-    np.testing.assert_array_equal(read_particles(path, allow_outside=True).images(slice(1, 2)), stacks[:1] + 5)
-    assert len(read_particles(star({"rlnImageName": ["1@stack.mrcs", f"1@{tmp_path}/more/stack.mrcs", "2@more/../stack.mrcs"]}))) == 3
+    np.testing.assert_array_equal(
+        read_particles(path, allow_outside=True).images(slice(1, 2)), stacks[:1] + 5
+    )
+    assert (
+        len(
+            read_particles(
+                star(
+                    {
+                        "rlnImageName": [
+                            "1@stack.mrcs",
+                            f"1@{tmp_path}/more/stack.mrcs",
+                            "2@more/../stack.mrcs",
+                        ]
+                    }
+                )
+            )
+        )
+        == 3
+    )
 
 
 def test_a_single_image_needs_no_number(star, stacks, tmp_path, write_stack):
@@ -212,7 +278,9 @@ def test_images_without_a_ctf_need_no_ctf_columns(star):
 
 def test_a_stack_without_the_mark_of_the_format_is_read(star, stacks, tmp_path):
     with (tmp_path / "stack.mrcs").open("r+b") as handle:
-        handle.seek(208)  # 'MAP ' and the machine stamp: absent from external_data's relion31.mrcs, among others
+        handle.seek(
+            208
+        )  # 'MAP ' and the machine stamp: absent from external_data's relion31.mrcs, among others
         handle.write(bytes(8))
     np.testing.assert_array_equal(read_particles(star()).images(slice(None)), stacks[[1, 2, 0]])
 
@@ -237,7 +305,10 @@ def test_the_flag_of_flipped_phases_is_read_and_written(flag, star, tmp_path):
 
 
 def test_flipped_phases_of_some_particles_are_refused(star):
-    with pytest.raises(InputError, match=r"particle 1 has rlnCtfDataArePhaseFlipped = 0 and particle 3 has 1; choose those of one kind"):
+    with pytest.raises(
+        InputError,
+        match=r"particle 1 has rlnCtfDataArePhaseFlipped = 0 and particle 3 has 1; choose those of one kind",
+    ):
         read_particles(star({"rlnCtfDataArePhaseFlipped": [0, 0, 1]}))
 
 
@@ -277,9 +348,13 @@ def make_particles(folder, count, rng, ctf, stack="stack.mrcs"):
     )
 
 
-@pytest.mark.parametrize("voltages", [[300.0] * 4, [300.0, 200.0, 300.0, 120.0]], ids=["one microscope", "several"])
+@pytest.mark.parametrize(
+    "voltages", [[300.0] * 4, [300.0, 200.0, 300.0, 120.0]], ids=["one microscope", "several"]
+)
 @pytest.mark.parametrize("folder", ["", "elsewhere"], ids=["beside its stack", "elsewhere"])
-def test_particles_come_back_from_their_star_file(voltages, folder, tmp_path, rng, microscope, write_stack):
+def test_particles_come_back_from_their_star_file(
+    voltages, folder, tmp_path, rng, microscope, write_stack
+):
     defocus = rng.uniform(5_000, 30_000, (2, 4))
     ctf = microscope(
         defocus_u=defocus[0],
@@ -302,7 +377,9 @@ def test_particles_come_back_from_their_star_file(voltages, folder, tmp_path, rn
     np.testing.assert_allclose(read.rotations, particles.rotations, atol=1e-7)
     np.testing.assert_allclose(read.shifts, particles.shifts, atol=1e-7)
     for field in CTF_FIELDS:
-        np.testing.assert_allclose(getattr(read.ctf, field), getattr(particles.ctf, field), rtol=1e-8, err_msg=field)
+        np.testing.assert_allclose(
+            getattr(read.ctf, field), getattr(particles.ctf, field), rtol=1e-8, err_msg=field
+        )
 
 
 def test_particles_without_a_ctf_cannot_be_written(tmp_path, rng):
@@ -315,26 +392,41 @@ def test_particles_without_a_ctf_cannot_be_written(tmp_path, rng):
 
 @pytest.mark.parametrize("column", ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
 def test_a_missing_angle_is_named(column, star):
-    with pytest.raises(InputError, match=rf"particles\.star: has no column {column}, which the pose needs; give the particles STAR"):
+    with pytest.raises(
+        InputError,
+        match=rf"particles\.star: has no column {column}, which the pose needs; give the particles STAR",
+    ):
         read_particles(star({column: None}))
 
 
-@pytest.mark.parametrize("column", [name for name in CTF_FIELDS.values() if name not in ("rlnPhaseShift", "rlnCtfBfactor")])
+@pytest.mark.parametrize(
+    "column",
+    [name for name in CTF_FIELDS.values() if name not in ("rlnPhaseShift", "rlnCtfBfactor")],
+)
 def test_a_missing_ctf_column_is_named(column, star):
-    with pytest.raises(InputError, match=rf"particles\.star: has no column {column}, which the CTF needs; run CTF estimation"):
+    with pytest.raises(
+        InputError,
+        match=rf"particles\.star: has no column {column}, which the CTF needs; run CTF estimation",
+    ):
         read_particles(star({column: None}, {column: None}))
 
 
 def test_a_stack_shorter_than_its_star_file_is_named(star):
     names = ["000002@stack.mrcs", "000009@stack.mrcs", "000001@stack.mrcs"]
-    with pytest.raises(InputError, match=r"particles\.star: particle 2 is image 9 of .*stack\.mrcs, which holds only 2; the stack is cut"):
+    with pytest.raises(
+        InputError,
+        match=r"particles\.star: particle 2 is image 9 of .*stack\.mrcs, which holds only 2; the stack is cut",
+    ):
         read_particles(star({"rlnImageName": names}))
 
 
 def test_an_oblong_image_is_refused(star, tmp_path, write_stack):
     path = star()
     write_stack(tmp_path / "stack.mrcs", np.zeros((2, 8, 9)))
-    with pytest.raises(InputError, match=r"stack\.mrcs: holds an array of shape \(2, 8, 9\); particle images are square"):
+    with pytest.raises(
+        InputError,
+        match=r"stack\.mrcs: holds an array of shape \(2, 8, 9\); particle images are square",
+    ):
         read_particles(path)
 
 
@@ -357,7 +449,9 @@ def test_a_cut_stack_is_named(star, tmp_path):
     path = star()
     content = (tmp_path / "stack.mrcs").read_bytes()
     (tmp_path / "stack.mrcs").write_bytes(content[:-100])
-    with pytest.raises(InputError, match=r"stack\.mrcs: is not a complete MRC file \(.*\); copy or export it again"):
+    with pytest.raises(
+        InputError, match=r"stack\.mrcs: is not a complete MRC file \(.*\); copy or export it again"
+    ):
         read_particles(path)
 
 
@@ -369,30 +463,44 @@ def test_a_file_that_is_no_stack_is_named(star, tmp_path):
 
 
 def test_a_missing_star_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"absent\.star: there is no such file; give the path of a RELION particle STAR file"):
+    with pytest.raises(
+        InputError,
+        match=r"absent\.star: there is no such file; give the path of a RELION particle STAR file",
+    ):
         read_particles(tmp_path / "absent.star")
 
 
-@pytest.mark.parametrize("content", ["", "no star\n", "data_x\n\nloop_\n_rlnVoltage\n300\n", "\x00\xff\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "no star\n", "data_x\n\nloop_\n_rlnVoltage\n300\n", "\x00\xff\x00"]
+)
 def test_a_file_without_particles_is_named(content, tmp_path):
     (tmp_path / "odd.star").write_text(content, encoding="latin-1")
-    with pytest.raises(InputError, match=r"odd\.star: (has no table with a column rlnImageName; give|is not text)"):
+    with pytest.raises(
+        InputError, match=r"odd\.star: (has no table with a column rlnImageName; give|is not text)"
+    ):
         read_particles(tmp_path / "odd.star")
 
 
-NUMBER_COLUMNS = pytest.mark.parametrize("column", ["rlnAngleTilt", "rlnOriginYAngst", "rlnDefocusU"])
+NUMBER_COLUMNS = pytest.mark.parametrize(
+    "column", ["rlnAngleTilt", "rlnOriginYAngst", "rlnDefocusU"]
+)
 
 
 @NUMBER_COLUMNS
 def test_text_in_a_column_of_numbers_is_named(column, star):
-    with pytest.raises(InputError, match=rf"particles\.star: particle 2 has {column} = 'abc'; give a finite number"):
+    with pytest.raises(
+        InputError, match=rf"particles\.star: particle 2 has {column} = 'abc'; give a finite number"
+    ):
         read_particles(star({column: [1.0, "abc", 2.0]}))
 
 
 @NUMBER_COLUMNS
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_number_that_is_not_finite_is_named(column, value, star):
-    with pytest.raises(InputError, match=rf"particles\.star: particle 2 has {column} = {value}; give a finite number"):
+    with pytest.raises(
+        InputError,
+        match=rf"particles\.star: particle 2 has {column} = {value}; give a finite number",
+    ):
         read_particles(star({column: [1.0, value, 2.0]}))
 
 
@@ -403,7 +511,9 @@ def test_an_unknown_optics_group_is_named(star):
 
 
 def test_a_particle_table_without_optics_groups_is_named(star):
-    with pytest.raises(InputError, match=r"particles\.star: the particle table has no column rlnOpticsGroup"):
+    with pytest.raises(
+        InputError, match=r"particles\.star: the particle table has no column rlnOpticsGroup"
+    ):
         read_particles(star({"rlnOpticsGroup": None}))
 
 
@@ -415,12 +525,18 @@ def test_a_bad_image_name_is_named(name, star):
 
 
 def test_a_voltage_of_zero_is_named(star):
-    with pytest.raises(InputError, match=r"particles\.star: particle 1 has rlnVoltage = 0; give the voltage in kV, for example 300"):
+    with pytest.raises(
+        InputError,
+        match=r"particles\.star: particle 1 has rlnVoltage = 0; give the voltage in kV, for example 300",
+    ):
         read_particles(star(optics={"rlnVoltage": [0.0]}))
 
 
 def test_an_amplitude_contrast_above_one_is_named(star):
-    with pytest.raises(InputError, match=r"particles\.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0\.1"):
+    with pytest.raises(
+        InputError,
+        match=r"particles\.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0\.1",
+    ):
         read_particles(star(optics={"rlnAmplitudeContrast": [10.0]}))
 
 
@@ -434,17 +550,25 @@ def test_mixed_pixel_sizes_are_refused(star):
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_pixel_size_that_is_not_positive_is_refused(value, star):
-    with pytest.raises(InputError, match=rf"particles\.star: particle 1 has a pixel size of {value:g} Å; correct it or give --pixel-size"):
+    with pytest.raises(
+        InputError,
+        match=rf"particles\.star: particle 1 has a pixel size of {value:g} Å; correct it or give --pixel-size",
+    ):
         read_particles(star(optics={"rlnImagePixelSize": [value]}))
 
 
 def test_a_magnification_of_zero_is_refused(star):
     with pytest.raises(InputError, match=r"particles\.star: particle 2 has a pixel size of inf Å"):
-        read_particles(star(one_table(rlnMagnification=[50_000.0, 0.0, 50_000.0]), order=("particles",)))
+        read_particles(
+            star(one_table(rlnMagnification=[50_000.0, 0.0, 50_000.0]), order=("particles",))
+        )
 
 
 def test_without_any_pixel_size_the_remedy_is_named(star):
-    with pytest.raises(InputError, match=r"particles\.star: has neither rlnImagePixelSize nor .*; give the pixel size \(--pixel-size"):
+    with pytest.raises(
+        InputError,
+        match=r"particles\.star: has neither rlnImagePixelSize nor .*; give the pixel size \(--pixel-size",
+    ):
         read_particles(star(optics={"rlnImagePixelSize": None}))
 
 
@@ -472,7 +596,10 @@ def big_star(tmp_path, write_stack, write_table):
         shifts = np.zeros((count, 2)) if shifts is None else shifts
         write_stack(tmp_path / "big.mrcs", images)
         columns = {name: [0.0] * count for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
-        columns |= {"rlnImageName": [f"{i + 1}@big.mrcs" for i in range(count)], "rlnImagePixelSize": [1.5] * count}
+        columns |= {
+            "rlnImageName": [f"{i + 1}@big.mrcs" for i in range(count)],
+            "rlnImagePixelSize": [1.5] * count,
+        }
         columns |= {"rlnOriginXAngst": -1.5 * shifts[:, 0], "rlnOriginYAngst": -1.5 * shifts[:, 1]}
         return read_particles(write_table(tmp_path / "big.star", {"": columns}), ctf=False)
 
@@ -489,7 +616,11 @@ def test_white_noise_of_any_strength_becomes_noise_of_unit_variance(big_star, rn
 @pytest.mark.parametrize("box_size", [32, 33])
 def test_particles_are_moved_to_the_centre_and_scaled_by_their_background(box_size, big_star, rng):
     shifts = np.array([[3.0, -2.0], [-4.5, 0.25]])
-    nodes = torch.tensor([[0.0, 0.0, 0.0], [6.0, 1.5, 0.0]]), torch.tensor([9.0, 4.0]), torch.tensor(2.5)
+    nodes = (
+        torch.tensor([[0.0, 0.0, 0.0], [6.0, 1.5, 0.0]]),
+        torch.tensor([9.0, 4.0]),
+        torch.tensor(2.5),
+    )
 
     def image(shift):
         positions = nodes[0] + 1.5 * torch.tensor([*shift, 0.0]).float()
@@ -509,11 +640,16 @@ def test_particles_are_moved_to_the_centre_and_scaled_by_their_background(box_si
 
 def test_inverting_changes_the_sign_alone(big_star, rng):
     particles, band = big_star(rng.standard_normal((3, 16, 16))), Band(16, 1.5, 3.0)
-    assert torch.equal(load_band_vectors(particles, band, invert=True), -load_band_vectors(particles, band))
+    assert torch.equal(
+        load_band_vectors(particles, band, invert=True), -load_band_vectors(particles, band)
+    )
 
 
 def test_it_does_not_matter_how_many_are_read_at_once(big_star, rng, monkeypatch):
-    particles, band = big_star(rng.standard_normal((7, 16, 16)), rng.uniform(-3, 3, (7, 2))), Band(16, 1.5, 3.0)
+    particles, band = (
+        big_star(rng.standard_normal((7, 16, 16)), rng.uniform(-3, 3, (7, 2))),
+        Band(16, 1.5, 3.0),
+    )
     together = load_band_vectors(particles, band)
     monkeypatch.setattr("cryostar_nb.io.vectors.PIXELS_AT_ONCE", 3 * 16**2)
     assert torch.allclose(load_band_vectors(particles, band), together, atol=1e-6)

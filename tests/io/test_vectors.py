@@ -32,7 +32,10 @@ def particles(tmp_path, rng, write_stack):
     (tmp_path / "particles.star").write_text("fifty particles\n")
     return Particles(
         source=tmp_path / "particles.star",
-        stacks=(write_stack(tmp_path / "a.mrcs", images[0]), write_stack(tmp_path / "b.mrcs", images[1])),
+        stacks=(
+            write_stack(tmp_path / "a.mrcs", images[0]),
+            write_stack(tmp_path / "b.mrcs", images[1]),
+        ),
         stack_of=rng.integers(0, 2, 50),
         image_in_stack=rng.integers(0, 30, 50),
         box_size=16,
@@ -86,23 +89,36 @@ def test_rounding_is_a_thousandth_of_the_noise(particles, tmp_path):
 
 def test_flipped_phases_are_flipped_back(particles, microscope, write_stack, rng):
     ctf = microscope(defocus_u=rng.uniform(5e3, 2e4, 50), defocus_v=rng.uniform(5e3, 2e4, 50))
-    plain = dataclasses.replace(particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(50), ctf=ctf)
-    band = Band(16, 1.5, 3.2)  # all that a real image of this box holds, but for the mean and Nyquist
+    plain = dataclasses.replace(
+        particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(50), ctf=ctf
+    )
+    band = Band(
+        16, 1.5, 3.2
+    )  # all that a real image of this box holds, but for the mean and Nyquist
     images = band.decode(torch.from_numpy(rng.standard_normal((50, band.size))))
     signs = contrast_transfer_function(frequency_grid(16, 1.5), ctf).sign()
     write_stack(plain.stacks[0], images.numpy())
     expected = load_band_vectors(plain, band)
     write_stack(plain.stacks[0], centred_ifft(centred_fft(images, 2) * signs, 2).numpy())
     flipped = load_band_vectors(dataclasses.replace(plain, phase_flipped=True), band)
-    ratio = (flipped * expected).sum(1) / expected.square().sum(1)  # the background's standard deviation is another
+    ratio = (flipped * expected).sum(1) / expected.square().sum(
+        1
+    )  # the background's standard deviation is another
     torch.testing.assert_close(flipped, ratio[:, None] * expected, atol=1e-4, rtol=0)
-    assert torch.nn.functional.cosine_similarity(load_band_vectors(plain, band), expected).abs().mean() < 0.9
+    assert (
+        torch.nn.functional.cosine_similarity(load_band_vectors(plain, band), expected).abs().mean()
+        < 0.9
+    )
 
 
 def test_a_cache_of_flipped_images_depends_on_their_ctf(particles, microscope):
-    flipped = dataclasses.replace(particles, ctf=microscope(defocus_u=[15_000.0] * 50), phase_flipped=True)
+    flipped = dataclasses.replace(
+        particles, ctf=microscope(defocus_u=[15_000.0] * 50), phase_flipped=True
+    )
     other = dataclasses.replace(flipped, ctf=microscope(defocus_u=[15_000.0] * 49 + [14_000.0]))
-    keys = [module.cache_key(chosen, BAND, False)["particles"] for chosen in (particles, flipped, other)]
+    keys = [
+        module.cache_key(chosen, BAND, False)["particles"] for chosen in (particles, flipped, other)
+    ]
     assert len(set(keys)) == 3
 
 
@@ -111,7 +127,9 @@ def test_a_particle_beyond_half_precision_is_named(particles, tmp_path, write_st
     images[4, 6:9, 7:10] = 5
     write_stack(particles.stacks[0], images)
     particles = particles.select(np.flatnonzero(particles.stack_of == 1))
-    particles = dataclasses.replace(particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(len(particles)))
+    particles = dataclasses.replace(
+        particles, stack_of=0 * particles.stack_of, image_in_stack=np.arange(len(particles))
+    )
     expected = r"particles\.star: particle 5 \(5@.*a\.mrcs\): an element is .*e\+06 times its background noise, beyond half precision.* as they were extracted"
     with pytest.raises(InputError, match=expected):
         open_vectors(particles, BAND, spill=tmp_path)
@@ -123,7 +141,10 @@ def test_a_particle_beyond_half_precision_is_named(particles, tmp_path, write_st
 
 def test_vectors_that_fit_stay_in_memory_and_leave_no_file(particles, tmp_path, few_at_once):
     assert torch.equal(open_vectors(particles, BAND, spill=tmp_path / "run"), half(particles))
-    assert torch.equal(open_vectors(particles, BAND, invert=True, memory_gb=1, spill=tmp_path / "run"), half(particles, invert=True))
+    assert torch.equal(
+        open_vectors(particles, BAND, invert=True, memory_gb=1, spill=tmp_path / "run"),
+        half(particles, invert=True),
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -176,8 +197,13 @@ def test_a_limit_that_is_not_positive_is_refused(value, particles, tmp_path):
 
 
 def test_a_full_disk_is_noticed_before_the_pass(particles, tmp_path, passes, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
-    with pytest.raises(InputError, match=r"cache: the vectors of 50 particles take 0\.00 GB and the disk has 0\.00 GB free; make room"):
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100)
+    )
+    with pytest.raises(
+        InputError,
+        match=r"cache: the vectors of 50 particles take 0\.00 GB and the disk has 0\.00 GB free; make room",
+    ):
         open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path)
     assert passes == [] and names(tmp_path / "cache") == []
 
@@ -207,7 +233,9 @@ def grown(particles):
 
 def other_stack(particles):
     shutil.copy2(particles.stacks[1], particles.source.with_name("c.mrcs"))
-    return dataclasses.replace(particles, stacks=(particles.stacks[0], particles.source.with_name("c.mrcs")))
+    return dataclasses.replace(
+        particles, stacks=(particles.stacks[0], particles.source.with_name("c.mrcs"))
+    )
 
 
 CHANGES = {
@@ -216,8 +244,16 @@ CHANGES = {
     "the metadata's path": lambda p: (moved(p, "other.star"), BAND, False),
     "a stack's time": lambda p: (touch(p.stacks[1]), (p, BAND, False))[1],
     "a stack's path": lambda p: (other_stack(p), BAND, False),
-    "which images": lambda p: (dataclasses.replace(p, image_in_stack=p.image_in_stack[::-1].copy()), BAND, False),
-    "which stacks": lambda p: (dataclasses.replace(p, stack_of=p.stack_of[::-1].copy()), BAND, False),
+    "which images": lambda p: (
+        dataclasses.replace(p, image_in_stack=p.image_in_stack[::-1].copy()),
+        BAND,
+        False,
+    ),
+    "which stacks": lambda p: (
+        dataclasses.replace(p, stack_of=p.stack_of[::-1].copy()),
+        BAND,
+        False,
+    ),
     "the shifts": lambda p: (dataclasses.replace(p, shifts=p.shifts.flip(0)), BAND, False),
     "the pixel size": lambda p: (p, dataclasses.replace(BAND, pixel_size=1.500001), False),
     "the low-pass": lambda p: (p, dataclasses.replace(BAND, resolution=4.000001), False),
@@ -264,12 +300,16 @@ DAMAGES = {
 def test_a_damaged_cache_is_built_again(damage, particles, tmp_path, passes):
     open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path)
     DAMAGES[damage](tmp_path / "vectors.json")
-    assert torch.equal(open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path), half(particles))
+    assert torch.equal(
+        open_vectors(particles, BAND, cache=tmp_path, spill=tmp_path), half(particles)
+    )
     assert len(passes) == 2 + 1
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
-def test_a_pass_that_is_interrupted_leaves_nothing(failure, particles, tmp_path, few_at_once, monkeypatch):
+def test_a_pass_that_is_interrupted_leaves_nothing(
+    failure, particles, tmp_path, few_at_once, monkeypatch
+):
     cache, images = tmp_path / "cache", Particles.images
     open_vectors(particles, BAND, invert=True, cache=cache, spill=tmp_path)
 
@@ -312,7 +352,10 @@ def test_what_a_killed_pass_has_left_is_removed_when_it_is_old(particles, tmp_pa
 def test_a_file_that_another_run_writes_anew_is_not_read_on(particles, tmp_path):
     file = open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
     open_vectors(particles, BAND, invert=True, memory_gb=5e-6, spill=tmp_path)
-    with pytest.raises(InputError, match=r"vectors\.f16: was written anew while it was in use; give every run its own folder"):
+    with pytest.raises(
+        InputError,
+        match=r"vectors\.f16: was written anew while it was in use; give every run its own folder",
+    ):
         file.read(torch.arange(3))
     file.path.unlink()
     with pytest.raises(InputError, match=r"vectors\.f16: was written anew while it was in use"):
@@ -356,9 +399,13 @@ def elsewhere(tmp_path, rng):
             handle.set_data(rng.integers(-99, 99, (count, 64, 64), dtype=np.int8))
             handle.set_image_stack()
         command = [sys.executable, "-c", IN_ANOTHER_PROCESS + lines, str(tmp_path), str(count)]
-        settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory goes back to the system: the peak is of what is held
+        settings = os.environ | {
+            "MALLOC_MMAP_THRESHOLD_": "65536"
+        }  # freed memory goes back to the system: the peak is of what is held
         folder = Path(module.__file__).parents[2]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=settings)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, cwd=folder, env=settings
+        )
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -411,7 +458,14 @@ open_vectors(particles, band, cache=folder / "cache", spill=folder)
         ({"proc/meminfo": "MemTotal: 99 kB\nMemFree: 5 kB\nMemAvailable: 20 kB\n"}, 20 * 1024),
         ({"proc/meminfo": "MemAvailable: 20 kB\n", "sys/fs/cgroup/memory.max": "4096\n"}, 4096),
         ({"proc/meminfo": "MemAvailable: 20 kB\n", "sys/fs/cgroup/memory.max": "max\n"}, 20 * 1024),
-        ({"proc/self/cgroup": "0::/job/step\n", "sys/fs/cgroup/job/memory.max": "77\n", "sys/fs/cgroup/job/step/memory.max": "max\n"}, 77),
+        (
+            {
+                "proc/self/cgroup": "0::/job/step\n",
+                "sys/fs/cgroup/job/memory.max": "77\n",
+                "sys/fs/cgroup/job/step/memory.max": "max\n",
+            },
+            77,
+        ),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "88\n"}, 88),
     ],
 )

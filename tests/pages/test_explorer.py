@@ -32,7 +32,11 @@ def run(tmp_path, helix_nodes):
 
 
 def data_of(html):
-    return json.loads(re.search(r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html).group(1))
+    return json.loads(
+        re.search(
+            r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html
+        ).group(1)
+    )
 
 
 def test_representatives_lie_where_the_particles_are(rng):
@@ -54,17 +58,26 @@ def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run)
     data = data_of(html)
     labels = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
     assert 1 < len(labels) <= 10
-    packed = np.frombuffer(base64.b64decode(data["structures"]), dtype=np.int16).reshape(len(labels), len(run.nodes), 3)
+    packed = np.frombuffer(base64.b64decode(data["structures"]), dtype=np.int16).reshape(
+        len(labels), len(run.nodes), 3
+    )
     with torch.no_grad():
         decoded = run.model.decoder(run.latents()[labels])
     assert np.abs(packed * data["step"] - decoded.numpy()).max() < 0.01  # Å
-    pictures = np.frombuffer(base64.b64decode(data["particles"]), dtype=np.uint8).reshape(len(labels), data["side"], data["side"])
+    pictures = np.frombuffer(base64.b64decode(data["particles"]), dtype=np.uint8).reshape(
+        len(labels), data["side"], data["side"]
+    )
     assert (pictures.std(axis=(1, 2)) > 10).all()
     assert np.sum(data["density"]) == 60
 
 
-@pytest.mark.parametrize(("box_size", "pixel_size", "low_pass"), [(48, 2.0, 4.0), (32, 3.0, 4.0), (33, 3.0, 4.0), (72, 1.5, 2.0)])
-def test_pictures_are_of_one_size_whatever_the_box(box_size, pixel_size, low_pass, tmp_path, helix_nodes):
+@pytest.mark.parametrize(
+    ("box_size", "pixel_size", "low_pass"),
+    [(48, 2.0, 4.0), (32, 3.0, 4.0), (33, 3.0, 4.0), (72, 1.5, 2.0)],
+)
+def test_pictures_are_of_one_size_whatever_the_box(
+    box_size, pixel_size, low_pass, tmp_path, helix_nodes
+):
     run = train_run(tmp_path, helix_nodes, low_pass, box_size=box_size, pixel_size=pixel_size)
     data = data_of(latent_explorer(run, points=4))
     for name in ("predictions", "particles"):

@@ -44,8 +44,14 @@ def star(tmp_path, rng, write_stack, write_table):
             "rlnImagePixelSize": [1.5, 1.5],
             "rlnImageSize": [8, 8],
         }
-        blocks = {"optics": optics | (optics_changes or {}), "particles": particles | (changes or {})}
-        kept = {name: {column: values for column, values in block.items() if values is not None} for name, block in blocks.items()}
+        blocks = {
+            "optics": optics | (optics_changes or {}),
+            "particles": particles | (changes or {}),
+        }
+        kept = {
+            name: {column: values for column, values in block.items() if values is not None}
+            for name, block in blocks.items()
+        }
         return write_table(tmp_path / "particles.star", kept), defocus
 
     return write
@@ -55,31 +61,54 @@ def test_sound_particles_have_no_problems_and_the_right_numbers(star, capsys):
     path, defocus = star()
     parse(["info", str(path), "--json"]).run()
     found = json.loads(capsys.readouterr().out)
-    assert (found["n_particles"], found["box_size"], found["pixel_size"], found["format"]) == (COUNT, 8, 1.5, "RELION STAR")
+    assert (found["n_particles"], found["box_size"], found["pixel_size"], found["format"]) == (
+        COUNT,
+        8,
+        1.5,
+        "RELION STAR",
+    )
     assert found["defocus_range"] == pytest.approx([defocus.min(), defocus.max()])
     first, second = found["optics_groups"]
     assert (first["group"], first["n_particles"], first["voltage_kv"]) == ("1", 30, 300)
     assert (second["group"], second["n_particles"], second["amplitude_contrast"]) == ("2", 10, 0.07)
     assert found["images"] == {"root": str(path.parent), "files": 1, "missing": 0}
-    assert "rlnAngleRot" in found["columns_used"] and found["columns_ignored"] == ["rlnMicrographName"]
+    assert "rlnAngleRot" in found["columns_used"] and found["columns_ignored"] == [
+        "rlnMicrographName"
+    ]
     assert found["phase_flipped"] is False and found["problems"] == []
     assert 0 < found["shifts"]["root_mean_square"] < found["shifts"]["largest"] < 1.5
-    assert set(found["pose_coverage"]) == {"view_evenness", "views_seen", "views_expected", "in_plane_evenness"}
+    assert set(found["pose_coverage"]) == {
+        "view_evenness",
+        "views_seen",
+        "views_expected",
+        "in_plane_evenness",
+    }
 
 
 def test_the_text_says_the_same(star, capsys):
     parse(["info", str(star()[0])]).run()
     out = capsys.readouterr().out
-    assert "optics group 2" in out and "30 particles, 1.5 Å, 300 kV, Cs 2.7 mm, amplitude contrast 0.1" in out
+    assert (
+        "optics group 2" in out
+        and "30 particles, 1.5 Å, 300 kV, Cs 2.7 mm, amplitude contrast 0.1" in out
+    )
     assert "columns ignored   rlnMicrographName" in out and "problems          none found" in out
 
 
 @pytest.mark.parametrize(
     ("changes", "optics", "words"),
     [
-        ({"rlnAngleTilt": [0.0] * 7 + ["nan"] + [0.0] * 32}, {}, r"particle 8 has rlnAngleTilt = nan; give a finite number"),
+        (
+            {"rlnAngleTilt": [0.0] * 7 + ["nan"] + [0.0] * 32},
+            {},
+            r"particle 8 has rlnAngleTilt = nan; give a finite number",
+        ),
         ({"rlnAngleTilt": None}, {}, "has no column rlnAngleTilt, which the pose needs"),
-        ({"rlnOriginXAngst": [0.0] * 39 + [3.5]}, {}, r"1 particles are shifted by more than a quarter .* particle 40 by 3\.\d Å"),
+        (
+            {"rlnOriginXAngst": [0.0] * 39 + [3.5]},
+            {},
+            r"1 particles are shifted by more than a quarter .* particle 40 by 3\.\d Å",
+        ),
         (
             {"rlnDefocusU": [-1.0] * COUNT, "rlnDefocusV": [-1.0] * COUNT},
             {},
@@ -90,13 +119,37 @@ def test_the_text_says_the_same(star, capsys):
             {},
             r"1 of 2 image files are missing, the first is .*gone\.mrcs; .*--root",
         ),
-        ({"rlnImageName": ["41@stack.mrcs"] * COUNT}, {}, r"particle 1 is image 41 of .*stack\.mrcs, which holds only 40"),
-        ({"rlnImageName": ["1@../stack.mrcs"] * COUNT}, {}, r"leads out of the project root .*--allow-outside"),
-        ({}, {"rlnImagePixelSize": [1.5, 1.6]}, r"particle 1 has a pixel size of 1\.5 Å and particle 31 of 1\.6 Å; .*--optics-group"),
-        ({}, {"rlnImageSize": [8, 16]}, r"particle 31 is said to have a box of 16 pixels and .* has one of 8"),
-        ({}, {"rlnVoltage": [0.0, 200.0]}, r"particle 1 has rlnVoltage = 0; give the voltage in kV"),
+        (
+            {"rlnImageName": ["41@stack.mrcs"] * COUNT},
+            {},
+            r"particle 1 is image 41 of .*stack\.mrcs, which holds only 40",
+        ),
+        (
+            {"rlnImageName": ["1@../stack.mrcs"] * COUNT},
+            {},
+            r"leads out of the project root .*--allow-outside",
+        ),
+        (
+            {},
+            {"rlnImagePixelSize": [1.5, 1.6]},
+            r"particle 1 has a pixel size of 1\.5 Å and particle 31 of 1\.6 Å; .*--optics-group",
+        ),
+        (
+            {},
+            {"rlnImageSize": [8, 16]},
+            r"particle 31 is said to have a box of 16 pixels and .* has one of 8",
+        ),
+        (
+            {},
+            {"rlnVoltage": [0.0, 200.0]},
+            r"particle 1 has rlnVoltage = 0; give the voltage in kV",
+        ),
         ({}, {"rlnBeamTiltX": [0.0, 0.3]}, r"not followed: rlnBeamTiltX; .*--low-pass 4"),
-        ({}, {"rlnBeamTiltX": [0.0, 0.3], "rlnBeamTiltY": [0.1, 0.3]}, r"not followed: rlnBeamTiltX, rlnBeamTiltY; "),
+        (
+            {},
+            {"rlnBeamTiltX": [0.0, 0.3], "rlnBeamTiltY": [0.1, 0.3]},
+            r"not followed: rlnBeamTiltX, rlnBeamTiltY; ",
+        ),
         ({}, {"rlnMagMat00": [1.0, 1.01]}, r"not followed: rlnMagMat00; "),
         ({}, {"rlnOddZernike": ["[0,0.1]", "[0,0]"]}, r"not followed: rlnOddZernike; "),
     ],
@@ -113,7 +166,13 @@ def test_each_problem_is_one_line_and_the_rest_is_still_told(changes, optics, wo
 
 def test_unit_matrices_and_zero_aberrations_are_no_problem(star):
     path, _ = star(
-        {}, {"rlnMagMat00": [1.0, 1.0], "rlnMagMat01": [0.0, 0.0], "rlnEvenZernike": ["[0,0.0]", "[0,0]"], "rlnBeamTiltX": [0.0, 0.0]}
+        {},
+        {
+            "rlnMagMat00": [1.0, 1.0],
+            "rlnMagMat01": [0.0, 0.0],
+            "rlnEvenZernike": ["[0,0.0]", "[0,0]"],
+            "rlnBeamTiltX": [0.0, 0.0],
+        },
     )
     assert inspect_particles(path)["problems"] == []
 
@@ -129,10 +188,15 @@ def test_repeats_are_counted(star):
 
 
 def test_what_is_not_known_is_none(star, tmp_path):
-    path, _ = star(dict.fromkeys(("rlnAngleRot", "rlnDefocusU")), {"rlnImagePixelSize": None, "rlnImageSize": None})
+    path, _ = star(
+        dict.fromkeys(("rlnAngleRot", "rlnDefocusU")),
+        {"rlnImagePixelSize": None, "rlnImageSize": None},
+    )
     (tmp_path / "stack.mrcs").unlink()
     found = inspect_particles(path)
-    assert all(found[key] is None for key in ("box_size", "pixel_size", "defocus_range", "pose_coverage"))
+    assert all(
+        found[key] is None for key in ("box_size", "pixel_size", "defocus_range", "pose_coverage")
+    )
     assert len(found["problems"]) == 4  # pixel size, pose, CTF, images
     assert inspect_particles(path, Reading(pixel_size=2.0))["pixel_size"] == 2.0
 
@@ -161,7 +225,9 @@ def test_side_views_of_one_axis_are_uneven_and_a_single_view_is_most(rng):
     spin = Rotation.from_euler("z", rng.uniform(0, 360, (500, 1)), degrees=True)
     side = pose_coverage(
         (
-            spin * Rotation.from_euler("x", 90, degrees=True) * Rotation.from_euler("z", rng.uniform(0, 360, (500, 1)), degrees=True)
+            spin
+            * Rotation.from_euler("x", 90, degrees=True)
+            * Rotation.from_euler("z", rng.uniform(0, 360, (500, 1)), degrees=True)
         ).as_matrix()
     )
     assert side["view_evenness"] < 1e-9 and side["in_plane_evenness"] > 0.9
@@ -174,12 +240,19 @@ def test_side_views_of_one_axis_are_uneven_and_a_single_view_is_most(rng):
 def test_a_root_that_is_no_folder_is_a_problem_and_not_a_crash(star, tmp_path):
     path, _ = star()
     found = inspect_particles(path, Reading(root=tmp_path / "nowhere"))
-    assert any("nowhere: is no folder" in problem for problem in found["problems"]) and found["n_particles"] == COUNT
+    assert (
+        any("nowhere: is no folder" in problem for problem in found["problems"])
+        and found["n_particles"] == COUNT
+    )
 
 
 @pytest.mark.parametrize(
     ("sign", "said"),
-    [(-1, "blob/sign is -1 and not followed; .*--invert"), ([1, -1, -1, 1], "-1 for 2 of 4 particles .*--indices"), (1, None)],
+    [
+        (-1, "blob/sign is -1 and not followed; .*--invert"),
+        ([1, -1, -1, 1], "-1 for 2 of 4 particles .*--indices"),
+        (1, None),
+    ],
 )
 def test_the_sign_of_cryosparc_is_said_to_be_not_followed(sign, said, tmp_path):
     write_sound_files(tmp_path)
@@ -191,4 +264,6 @@ def test_the_sign_of_cryosparc_is_said_to_be_not_followed(sign, said, tmp_path):
     with (tmp_path / "signed.cs").open("wb") as handle:
         np.save(handle, signed)
     problems = inspect_particles(tmp_path / "signed.cs")["problems"]
-    assert [bool(re.search(said or "", problem)) for problem in problems if "blob/sign" in problem] == ([] if said is None else [True])
+    assert [
+        bool(re.search(said or "", problem)) for problem in problems if "blob/sign" in problem
+    ] == ([] if said is None else [True])

@@ -11,7 +11,14 @@ import torch
 from cryostar_nb.cli import parse
 from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import Band, centred_fft, centred_ifft, fourier_crop, frequency_grid, shift_images
+from cryostar_nb.fourier import (
+    Band,
+    centred_fft,
+    centred_ifft,
+    fourier_crop,
+    frequency_grid,
+    shift_images,
+)
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import Reading, read_particles
@@ -37,7 +44,9 @@ def particles(tmp_path, rng, write_stack, microscope):
         pixel_size=PIXEL,
         rotations=torch.from_numpy(random_rotations(COUNT, rng)),
         shifts=torch.from_numpy(rng.uniform(-3, 3, (COUNT, 2))),
-        ctf=microscope(defocus_u=rng.uniform(8e3, 2e4, COUNT), defocus_v=rng.uniform(8e3, 2e4, COUNT)),
+        ctf=microscope(
+            defocus_u=rng.uniform(8e3, 2e4, COUNT), defocus_v=rng.uniform(8e3, 2e4, COUNT)
+        ),
     )
     write_star(made.source, made)
     return made
@@ -59,7 +68,10 @@ def test_without_any_operation_the_images_stay_and_come_in_order(particles, tmp_
     np.testing.assert_allclose(again.rotations, particles.rotations, atol=1e-7)
     np.testing.assert_allclose(again.shifts, particles.shifts, atol=1e-7)
     np.testing.assert_allclose(again.ctf.defocus_u, particles.ctf.defocus_u, rtol=1e-8)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["particles.mrcs", "particles.star"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "particles.mrcs",
+        "particles.star",
+    ]
 
 
 @pytest.mark.parametrize(("old", "new"), [(48, 24), (48, 25), (49, 24), (49, 25), (48, 48)])
@@ -71,7 +83,9 @@ def test_cropping_gives_the_same_nodes_on_larger_pixels(old, new, asymmetric):
     assert (fourier_crop(before[None], new, 2)[0] - after).abs().max() < 2e-3 * after.max()
 
 
-def test_poses_and_ctf_stay_true_of_cropped_images(asymmetric, microscope, tmp_path, write_stack, rng):
+def test_poses_and_ctf_stay_true_of_cropped_images(
+    asymmetric, microscope, tmp_path, write_stack, rng
+):
     positions, amplitudes = asymmetric
     rotations = torch.from_numpy(random_rotations(3, rng))
     shifts = torch.from_numpy(rng.uniform(-4, 4, (3, 2)))
@@ -105,7 +119,9 @@ def test_poses_and_ctf_stay_true_of_cropped_images(asymmetric, microscope, tmp_p
 
 
 def test_a_low_pass_keeps_what_is_coarser_and_removes_what_is_finer(particles, tmp_path):
-    made = images_of(preprocess(particles, tmp_path / "out", dataclasses.replace(NOTHING, low_pass=6.0))).double()
+    made = images_of(
+        preprocess(particles, tmp_path / "out", dataclasses.replace(NOTHING, low_pass=6.0))
+    ).double()
     before, after = centred_fft(images_of(particles).double(), 2), centred_fft(made, 2)
     frequency = frequency_grid(BOX, PIXEL).norm(dim=-1)
     kept, gone = frequency <= 1 / 6, frequency >= 1 / 6 + 2 / (BOX * PIXEL)
@@ -114,11 +130,21 @@ def test_a_low_pass_keeps_what_is_coarser_and_removes_what_is_finer(particles, t
 
 
 def test_inverting_changes_the_sign_alone(particles, tmp_path):
-    assert torch.equal(images_of(preprocess(particles, tmp_path / "out", dataclasses.replace(NOTHING, invert=True))), -images_of(particles))
+    assert torch.equal(
+        images_of(
+            preprocess(particles, tmp_path / "out", dataclasses.replace(NOTHING, invert=True))
+        ),
+        -images_of(particles),
+    )
 
 
-@pytest.mark.parametrize(("config", "box_size"), [({}, BOX), ({"box_size": 16}, 16), ({"low_pass": 5.0, "background_radius": 12.0}, BOX)])
-def test_the_background_of_what_is_written_has_mean_zero_and_deviation_one(config, box_size, particles, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "box_size"),
+    [({}, BOX), ({"box_size": 16}, 16), ({"low_pass": 5.0, "background_radius": 12.0}, BOX)],
+)
+def test_the_background_of_what_is_written_has_mean_zero_and_deviation_one(
+    config, box_size, particles, tmp_path
+):
     made = preprocess(particles, tmp_path / "out", Preprocessing(**config))
     pixel = BOX * PIXEL / box_size
     axis = (np.arange(box_size) - box_size // 2) * pixel
@@ -141,7 +167,11 @@ def test_a_mask_leaves_the_inside_and_fades_to_nothing(particles, tmp_path):
 
 def test_the_step_is_flat_on_both_sides_and_falls_between():
     values = soft_step(torch.linspace(0, 10, 1001, dtype=torch.float64), 4, 3)
-    assert (values[:401] == 1).all() and values[700:].abs().max() < 1e-12 and (values.diff() <= 0).all()
+    assert (
+        (values[:401] == 1).all()
+        and values[700:].abs().max() < 1e-12
+        and (values.diff() <= 0).all()
+    )
 
 
 def test_flipped_phases_are_flipped_back(particles, tmp_path, write_stack):
@@ -151,7 +181,10 @@ def test_flipped_phases_are_flipped_back(particles, tmp_path, write_stack):
     write_stack(particles.stacks[0], centred_ifft(centred_fft(plain, 2) * signs, 2).numpy())
     flipped = dataclasses.replace(particles, image_in_stack=np.arange(COUNT), phase_flipped=True)
     made = preprocess(flipped, tmp_path / "out", NOTHING)
-    assert not made.phase_flipped and "PhaseFlipped" not in (tmp_path / "out" / "particles.star").read_text()
+    assert (
+        not made.phase_flipped
+        and "PhaseFlipped" not in (tmp_path / "out" / "particles.star").read_text()
+    )
     torch.testing.assert_close(images_of(made).double(), plain, atol=1e-5, rtol=0)
     assert (images_of(flipped).double() - plain).abs().max() > 0.1
 
@@ -164,14 +197,30 @@ def test_columns_that_are_still_true_are_carried_over(particles, tmp_path):
     starfile.write(tables, particles.source, float_format="%.12g")
     np.save(tmp_path / "chosen.npy", [7, 2])
     parse(
-        ["preprocess", str(particles.source), "--out", f"{tmp_path}/out", "--box-size", "12", "--indices", f"{tmp_path}/chosen.npy"]
+        [
+            "preprocess",
+            str(particles.source),
+            "--out",
+            f"{tmp_path}/out",
+            "--box-size",
+            "12",
+            "--indices",
+            f"{tmp_path}/chosen.npy",
+        ]
     ).run()
     written = starfile.read(tmp_path / "out" / "particles.star")
     assert written["particles"]["rlnRandomSubset"].tolist() == [2, 1]
     assert written["particles"]["rlnMicrographName"].tolist() == ["m7.mrc", "m2.mrc"]
     assert "rlnOriginX" not in written["particles"]
-    assert (written["optics"]["rlnImageSize"][0], written["optics"]["rlnImagePixelSize"][0]) == (12, 3.0)
-    np.testing.assert_allclose(read_particles(tmp_path / "out" / "particles.star").shifts, particles.shifts[[7, 2]], atol=1e-6)
+    assert (written["optics"]["rlnImageSize"][0], written["optics"]["rlnImagePixelSize"][0]) == (
+        12,
+        3.0,
+    )
+    np.testing.assert_allclose(
+        read_particles(tmp_path / "out" / "particles.star").shifts,
+        particles.shifts[[7, 2]],
+        atol=1e-6,
+    )
 
 
 def test_the_same_command_gives_the_same_bytes(particles, tmp_path):
@@ -189,7 +238,10 @@ def test_a_failure_half_way_leaves_nothing(particles, tmp_path, write_stack, mon
     images[6, 3, 3] = np.nan
     write_stack(particles.stacks[0], images)
     particles = dataclasses.replace(particles, image_in_stack=np.arange(COUNT))
-    with pytest.raises(InputError, match=r"particles\.star: particle 7 \(7@.*stack\.mrcs\): a pixel is nan; remove the particle"):
+    with pytest.raises(
+        InputError,
+        match=r"particles\.star: particle 7 \(7@.*stack\.mrcs\): a pixel is nan; remove the particle",
+    ):
         preprocess(particles, tmp_path / "out", Preprocessing())
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -198,7 +250,10 @@ def test_an_image_without_contrast_is_named(particles, tmp_path, write_stack):
     images = images_of(particles).numpy()
     images[2] = 1.25
     write_stack(particles.stacks[0], images)
-    with pytest.raises(InputError, match=r"particle \d+ \(3@.*stack\.mrcs\): every background pixel has the same value"):
+    with pytest.raises(
+        InputError,
+        match=r"particle \d+ \(3@.*stack\.mrcs\): every background pixel has the same value",
+    ):
         preprocess(particles, tmp_path / "out", Preprocessing())
 
 
@@ -206,7 +261,9 @@ def test_the_input_is_never_overwritten(particles):
     (particles.source.parent / "stack.mrcs").rename(particles.source.parent / "particles.mrcs")
     moved = dataclasses.replace(particles, stacks=(particles.source.parent / "particles.mrcs",))
     before = moved.stacks[0].read_bytes()
-    with pytest.raises(InputError, match=r"holds the particles that are read; write to another folder \(--out\)"):
+    with pytest.raises(
+        InputError, match=r"holds the particles that are read; write to another folder \(--out\)"
+    ):
         preprocess(moved, particles.source.parent, Preprocessing())
     assert moved.stacks[0].read_bytes() == before
 
@@ -228,6 +285,19 @@ def test_impossible_settings_are_refused(change, words, particles, tmp_path):
 
 
 def test_flags_reach_the_reader(particles, tmp_path):
-    command = parse(["preprocess", "x.mrcs", "--out", "o", "--poses-pkl", "p.pkl", "--phase-flipped", "--low-pass", "8", "--no-normalise"])
+    command = parse(
+        [
+            "preprocess",
+            "x.mrcs",
+            "--out",
+            "o",
+            "--poses-pkl",
+            "p.pkl",
+            "--phase-flipped",
+            "--low-pass",
+            "8",
+            "--no-normalise",
+        ]
+    )
     assert command.reading == Reading(poses_pkl=command.reading.poses_pkl, phase_flipped=True)
     assert (command.config.low_pass, command.config.normalise) == (8.0, False)

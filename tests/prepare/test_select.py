@@ -74,12 +74,16 @@ def rows_of(text):
 def test_a_star_file_keeps_every_byte_but_the_rows_that_were_not_chosen(ending, star, tmp_path):
     star.write_bytes(star.read_text().replace("\n", ending).encode())
     np.save(tmp_path / "i.npy", [4, 0, 2])
-    chosen, count, remark = select_particles(star, tmp_path / "out.star", Choice(indices=str(tmp_path / "i.npy")))
+    chosen, count, remark = select_particles(
+        star, tmp_path / "out.star", Choice(indices=str(tmp_path / "i.npy"))
+    )
     assert (chosen, count) == (3, COUNT) and f"start from {tmp_path}" in remark
     dropped = {rows_of(star.read_text())[row] for row in (1, 3, 5)}
     expected = [line for line in star.read_bytes().decode().split(ending) if line not in dropped]
     assert sorted((tmp_path / "out.star").read_bytes().decode().split(ending)) == sorted(expected)
-    assert rows_of((tmp_path / "out.star").read_text()) == [rows_of(star.read_text())[row] for row in (0, 2, 4)]
+    assert rows_of((tmp_path / "out.star").read_text()) == [
+        rows_of(star.read_text())[row] for row in (0, 2, 4)
+    ]
     before, after = starfile.read(star), starfile.read(tmp_path / "out.star")
     assert list(before) == list(after) and before["optics"].equals(after["optics"])
     assert before["particles"].iloc[[0, 2, 4]].reset_index(drop=True).equals(after["particles"])
@@ -109,13 +113,18 @@ def test_the_last_row_may_lack_the_end_of_its_line(star, tmp_path):
 
 def test_an_optics_group_is_chosen(star, tmp_path):
     chosen, _, _ = select_particles(star, tmp_path / "out.star", Choice(optics_group="2"))
-    assert chosen == 2 and read_particles(tmp_path / "out.star").ctf.voltage_kv.tolist() == [200, 200]
+    assert chosen == 2 and read_particles(tmp_path / "out.star").ctf.voltage_kv.tolist() == [
+        200,
+        200,
+    ]
     with pytest.raises(InputError, match=r"in\.star: has no optics group 3; it has 1, 2"):
         select_particles(star, tmp_path / "none.star", Choice(optics_group="3"))
 
 
 def test_repeats_are_left_out(star, tmp_path):
-    with pytest.raises(InputError, match=r"in\.star: particle 6 is particle 5 again .*select --unique"):
+    with pytest.raises(
+        InputError, match=r"in\.star: particle 6 is particle 5 again .*select --unique"
+    ):
         read_particles(star)
     assert select_particles(star, tmp_path / "out.star", Choice(unique=True))[0] == 5
     assert len(read_particles(tmp_path / "out.star")) == 5
@@ -134,7 +143,9 @@ def test_nothing_chosen_is_refused_and_nothing_is_written(star, tmp_path):
 
 def test_the_input_is_never_overwritten(star):
     before = star.read_bytes()
-    with pytest.raises(InputError, match=r"in\.star: is the file that is read; write to another one"):
+    with pytest.raises(
+        InputError, match=r"in\.star: is the file that is read; write to another one"
+    ):
         select_particles(star, star, Choice(indices="0:2"))
     assert star.read_bytes() == before
 
@@ -167,11 +178,22 @@ def cs(star, tmp_path, rng, write_cs_table):
         "blob/shape": np.full((COUNT, 2), 8, dtype=np.uint32),
         "blob/psize_A": 1.5 * ones,
         **{
-            f"ctf/{name}": value * ones for name, value in {"accel_kv": 300, "cs_mm": 2.7, "amp_contrast": 0.1, "df_angle_rad": 0.5}.items()
+            f"ctf/{name}": value * ones
+            for name, value in {
+                "accel_kv": 300,
+                "cs_mm": 2.7,
+                "amp_contrast": 0.1,
+                "df_angle_rad": 0.5,
+            }.items()
         },
-        **{f"ctf/{name}": rng.uniform(1e4, 2e4, COUNT).astype(np.float32) for name in ("df1_A", "df2_A")},
+        **{
+            f"ctf/{name}": rng.uniform(1e4, 2e4, COUNT).astype(np.float32)
+            for name in ("df1_A", "df2_A")
+        },
     }
-    passthrough = write_cs_table(tmp_path / "pass.cs", {name: values[order] for name, values in rest.items()})
+    passthrough = write_cs_table(
+        tmp_path / "pass.cs", {name: values[order] for name, values in rest.items()}
+    )
     return write_cs_table(tmp_path / "in.cs", main), passthrough
 
 
@@ -188,13 +210,17 @@ def test_a_cs_file_keeps_every_field_of_the_rows_that_were_chosen(cs, tmp_path):
     assert [row.tobytes() for row in written] == [by_uid[uid] for uid in after["uid"]]
     chosen = read_particles(tmp_path / "out.cs", passthrough=tmp_path / "out_passthrough.cs")
     every = read_particles(main, passthrough=passthrough)
-    assert torch.equal(chosen.images(slice(None)), every.images(slice(2, 5))) and torch.equal(chosen.shifts, every.shifts[2:5])
+    assert torch.equal(chosen.images(slice(None)), every.images(slice(2, 5))) and torch.equal(
+        chosen.shifts, every.shifts[2:5]
+    )
 
 
 def test_each_format_becomes_the_other_with_what_a_refinement_needs(cs, tmp_path):
     main, passthrough = cs
     every = read_particles(main, passthrough=passthrough)
-    _, _, remark = select_particles(main, tmp_path / "out.star", Choice(indices="1:4"), Reading(passthrough=passthrough))
+    _, _, remark = select_particles(
+        main, tmp_path / "out.star", Choice(indices="1:4"), Reading(passthrough=passthrough)
+    )
     assert "2 other columns have no place" in remark  # uid and alignments3D/odd
     select_particles(tmp_path / "out.star", tmp_path / "back.cs", Choice(indices=":"))
     for name in ("out.star", "back.cs"):
@@ -203,13 +229,23 @@ def test_each_format_becomes_the_other_with_what_a_refinement_needs(cs, tmp_path
         np.testing.assert_allclose(some.rotations, every.rotations[1:4], atol=1e-6)
         np.testing.assert_allclose(some.shifts, every.shifts[1:4], atol=1e-5)
         np.testing.assert_allclose(some.ctf.defocus_u, every.ctf.defocus_u[1:4], rtol=1e-6)
-        np.testing.assert_allclose(some.ctf.defocus_angle_deg, every.ctf.defocus_angle_deg[1:4], rtol=1e-6)
+        np.testing.assert_allclose(
+            some.ctf.defocus_angle_deg, every.ctf.defocus_angle_deg[1:4], rtol=1e-6
+        )
 
 
 def test_flipped_phases_are_refused_where_the_format_cannot_say_so(star, tmp_path):
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
-    with pytest.raises(InputError, match=r"out\.cs: particles with flipped phases cannot be written as \.cs, which has no field"):
-        select_particles(tmp_path / "once.star", tmp_path / "out.cs", Choice(indices=":"), Reading(phase_flipped=True))
+    with pytest.raises(
+        InputError,
+        match=r"out\.cs: particles with flipped phases cannot be written as \.cs, which has no field",
+    ):
+        select_particles(
+            tmp_path / "once.star",
+            tmp_path / "out.cs",
+            Choice(indices=":"),
+            Reading(phase_flipped=True),
+        )
 
 
 # Runs
@@ -226,8 +262,14 @@ def write_run(folder, particles, reading=None):
 def a_run(star, tmp_path, monkeypatch, rng):
     """A run on the particles, with latents that are known."""
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
-    latents = torch.from_numpy(np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)]))
-    monkeypatch.setattr(module, "open_run", lambda folder: types.SimpleNamespace(components=lambda: principal_components(latents)))
+    latents = torch.from_numpy(
+        np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)])
+    )
+    monkeypatch.setattr(
+        module,
+        "open_run",
+        lambda folder: types.SimpleNamespace(components=lambda: principal_components(latents)),
+    )
     return write_run(tmp_path, tmp_path / "once.star")
 
 
@@ -237,14 +279,20 @@ def test_a_percentile_of_a_component_is_chosen(a_run, tmp_path):
         for name, choice in {"a.star": Choice(above=60), "b.star": Choice(below=40)}.items()
         if select_particles(a_run, tmp_path / name, choice)
     )
-    assert {frozenset(low), frozenset(high)} == {frozenset({"000002", "000004"}), frozenset({"000001", "000003"})}
+    assert {frozenset(low), frozenset(high)} == {
+        frozenset({"000002", "000004"}),
+        frozenset({"000001", "000003"}),
+    }
     middle = select_particles(a_run, tmp_path / "c.star", Choice(above=30, below=70))
     assert middle[0] == 1 and rows_of((tmp_path / "c.star").read_text())[0].startswith("000005")
 
 
 @pytest.mark.parametrize(
     ("choice", "words"),
-    [(Choice(pc=3, above=50), "pc = 3: the run has components 1 to 2"), (Choice(above=101), "above = 101: a percentile is 0 to 100")],
+    [
+        (Choice(pc=3, above=50), "pc = 3: the run has components 1 to 2"),
+        (Choice(above=101), "above = 101: a percentile is 0 to 100"),
+    ],
 )
 def test_impossible_components_are_refused(choice, words, a_run, tmp_path):
     with pytest.raises(InputError, match=words):
@@ -252,18 +300,47 @@ def test_impossible_components_are_refused(choice, words, a_run, tmp_path):
 
 
 def test_indices_of_a_run_need_no_checkpoint(star, tmp_path):
-    assert select_particles(write_run(tmp_path, star), tmp_path / "a.star", Choice(indices="1:3"))[0] == 2
+    assert (
+        select_particles(write_run(tmp_path, star), tmp_path / "a.star", Choice(indices="1:3"))[0]
+        == 2
+    )
 
 
 def test_what_is_said_of_the_reading_of_a_run_comes_before_what_the_run_knows(star, tmp_path):
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
     (tmp_path / "moved").mkdir()
     (tmp_path / "stack.mrcs").rename(tmp_path / "moved" / "stack.mrcs")
-    folder = write_run(tmp_path, tmp_path / "once.star", Reading(root=tmp_path / "gone", pixel_size=2.0))
-    parse(["select", str(folder), "--out", f"{tmp_path}/out.cs", "--indices", ":", "--root", f"{tmp_path}/moved"]).run()
+    folder = write_run(
+        tmp_path, tmp_path / "once.star", Reading(root=tmp_path / "gone", pixel_size=2.0)
+    )
+    parse(
+        [
+            "select",
+            str(folder),
+            "--out",
+            f"{tmp_path}/out.cs",
+            "--indices",
+            ":",
+            "--root",
+            f"{tmp_path}/moved",
+        ]
+    ).run()
     chosen = read_particles(tmp_path / "out.cs", root=tmp_path / "moved")
     assert len(chosen) == 5 and chosen.pixel_size == 2.0
-    parse(["select", str(folder), "--out", f"{tmp_path}/3.cs", "--indices", ":", "--root", f"{tmp_path}/moved", "--pixel-size", "3"]).run()
+    parse(
+        [
+            "select",
+            str(folder),
+            "--out",
+            f"{tmp_path}/3.cs",
+            "--indices",
+            ":",
+            "--root",
+            f"{tmp_path}/moved",
+            "--pixel-size",
+            "3",
+        ]
+    ).run()
     assert read_particles(tmp_path / "3.cs", root=tmp_path / "moved").pixel_size == 3.0
 
 
@@ -272,15 +349,29 @@ def test_no_file_that_a_run_reads_is_replaced(cs, tmp_path):
     mine = passthrough.rename(tmp_path / "high_passthrough.cs")
     before, folder = mine.read_bytes(), write_run(tmp_path, main, Reading(passthrough=mine))
     with pytest.raises(InputError, match=r"high_passthrough\.cs: is a file that is read"):
-        parse(["select", str(folder), "--out", f"{tmp_path}/high.cs", "--indices", "0:2", "--overwrite"]).run()
+        parse(
+            [
+                "select",
+                str(folder),
+                "--out",
+                f"{tmp_path}/high.cs",
+                "--indices",
+                "0:2",
+                "--overwrite",
+            ]
+        ).run()
     assert mine.read_bytes() == before and not (tmp_path / "high.cs").exists()
 
 
 def test_particles_alone_have_no_components(star, tmp_path):
-    with pytest.raises(InputError, match=r"principal components are a run's; give the folder of one"):
+    with pytest.raises(
+        InputError, match=r"principal components are a run's; give the folder of one"
+    ):
         select_particles(star, tmp_path / "a.star", Choice(above=50))
 
 
 def test_the_command_says_what_it_wrote(star, tmp_path, capsys):
     parse(["select", str(star), "--out", f"{tmp_path}/out.star", "--indices", "1:3"]).run()
-    assert capsys.readouterr().out.startswith(f"wrote {tmp_path}/out.star: 2 of 6 particles; every column and table as it was")
+    assert capsys.readouterr().out.startswith(
+        f"wrote {tmp_path}/out.star: 2 of 6 particles; every column and table as it was"
+    )

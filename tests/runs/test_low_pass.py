@@ -26,7 +26,10 @@ DATA = Path(__file__).parents[2] / "data"
     ("curve", "crossing"),
     [
         ([1.0, 0.8, 0.6, 0.4, 0.2, 0.0], 0.35),  # between 0.3 and 0.4
-        ([0.2, 0.9, 0.6, 0.4, 0.9, 0.9], 0.35),  # after it has been above; what rises again does not count
+        (
+            [0.2, 0.9, 0.6, 0.4, 0.9, 0.9],
+            0.35,
+        ),  # after it has been above; what rises again does not count
         ([1.0, 0.9, 0.9, 0.9, 0.9, 0.9], 0.6),  # never: the last shell
     ],
 )
@@ -51,18 +54,26 @@ def map_of(positions, amplitudes, cut, *, box_size=48, pixel_size=1.6):
     other = centred_fft(model_density(-positions.flip(-1), amplitudes, 1.5, **grid), 3)
     axis = (torch.arange(box_size) - box_size // 2) / (box_size * pixel_size)
     k = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
-    return DensityMap(centred_ifft(torch.where(k < 1 / cut, same, other), 3), pixel_size, np.zeros(3))
+    return DensityMap(
+        centred_ifft(torch.where(k < 1 / cut, same, other), 3), pixel_size, np.zeros(3)
+    )
 
 
 @pytest.mark.parametrize("cut", [12.0, 6.0])
 def test_the_cutoff_is_where_a_map_stops_showing_the_model(closed, cut):
-    positions, amplitudes = torch.from_numpy(closed.positions).float(), torch.from_numpy(closed.electrons).float()
+    positions, amplitudes = (
+        torch.from_numpy(closed.positions).float(),
+        torch.from_numpy(closed.electrons).float(),
+    )
     found = agreement_with_map(positions, amplitudes, 2.0, map_of(positions, amplitudes, cut))
     assert found.cutoff == pytest.approx(cut, rel=0.12)  # a shell is 1/77 Å wide
 
 
 def test_a_model_that_does_not_lie_in_the_map_is_told_to_be_docked(closed):
-    positions, amplitudes = torch.from_numpy(closed.positions).float(), torch.from_numpy(closed.electrons).float()
+    positions, amplitudes = (
+        torch.from_numpy(closed.positions).float(),
+        torch.from_numpy(closed.electrons).float(),
+    )
     with pytest.raises(InputError, match=r"agree at no resolution.*cryostar-nb dock"):
         agreement_with_map(positions + 25, amplitudes, 2.0, map_of(positions, amplitudes, 6.0))
 
@@ -70,16 +81,26 @@ def test_a_model_that_does_not_lie_in_the_map_is_told_to_be_docked(closed):
 def test_the_panels_of_figure_5(closed):
     quality = density_quality(closed, box_size=64, pixel_size=1.0)
     mass = [float(volume.sum()) for volume in (quality.full, quality.coarse)]
-    assert mass == pytest.approx([closed.electrons.sum(), coarse_grain(closed).electrons.sum()], rel=1e-3)
+    assert mass == pytest.approx(
+        [closed.electrons.sum(), coarse_grain(closed).electrons.sum()], rel=1e-3
+    )
     assert 3.5 < quality.agreement.cutoff < 8  # notebook 01: at 4 Å, after a dip to a half near 6 Å
     curve = quality.agreement
     figure = plot_density_quality(
-        quality.full.numpy(), quality.coarse.numpy(), curve.frequencies.numpy(), curve.correlation.numpy(), cutoff=curve.cutoff
+        quality.full.numpy(),
+        quality.coarse.numpy(),
+        curve.frequencies.numpy(),
+        curve.correlation.numpy(),
+        cutoff=curve.cutoff,
     )
     assert len(figure.axes) == 3
-    alone = plot_fsc(curve.frequencies.numpy(), {"a": curve.correlation.numpy()}, cutoff=curve.cutoff)
+    alone = plot_fsc(
+        curve.frequencies.numpy(), {"a": curve.correlation.numpy()}, cutoff=curve.cutoff
+    )
     marked = alone.axes[0].lines[-1]
-    assert (float(marked.get_xdata()[0]), float(marked.get_ydata()[0])) == pytest.approx((1 / curve.cutoff, 0.5))
+    assert (float(marked.get_xdata()[0]), float(marked.get_ydata()[0])) == pytest.approx(
+        (1 / curve.cutoff, 0.5)
+    )
 
 
 def test_auto_needs_a_map():
@@ -87,21 +108,81 @@ def test_auto_needs_a_map():
         low_pass_from_map(DATA / "1ake.pdb", None, TrainConfig())
 
 
-@pytest.mark.parametrize("words", [["--low-pass", "auto"], ["--low-pass=auto"], ["--low_pass", "auto"]])
+@pytest.mark.parametrize(
+    "words", [["--low-pass", "auto"], ["--low-pass=auto"], ["--low_pass", "auto"]]
+)
 def test_auto_is_a_word_on_the_command_line(words):
-    command = parse(["train", "x.star", "--reference", "y.pdb", "--out", "z", "--map", "m.mrc", *words, "--steps", "7"])
+    command = parse(
+        [
+            "train",
+            "x.star",
+            "--reference",
+            "y.pdb",
+            "--out",
+            "z",
+            "--map",
+            "m.mrc",
+            *words,
+            "--steps",
+            "7",
+        ]
+    )
     assert command.low_pass_is_auto and command.map == Path("m.mrc") and command.config.steps == 7
-    assert not parse(["train", "x.star", "--reference", "y.pdb", "--out", "z", "--low-pass", "5"]).low_pass_is_auto
+    assert not parse(
+        ["train", "x.star", "--reference", "y.pdb", "--out", "z", "--low-pass", "5"]
+    ).low_pass_is_auto
 
 
 def test_training_stores_the_number_that_was_found(closed, tmp_path, capsys):
-    positions, amplitudes = torch.from_numpy(closed.positions).float(), torch.from_numpy(closed.electrons).float()
+    positions, amplitudes = (
+        torch.from_numpy(closed.positions).float(),
+        torch.from_numpy(closed.electrons).float(),
+    )
     write_map(tmp_path / "map.mrc", map_of(positions, amplitudes, 12.0))
-    small = ["--n-particles", "32", "--box-size", "32", "--pixel-size", "4", "--states", "2", "--snr", "1"]
-    parse(["simulate", "--closed", str(DATA / "1ake.pdb"), "--open", str(DATA / "4ake.pdb"), "--out", str(tmp_path / "sim"), *small]).run()
-    options = ["--low-pass", "auto", "--map", str(tmp_path / "map.mrc"), "--steps", "2", "--batch-size", "16"]
+    small = [
+        "--n-particles",
+        "32",
+        "--box-size",
+        "32",
+        "--pixel-size",
+        "4",
+        "--states",
+        "2",
+        "--snr",
+        "1",
+    ]
     parse(
-        ["train", str(tmp_path / "sim" / "particles.star"), "--reference", str(DATA / "1ake.pdb"), "--out", str(tmp_path / "run"), *options]
+        [
+            "simulate",
+            "--closed",
+            str(DATA / "1ake.pdb"),
+            "--open",
+            str(DATA / "4ake.pdb"),
+            "--out",
+            str(tmp_path / "sim"),
+            *small,
+        ]
+    ).run()
+    options = [
+        "--low-pass",
+        "auto",
+        "--map",
+        str(tmp_path / "map.mrc"),
+        "--steps",
+        "2",
+        "--batch-size",
+        "16",
+    ]
+    parse(
+        [
+            "train",
+            str(tmp_path / "sim" / "particles.star"),
+            "--reference",
+            str(DATA / "1ake.pdb"),
+            "--out",
+            str(tmp_path / "run"),
+            *options,
+        ]
     ).run()
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["train"]["low_pass"]
     assert isinstance(stored, float) and stored == pytest.approx(12.0, rel=0.12)

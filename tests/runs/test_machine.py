@@ -28,7 +28,15 @@ from cryostar_nb.training import TrainingData, train
 ROOT = Path(__file__).parents[2]
 BAND = Band(24, 3.0, 9.0)  # that of the fixture helix_data
 TINY = ModelConfig(encoder_widths=(32, 16), decoder_widths=(16, 32), latent_dim=2)
-CONFIG = TrainConfig(steps=30, batch_size=8, warmup_steps=10, log_every=1, low_pass=9.0, clash_distance=6.0, final_elastic_weight=0.1)
+CONFIG = TrainConfig(
+    steps=30,
+    batch_size=8,
+    warmup_steps=10,
+    log_every=1,
+    low_pass=9.0,
+    clash_distance=6.0,
+    final_elastic_weight=0.1,
+)
 
 
 @pytest.fixture
@@ -43,7 +51,10 @@ def data(helix_data):
 
 def metrics(folder):
     with (folder / "metrics.csv").open(newline="") as handle:
-        return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in csv.DictReader(handle)]
+        return [
+            {name: float(value) for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(handle)
+        ]
 
 
 # Several processes
@@ -54,26 +65,60 @@ def particles(tmp_path_factory):
     """A folder with 96 particles of adenylate kinase."""
     folder = tmp_path_factory.mktemp("particles")
     config = SimulationConfig(n_particles=96, box_size=32, pixel_size=4.0, states=4)
-    simulate(config, closed=ROOT / "data" / "1ake.pdb", open_=ROOT / "data" / "4ake.pdb", out=folder)
+    simulate(
+        config, closed=ROOT / "data" / "1ake.pdb", open_=ROOT / "data" / "4ake.pdb", out=folder
+    )
     return folder
 
 
 def command(particles, out, steps, *options):
     """`cryostar-nb train` as a shell would call it, with a global batch of 16."""
-    given = [particles / "particles.star", "--reference", ROOT / "data" / "1ake.pdb", "--out", out, "--device", "cpu"]
-    given += ["--steps", steps, "--batch-size", 16, "--log-every", 1, "--low-pass", 8.0, "--final-elastic-weight", 0.1, *options]
+    given = [
+        particles / "particles.star",
+        "--reference",
+        ROOT / "data" / "1ake.pdb",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    ]
+    given += [
+        "--steps",
+        steps,
+        "--batch-size",
+        16,
+        "--log-every",
+        1,
+        "--low-pass",
+        8.0,
+        "--final-elastic-weight",
+        0.1,
+        *options,
+    ]
     return [sys.executable, "-m", "cryostar_nb", "train", *map(str, given)]
 
 
 def environment():
     """Without what an earlier launch left behind, and with one thread a process."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MASTER_", "LOCAL_", "NODE_", "WORLD_", "RANK"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MASTER_", "LOCAL_", "NODE_", "WORLD_", "RANK"))
+    }
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
 def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(particles, tmp_path):
-    for out, options in (("one", []), ("two", ["--devices", "2", "--strategy", "ddp", "--cache", tmp_path / "cache"])):
-        done = subprocess.run(command(particles, tmp_path / out, 50, *options), capture_output=True, text=True, env=environment())
+    for out, options in (
+        ("one", []),
+        ("two", ["--devices", "2", "--strategy", "ddp", "--cache", tmp_path / "cache"]),
+    ):
+        done = subprocess.run(
+            command(particles, tmp_path / out, 50, *options),
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("trained; now try") == 1
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
@@ -87,7 +132,10 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(particl
 def test_processes_stop_after_the_same_step_and_go_on_together(particles, tmp_path):
     out, options = tmp_path / "run", ["--devices", "2"]
     running = subprocess.Popen(
-        command(particles, out, 100_000, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        command(particles, out, 100_000, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
     )
     for _ in range(600):
         time.sleep(0.1)
@@ -98,16 +146,37 @@ def test_processes_stop_after_the_same_step_and_go_on_together(particles, tmp_pa
     assert running.returncode == 130, errors.decode()
     step = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     assert f"stopped at step {step} of 100000".encode() in errors
-    again = [sys.executable, "-m", "cryostar_nb", "train", "--resume", "--out", str(out), "--steps", str(step + 5), *options]
-    done = subprocess.run([*again, "--device", "cpu"], capture_output=True, text=True, env=environment())
+    again = [
+        sys.executable,
+        "-m",
+        "cryostar_nb",
+        "train",
+        "--resume",
+        "--out",
+        str(out),
+        "--steps",
+        str(step + 5),
+        *options,
+    ]
+    done = subprocess.run(
+        [*again, "--device", "cpu"], capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in metrics(out)] == list(range(1, step + 6))
 
 
 def test_a_batch_that_processes_cannot_share_is_one_line(particles, tmp_path):
-    done = subprocess.run(command(particles, tmp_path / "run", 5, "--devices", "3"), capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        command(particles, tmp_path / "run", 5, "--devices", "3"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert done.returncode == 2
-    assert done.stderr == "cryostar-nb: batch_size = 16 cannot be shared by 3 processes; give a multiple of 3\n"
+    assert (
+        done.stderr
+        == "cryostar-nb: batch_size = 16 cannot be shared by 3 processes; give a multiple of 3\n"
+    )
 
 
 # More particles than memory may hold
@@ -119,10 +188,16 @@ def test_a_run_from_disk_stops_and_resumes_as_one_from_disk(particles, tmp_path,
     config = dataclasses.replace(CONFIG, steps=20, low_pass=8.0, clash_distance=4.0)
     tight, looser = Hardware("cpu", memory_gb=4e-5), Hardware("cpu", memory_gb=8e-5)
     whole = start_run(inputs, config, tmp_path / "whole", hardware=tight)
-    assert "96 particles (0.000136 GB) are more than memory may hold; they are read from" in capsys.readouterr().out
+    assert (
+        "96 particles (0.000136 GB) are more than memory may hold; they are read from"
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "whole" / "vectors.f16").stat().st_size == 96 * whole.band.size * 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryostar_nb.training.deferred_interrupt", lambda: contextlib.nullcontext(iter([False] * 11 + [True]).__next__))
+        patch.setattr(
+            "cryostar_nb.training.deferred_interrupt",
+            lambda: contextlib.nullcontext(iter([False] * 11 + [True]).__next__),
+        )
         with pytest.raises(KeyboardInterrupt, match="stopped at step 11 of 20"):
             start_run(inputs, config, tmp_path / "parts", hardware=tight)
     start_run(inputs, config, tmp_path / "parts", hardware=looser, resume=True)
@@ -168,7 +243,12 @@ def test_impossible_hardware_is_refused(given, message, tmp_path):
     with pytest.raises(InputError, match=message):
         start_fabric(hardware)
     with pytest.raises(InputError, match=message):  # before anything is read
-        start_run(InputFiles(tmp_path / "none.star", tmp_path / "none.pdb"), CONFIG, tmp_path / "run", hardware=hardware)
+        start_run(
+            InputFiles(tmp_path / "none.star", tmp_path / "none.pdb"),
+            CONFIG,
+            tmp_path / "run",
+            hardware=hardware,
+        )
 
 
 # A recorded step
@@ -208,7 +288,9 @@ def pretend_recording(monkeypatch):
     return made
 
 
-def test_a_recorded_step_trains_as_the_step_itself(data, nodes, tmp_path, pretend_recording, monkeypatch):
+def test_a_recorded_step_trains_as_the_step_itself(
+    data, nodes, tmp_path, pretend_recording, monkeypatch
+):
     for folder in ("recorded", "plain"):
         (tmp_path / folder).mkdir()
         recorded = train(CONFIG, data, nodes, BAND, tmp_path / folder, model_config=TINY)
@@ -219,7 +301,9 @@ def test_a_recorded_step_trains_as_the_step_itself(data, nodes, tmp_path, preten
     assert all(torch.equal(value, state[name]) for name, value in recorded.state_dict().items())
 
 
-def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(data, nodes, tmp_path, pretend_recording):
+def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(
+    data, nodes, tmp_path, pretend_recording
+):
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     train(CONFIG, data, nodes, BAND, tmp_path / "whole", model_config=TINY)
@@ -231,7 +315,11 @@ def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(data, nodes, tmp_p
     calls, original = [], Band.per_coefficient
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            Band, "per_coefficient", lambda self, values: stop() if len(calls) > 24 else calls.append(1) or original(self, values)
+            Band,
+            "per_coefficient",
+            lambda self, values: (
+                stop() if len(calls) > 24 else calls.append(1) or original(self, values)
+            ),
         )
         with pytest.raises(RuntimeError, match="in the middle of a step"):
             train(half, data, nodes, BAND, tmp_path / "parts", model_config=TINY)
@@ -241,11 +329,15 @@ def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(data, nodes, tmp_p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_a_recorded_run_gives_the_losses_of_a_plain_one(data, nodes, tmp_path, monkeypatch):
+def test_on_a_gpu_a_recorded_run_gives_the_losses_of_a_plain_one(
+    data, nodes, tmp_path, monkeypatch
+):
     moved = TrainingData(data.vectors.cuda(), data.rotations.cuda(), ctf=None)
     for folder in ("recorded", "plain"):
         (tmp_path / folder).mkdir()
         train(CONFIG, moved, nodes, BAND, tmp_path / folder, model_config=TINY)
         monkeypatch.setattr("cryostar_nb.training.can_capture", lambda fabric: False)
-    for recorded, plain in zip(metrics(tmp_path / "recorded"), metrics(tmp_path / "plain"), strict=True):
+    for recorded, plain in zip(
+        metrics(tmp_path / "recorded"), metrics(tmp_path / "plain"), strict=True
+    ):
         assert recorded == pytest.approx(plain, rel=1e-3)

@@ -16,7 +16,14 @@ from cryostar_nb.simulation.particles import SimulationConfig, draw_particles, d
 
 
 def config(**changes):
-    values = {"n_particles": 20, "box_size": 32, "pixel_size": 3.0, "states": 5, "resolution": 6.0, "snr": 1e9}
+    values = {
+        "n_particles": 20,
+        "box_size": 32,
+        "pixel_size": 3.0,
+        "states": 5,
+        "resolution": 6.0,
+        "snr": 1e9,
+    }
     return SimulationConfig(**values | changes)
 
 
@@ -32,8 +39,14 @@ def given(tmp_path, rng):
 
     def write(shifts=None):
         source = tmp_path / "given.star"
-        particles = draw_particles(config(n_particles=25), tmp_path / "absent.mrcs", source, np.random.default_rng(1))
-        ctf = dataclasses.replace(particles.ctf, defocus_v=particles.ctf.defocus_u - 500, defocus_angle_deg=torch.arange(25).double())
+        particles = draw_particles(
+            config(n_particles=25), tmp_path / "absent.mrcs", source, np.random.default_rng(1)
+        )
+        ctf = dataclasses.replace(
+            particles.ctf,
+            defocus_v=particles.ctf.defocus_u - 500,
+            defocus_angle_deg=torch.arange(25).double(),
+        )
         shifts = torch.from_numpy(5 * rng.uniform(-1, 1, (25, 2))) if shifts is None else shifts
         write_star(source, dataclasses.replace(particles, shifts=shifts, ctf=ctf))
         return source
@@ -62,7 +75,9 @@ def test_uniform_draws_come_in_the_old_order(model, tmp_path):
     particles = read_particles(tmp_path / "out" / "particles.star")
     np.testing.assert_allclose(particles.rotations, rotations, atol=1e-7)
     np.testing.assert_allclose(particles.ctf.defocus_u, defocus, rtol=1e-8)
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "truth.npz")["state"], rng.permutation(np.arange(20) % 5))
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out" / "truth.npz")["state"], rng.permutation(np.arange(20) % 5)
+    )
 
 
 def test_poses_are_those_of_the_first_rows(given, model, tmp_path):
@@ -73,28 +88,42 @@ def test_poses_are_those_of_the_first_rows(given, model, tmp_path):
     torch.testing.assert_close(made.rotations, poses.rotations[:20], atol=1e-7, rtol=0)
     torch.testing.assert_close(made.shifts, poses.shifts[:20], atol=1e-7, rtol=0)
     for field in dataclasses.fields(made.ctf):
-        torch.testing.assert_close(getattr(made.ctf, field.name), getattr(poses.ctf, field.name)[:20], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(
+            getattr(made.ctf, field.name), getattr(poses.ctf, field.name)[:20], rtol=1e-8, atol=1e-8
+        )
 
 
 def test_an_image_with_a_shift_is_the_shifted_image(given, model, tmp_path):
-    shifts = torch.tensor([[9.0, -6.0]], dtype=torch.float64).repeat(25, 1)  # +3 pixels in x, -2 in y
+    shifts = torch.tensor([[9.0, -6.0]], dtype=torch.float64).repeat(
+        25, 1
+    )  # +3 pixels in x, -2 in y
     images = []
     for name, values in (("still", torch.zeros(25, 2).double()), ("moved", shifts)):
         simulate(config(), **model, out=tmp_path / name, poses=given(values))
-        images.append(read_particles(tmp_path / name / "particles.star").images(slice(None)).double())
+        images.append(
+            read_particles(tmp_path / name / "particles.star").images(slice(None)).double()
+        )
     still, moved = images
     scale = still.abs().max()
     assert (moved - torch.roll(still, (-2, 3), dims=(1, 2))).abs().max() < 1e-3 * scale
     band = Band(32, 3.0, 6.0)
-    assert (moved - band.decode(shift_band(band.encode(still), shifts[:20], band))).abs().max() < 1e-2 * scale
+    assert (
+        moved - band.decode(shift_band(band.encode(still), shifts[:20], band))
+    ).abs().max() < 1e-2 * scale
 
 
 def test_poses_that_cannot_serve_are_refused(given, model, tmp_path):
-    with pytest.raises(InputError, match=r"given\.star: holds 25 particles, fewer than the 26 asked for; give --n-particles 25 or less"):
+    with pytest.raises(
+        InputError,
+        match=r"given\.star: holds 25 particles, fewer than the 26 asked for; give --n-particles 25 or less",
+    ):
         simulate(config(n_particles=26), **model, out=tmp_path / "out", poses=given())
     far = torch.zeros(25, 2).double()
     far[7, 1] = -40.0
-    with pytest.raises(InputError, match=r"given\.star: particle 8 is shifted by 40 Å, and the model leaves .* \(1 of 20\)"):
+    with pytest.raises(
+        InputError,
+        match=r"given\.star: particle 8 is shifted by 40 Å, and the model leaves .* \(1 of 20\)",
+    ):
         simulate(config(), **model, out=tmp_path / "out", poses=given(far))
     with pytest.raises(InputError, match=r"absent\.star"):
         simulate(config(), **model, out=tmp_path / "out", poses=tmp_path / "absent.star")

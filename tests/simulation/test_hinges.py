@@ -27,7 +27,9 @@ def cloud(rng):
 
 
 def turned(positions, domain, angles=ANGLES, axis=(1.0, 2.0, -2.0), pivot=(3.0, -1.0, 0.5)):
-    return hinge_path(positions, domain, axis=np.array(axis), pivot=np.array(pivot), angles_deg=angles)
+    return hinge_path(
+        positions, domain, axis=np.array(axis), pivot=np.array(pivot), angles_deg=angles
+    )
 
 
 def test_the_domain_stays_rigid_and_keeps_its_hand(cloud):
@@ -47,14 +49,24 @@ def test_the_rest_does_not_move_and_angle_0_is_the_reference(cloud):
 
 
 def test_y_turned_about_x_through_a_pivot_becomes_z():
-    path = turned(np.array([[5.0, 2.0, 1.0]]), np.array([True]), np.array([90.0]), axis=(3.0, 0.0, 0.0), pivot=(0.0, 1.0, 1.0))
+    path = turned(
+        np.array([[5.0, 2.0, 1.0]]),
+        np.array([True]),
+        np.array([90.0]),
+        axis=(3.0, 0.0, 0.0),
+        pivot=(0.0, 1.0, 1.0),
+    )
     np.testing.assert_allclose(path[0, 0], [5.0, 1.0, 2.0], atol=1e-12)
 
 
 def test_two_turns_about_one_hinge_add_up(cloud):
     positions, domain = cloud
     once = turned(positions, domain, np.array([40.0]))[0]
-    np.testing.assert_allclose(turned(once, domain, np.array([-15.0]))[0], turned(positions, domain, np.array([25.0]))[0], atol=1e-9)
+    np.testing.assert_allclose(
+        turned(once, domain, np.array([-15.0]))[0],
+        turned(positions, domain, np.array([25.0]))[0],
+        atol=1e-9,
+    )
 
 
 def test_an_atom_of_part_one_half_turns_by_half_the_angle(cloud):
@@ -74,8 +86,17 @@ def test_an_axis_without_direction_is_refused(cloud):
 @pytest.fixture
 def bent(rng):
     """Two blobs that touch at the origin, one along x, the other (the domain) along y."""
-    blob = np.array([[4.0 * i, 4.0 * j, 4.0 * k] for i in range(-1, 2) for j in range(-1, 2) for k in range(-1, 2)])
-    positions = np.concatenate([blob + np.array(centre) for centre in ((8.0, 0.0, 0.0), (0.0, 8.0, 0.0))])
+    blob = np.array(
+        [
+            [4.0 * i, 4.0 * j, 4.0 * k]
+            for i in range(-1, 2)
+            for j in range(-1, 2)
+            for k in range(-1, 2)
+        ]
+    )
+    positions = np.concatenate(
+        [blob + np.array(centre) for centre in ((8.0, 0.0, 0.0), (0.0, 8.0, 0.0))]
+    )
     return positions + 0.1 * rng.standard_normal(positions.shape), np.arange(54) >= 27
 
 
@@ -93,7 +114,9 @@ def test_positive_angles_open_and_sideways_keeps_the_distance(bent):
 
     def distance(swing, angle):
         hinge = propose_hinge(positions, domain, swing=swing)
-        state = hinge_path(positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.array([angle]))[0]
+        state = hinge_path(
+            positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.array([angle])
+        )[0]
         return np.linalg.norm(state[domain].mean(axis=0) - rest)
 
     assert distance("open", 10.0) > distance("open", 0.0) > distance("open", -10.0)
@@ -103,7 +126,10 @@ def test_positive_angles_open_and_sideways_keeps_the_distance(bent):
 def test_the_proposal_turns_with_the_structure(bent, rng):
     positions, domain = bent
     rotation = Rotation.from_rotvec(rng.standard_normal(3)).as_matrix()
-    hinge, turned_hinge = propose_hinge(positions, domain), propose_hinge(positions @ rotation.T + 5.0, domain)
+    hinge, turned_hinge = (
+        propose_hinge(positions, domain),
+        propose_hinge(positions @ rotation.T + 5.0, domain),
+    )
     np.testing.assert_allclose(turned_hinge.axis, rotation @ hinge.axis, atol=1e-9)
     np.testing.assert_allclose(turned_hinge.pivot, rotation @ hinge.pivot + 5.0, atol=1e-9)
 
@@ -119,7 +145,9 @@ def test_domains_without_a_hinge_are_refused(bent):
     positions, domain = bent
     with pytest.raises(InputError, match="holds 54 of 54 atoms"):
         propose_hinge(positions, np.ones(54, dtype=bool))
-    with pytest.raises(InputError, match=r"comes no nearer to the rest than .* give a cutoff above 8 Å"):
+    with pytest.raises(
+        InputError, match=r"comes no nearer to the rest than .* give a cutoff above 8 Å"
+    ):
         propose_hinge(positions + 100 * domain[:, None], domain)
 
 
@@ -127,13 +155,31 @@ def test_domains_without_a_hinge_are_refused(bent):
 def wedged():
     """A domain above a plate, with a step of the plate standing half as high as the domain at one side of it."""
     square = np.array([[4.0 * i, 4.0 * j, 0.0] for i in range(-8, 9) for j in range(-8, 9)])
-    step = np.array([[4.0 * i, 4.0 * j, 4.0 * k] for i in range(4, 9) for j in range(-8, 9) for k in range(1, 4)])
-    domain = np.array([[4.0 * i, 4.0 * j, 4.5 + 4.0 * k] for i in range(-3, 3) for j in range(-3, 4) for k in range(6)])
-    return np.concatenate([square, step, domain]), np.arange(len(square) + len(step) + len(domain)) >= len(square) + len(step)
+    step = np.array(
+        [
+            [4.0 * i, 4.0 * j, 4.0 * k]
+            for i in range(4, 9)
+            for j in range(-8, 9)
+            for k in range(1, 4)
+        ]
+    )
+    domain = np.array(
+        [
+            [4.0 * i, 4.0 * j, 4.5 + 4.0 * k]
+            for i in range(-3, 3)
+            for j in range(-3, 4)
+            for k in range(6)
+        ]
+    )
+    return np.concatenate([square, step, domain]), np.arange(
+        len(square) + len(step) + len(domain)
+    ) >= len(square) + len(step)
 
 
 def closest_approach(positions, domain, hinge, angle):
-    path = hinge_path(positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.linspace(0, angle, 13))
+    path = hinge_path(
+        positions, domain, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.linspace(0, angle, 13)
+    )
     return min(cdist(state[domain], state[~domain]).min() for state in path)
 
 
@@ -162,7 +208,9 @@ def test_linkers_are_a_ramp_across_each_border(make_nodes, helix):
     nodes = make_nodes(helix(20))
     part = linkers(nodes, nodes.residue_numbers > 10, 5)
     np.testing.assert_allclose(part, [0] * 8 + [0.2, 0.4, 0.6, 0.8] + [1] * 8, atol=1e-12)
-    np.testing.assert_array_equal(linkers(nodes, nodes.residue_numbers > 10, 1), nodes.residue_numbers > 10)
+    np.testing.assert_array_equal(
+        linkers(nodes, nodes.residue_numbers > 10, 1), nodes.residue_numbers > 10
+    )
 
 
 def test_no_linker_leads_across_a_gap_or_to_another_chain(make_nodes, helix):
@@ -170,18 +218,32 @@ def test_no_linker_leads_across_a_gap_or_to_another_chain(make_nodes, helix):
     gap = make_nodes(positions + 20.0 * (np.arange(20) >= 10)[:, None])
     other_chain = make_nodes(positions, chains=["A"] * 10 + ["B"] * 10)
     for nodes in (gap, other_chain):
-        np.testing.assert_array_equal(linkers(nodes, nodes.residue_numbers > 10, 5), nodes.residue_numbers > 10)
+        np.testing.assert_array_equal(
+            linkers(nodes, nodes.residue_numbers > 10, 5), nodes.residue_numbers > 10
+        )
 
 
 def test_linkers_keep_the_bonds_of_adenylate_kinase_and_the_core_rigid():
-    atoms, nodes = read_structure(ROOT / "data" / "4ake.pdb"), read_nodes(ROOT / "data" / "4ake.pdb")
+    atoms, nodes = (
+        read_structure(ROOT / "data" / "4ake.pdb"),
+        read_nodes(ROOT / "data" / "4ake.pdb"),
+    )
     lid = (nodes.residue_numbers >= 122) & (nodes.residue_numbers <= 159)
     hinge, pairs = propose_hinge(nodes.positions, lid, swing="sideways"), bonds(nodes)
 
     def stretch(part):
-        path = hinge_path(nodes.positions, part, axis=hinge.axis, pivot=hinge.pivot, angles_deg=np.linspace(-30, 30, 7))
+        path = hinge_path(
+            nodes.positions,
+            part,
+            axis=hinge.axis,
+            pivot=hinge.pivot,
+            angles_deg=np.linspace(-30, 30, 7),
+        )
         lengths = np.linalg.norm(path[:, pairs[:, 0]] - path[:, pairs[:, 1]], axis=-1)
-        return np.abs(lengths - np.linalg.norm(nodes.positions[pairs[:, 0]] - nodes.positions[pairs[:, 1]], axis=-1)).max(), path
+        return np.abs(
+            lengths
+            - np.linalg.norm(nodes.positions[pairs[:, 0]] - nodes.positions[pairs[:, 1]], axis=-1)
+        ).max(), path
 
     (broken, _), (kept, path) = stretch(lid), stretch(linkers(nodes, lid, 7))
     assert kept < 0.5 < 1 < broken
@@ -205,20 +267,37 @@ def test_linkers_that_cannot_be_meant_are_refused(make_nodes, helix):
 
 
 def test_the_complex_is_whole_and_about_the_origin():
-    nodes, atoms = read_nodes(ROOT / "data" / "7pbl.pdb.gz"), read_structure(ROOT / "data" / "7pbl.pdb.gz")
+    nodes, atoms = (
+        read_nodes(ROOT / "data" / "7pbl.pdb.gz"),
+        read_structure(ROOT / "data" / "7pbl.pdb.gz"),
+    )
     assert [int((nodes.atom_names == name).sum()) for name in ("CA", "P")] == [1918, 30]
     assert list(dict.fromkeys(nodes.chains.tolist())) == list("ABCDEFGUV")
     np.testing.assert_allclose(atoms.positions.mean(axis=0), 0, atol=1e-3)
 
 
 def test_the_complex_is_simulated_in_two_populations_by_its_script(tmp_path):
-    command = [sys.executable, ROOT / "book" / "make_complex.py", "--out", tmp_path, "--n-particles", "40", "--box-size", "48"]
-    done = subprocess.run([*command, "--pixel-size", "4"], capture_output=True, text=True, check=True, cwd=ROOT)
+    command = [
+        sys.executable,
+        ROOT / "book" / "make_complex.py",
+        "--out",
+        tmp_path,
+        "--n-particles",
+        "40",
+        "--box-size",
+        "48",
+    ]
+    done = subprocess.run(
+        [*command, "--pixel-size", "4"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert "chains C: 309 residues turn by 25°" in done.stdout
     truth, nodes = np.load(tmp_path / "truth.npz"), read_nodes(ROOT / "data" / "7pbl.pdb.gz")
     assert len(read_particles(tmp_path / "particles.star")) == 40
     moved = np.linalg.norm(truth["positions"][-1] - truth["positions"][0], axis=-1)
     assert moved[nodes.chains == "C"].mean() > 8
     assert moved[nodes.chains != "C"].max() < 1e-3
-    beside = [cKDTree(state[nodes.chains != "C"]).query(state[nodes.chains == "C"])[0].min() for state in truth["positions"]]
+    beside = [
+        cKDTree(state[nodes.chains != "C"]).query(state[nodes.chains == "C"])[0].min()
+        for state in truth["positions"]
+    ]
     assert min(beside) > beside[0] - 1e-3  # nowhere nearer to the rest than where it starts

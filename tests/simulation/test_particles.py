@@ -25,7 +25,9 @@ def hinge(helix):
     """A helix, and the same helix with one half turned by a right angle about a hinge."""
     closed = helix(40) - helix(40).mean(axis=0)
     open_ = closed.copy()
-    open_[20:] = (closed[20:] - closed[20]) @ Rotation.from_euler("x", 90, degrees=True).as_matrix().T + closed[20]
+    open_[20:] = (closed[20:] - closed[20]) @ Rotation.from_euler(
+        "x", 90, degrees=True
+    ).as_matrix().T + closed[20]
     return closed, open_
 
 
@@ -39,7 +41,14 @@ def ends(hinge, make_nodes, tmp_path):
 
 
 def config(**changes):
-    values = {"n_particles": 60, "box_size": 32, "pixel_size": 3.0, "states": STATES, "resolution": 6.0, "snr": 0.1}
+    values = {
+        "n_particles": 60,
+        "box_size": 32,
+        "pixel_size": 3.0,
+        "states": STATES,
+        "resolution": 6.0,
+        "snr": 0.1,
+    }
     return SimulationConfig(**values | changes)
 
 
@@ -56,7 +65,9 @@ def test_a_morph_begins_and_ends_exactly_at_its_ends(morph, hinge):
 
 def test_the_linear_morph_goes_in_equal_steps_on_straight_lines(hinge):
     path = linear_morph(*hinge, STATES)
-    np.testing.assert_allclose(np.diff(path, axis=0), np.broadcast_to((hinge[1] - hinge[0]) / 4, (4, 40, 3)), atol=1e-12)
+    np.testing.assert_allclose(
+        np.diff(path, axis=0), np.broadcast_to((hinge[1] - hinge[0]) / 4, (4, 40, 3)), atol=1e-12
+    )
 
 
 def test_the_rigid_morph_keeps_bonds_that_the_linear_one_shrinks(hinge):
@@ -64,7 +75,11 @@ def test_the_rigid_morph_keeps_bonds_that_the_linear_one_shrinks(hinge):
         return np.linalg.norm(np.diff(positions, axis=0), axis=-1)
 
     def change_midway(morph):
-        return np.sqrt(np.mean((bond_lengths(morph(*hinge, STATES)[STATES // 2]) - bond_lengths(hinge[0])) ** 2))
+        return np.sqrt(
+            np.mean(
+                (bond_lengths(morph(*hinge, STATES)[STATES // 2]) - bond_lengths(hinge[0])) ** 2
+            )
+        )
 
     assert change_midway(rigid_morph) < 0.1
     assert change_midway(linear_morph) > 0.4
@@ -116,10 +131,16 @@ def test_atoms_of_one_end_alone_are_left_out(make_nodes):
 
 def test_a_residue_of_one_end_alone_is_named(make_nodes):
     closed, open_ = make_nodes(np.zeros((6, 3))), make_nodes(np.zeros((6, 3)))
-    with pytest.raises(InputError, match="residue chain A 6 is GLY in the closed and absent in the open structure; give two models"):
+    with pytest.raises(
+        InputError,
+        match="residue chain A 6 is GLY in the closed and absent in the open structure; give two models",
+    ):
         matching_atoms(closed, open_[:5])
     open_.residue_names[2] = "ALA"
-    with pytest.raises(InputError, match="residue chain A 3 is GLY in the closed and ALA in the open structure; give two models"):
+    with pytest.raises(
+        InputError,
+        match="residue chain A 3 is GLY in the closed and ALA in the open structure; give two models",
+    ):
         matching_atoms(closed, open_)
 
 
@@ -130,21 +151,42 @@ def clean_images(particles, truth, settings):
     """Project the truth again under the poses and CTFs of the STAR file."""
     band = Band(settings.box_size, settings.pixel_size, 2 * settings.pixel_size)
     positions = torch.from_numpy(truth["positions"][truth["state"]])
-    carbon, sigma = torch.full((positions.shape[1],), 6.0).double(), torch.tensor(atom_sigma(settings.resolution)).double()
-    return band.decode(make_images(positions, carbon, sigma, band, rotations=particles.rotations, ctf=particles.ctf))
+    carbon, sigma = (
+        torch.full((positions.shape[1],), 6.0).double(),
+        torch.tensor(atom_sigma(settings.resolution)).double(),
+    )
+    return band.decode(
+        make_images(
+            positions, carbon, sigma, band, rotations=particles.rotations, ctf=particles.ctf
+        )
+    )
 
 
 @pytest.mark.parametrize("box_size", [32, 33])
-def test_the_truth_projected_under_the_poses_of_the_star_file_is_what_the_images_show(box_size, ends, tmp_path):
+def test_the_truth_projected_under_the_poses_of_the_star_file_is_what_the_images_show(
+    box_size, ends, tmp_path
+):
     settings = config(box_size=box_size, snr=1e8)
     simulate(settings, **ends, out=tmp_path)
     particles, truth = read_particles(tmp_path / "particles.star"), np.load(tmp_path / "truth.npz")
     assert (particles.box_size, particles.pixel_size, len(particles)) == (box_size, 3.0, 60)
     images, clean = particles.images(slice(None)).double(), clean_images(particles, truth, settings)
-    assert torch.nn.functional.cosine_similarity(images.flatten(1), clean.flatten(1), dim=-1).min() > 0.99999
+    assert (
+        torch.nn.functional.cosine_similarity(images.flatten(1), clean.flatten(1), dim=-1).min()
+        > 0.99999
+    )
     assert (images - clean).abs().max() < 1e-3 * clean.abs().max()  # the scale too
-    other_state = clean_images(particles, {"positions": truth["positions"], "state": (truth["state"] + 2) % STATES}, settings)
-    assert torch.nn.functional.cosine_similarity(images.flatten(1), other_state.flatten(1), dim=-1).mean() < 0.99
+    other_state = clean_images(
+        particles,
+        {"positions": truth["positions"], "state": (truth["state"] + 2) % STATES},
+        settings,
+    )
+    assert (
+        torch.nn.functional.cosine_similarity(
+            images.flatten(1), other_state.flatten(1), dim=-1
+        ).mean()
+        < 0.99
+    )
 
 
 def test_the_signal_to_noise_ratio_is_the_one_asked_for(ends, tmp_path):
@@ -190,7 +232,9 @@ def test_the_truth_holds_the_path(ends, hinge, tmp_path):
 def written(folder):
     with mrcfile.open(folder / "particles.mrcs") as handle:
         pixels = handle.data.copy()
-    star = (folder / "particles.star").read_text().partition("data_optics")[2]  # without the time in the first line
+    star = (
+        (folder / "particles.star").read_text().partition("data_optics")[2]
+    )  # without the time in the first line
     return star, pixels.tobytes(), (folder / "truth.npz").read_bytes()
 
 
@@ -198,7 +242,10 @@ def test_the_same_seed_gives_the_same_particles_and_another_one_gives_others(end
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         simulate(config(seed=seed), **ends, out=tmp_path / name)
     assert written(tmp_path / "first") == written(tmp_path / "again")
-    assert all(a != b for a, b in zip(written(tmp_path / "first"), written(tmp_path / "other"), strict=True))
+    assert all(
+        a != b
+        for a, b in zip(written(tmp_path / "first"), written(tmp_path / "other"), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["particles.mrcs", "particles.star"])
@@ -226,7 +273,13 @@ def test_poses_and_defocus_are_drawn_as_table_1_says(tmp_path, rng):
     assert torch.equal(particles.ctf.defocus_u, particles.ctf.defocus_v)
     assert torch.equal(particles.shifts, torch.zeros(20_000, 2, dtype=torch.float64))
     np.testing.assert_allclose(particles.rotations.mean(0), 0, atol=0.02)
-    constants = {"voltage_kv": 300.0, "spherical_aberration_mm": 2.7, "amplitude_contrast": 0.1, "phase_shift_deg": 0.0, "b_factor": 0.0}
+    constants = {
+        "voltage_kv": 300.0,
+        "spherical_aberration_mm": 2.7,
+        "amplitude_contrast": 0.1,
+        "phase_shift_deg": 0.0,
+        "b_factor": 0.0,
+    }
     for name, value in constants.items():
         assert (getattr(particles.ctf, name) == value).all(), name
 
@@ -239,21 +292,29 @@ def test_states_are_spread_over_the_frames_of_a_trajectory(ends, hinge, make_nod
     write_trajectory(tmp_path / "path.dcd", make_nodes(hinge[0]), frames)
     _, path = load_path(config(), ends["closed"], None, tmp_path / "path.dcd")
     np.testing.assert_allclose(path, frames[::2], atol=1e-3)
-    with pytest.raises(InputError, match=r"path\.dcd: holds 9 frames, fewer than the 10 states asked for; give --states 9 or less"):
+    with pytest.raises(
+        InputError,
+        match=r"path\.dcd: holds 9 frames, fewer than the 10 states asked for; give --states 9 or less",
+    ):
         load_path(config(states=10), ends["closed"], None, tmp_path / "path.dcd")
 
 
 # Errors
 
 
-@pytest.mark.parametrize("name", ["n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv"])
+@pytest.mark.parametrize(
+    "name", ["n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv"]
+)
 def test_a_number_that_is_not_positive_is_refused(name, ends, tmp_path):
     with pytest.raises(InputError, match=f"{name} = 0; give a positive number"):
         simulate(config(**{name: 0}), **ends, out=tmp_path / "out")
 
 
 def test_a_model_beyond_the_box_is_refused(ends, tmp_path):
-    with pytest.raises(InputError, match=r"closed\.pdb: an atom lies .* Å from the origin, outside the box's half edge of 8 Å; centre"):
+    with pytest.raises(
+        InputError,
+        match=r"closed\.pdb: an atom lies .* Å from the origin, outside the box's half edge of 8 Å; centre",
+    ):
         simulate(config(pixel_size=0.5), **ends, out=tmp_path / "out")
 
 
@@ -272,7 +333,11 @@ def test_a_simulation_that_fails_leaves_nothing_half_written(ends, tmp_path, mon
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"particles.mrcs"}
 
 
-@pytest.mark.parametrize("setting", [{"amplitude_contrast": 2.0}, {"defocus_log_sd": -1.0}, {"seed": -1}], ids=lambda s: next(iter(s)))
+@pytest.mark.parametrize(
+    "setting",
+    [{"amplitude_contrast": 2.0}, {"defocus_log_sd": -1.0}, {"seed": -1}],
+    ids=lambda s: next(iter(s)),
+)
 def test_a_setting_that_cannot_be_simulated_is_refused(setting):
     (name, value) = next(iter(setting.items()))
     with pytest.raises(InputError, match=f"{name} = {value}; give"):
