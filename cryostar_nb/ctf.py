@@ -1,6 +1,7 @@
 """The contrast transfer function: what the microscope's lens does to each spatial frequency.
 
-In the sign of RELION: `CTF = -sin(gamma)`, so `CTF(0) = +amplitude_contrast` and protein is bright on a dark ground.
+In the sign of RELION: `CTF = -sin(gamma)`, so `CTF(0) = +amplitude_contrast` and protein is bright
+on a dark ground.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CTFParameters:
-    """The microscope's settings, one value per particle: every field is a tensor of the same batch shape, or a scalar.
+    """The microscope's settings: every field is a tensor of the same batch shape, one value each.
 
-    Underfocus is positive. `defocus_u` is the defocus along the axis that makes `defocus_angle_deg` with x.
+    Numbers and tensors are welcome; they are broadcast, and take the precision and the device of
+    `defocus_u`. Underfocus is positive. `defocus_u` is the defocus along the axis that makes
+    `defocus_angle_deg` with x, and `defocus_v`, by default the same, the one across it.
     """
 
     defocus_u: Float[Tensor, "*batch"]  # Å
@@ -29,6 +32,27 @@ class CTFParameters:
     phase_shift_deg: Float[Tensor, "*batch"]
     b_factor: Float[Tensor, "*batch"]  # Å^2, envelope exp(-B k^2 / 4)
 
+    def __init__(
+        self,
+        defocus_u: Tensor | float,
+        *,
+        defocus_v: Tensor | float | None = None,
+        defocus_angle_deg: Tensor | float = 0.0,
+        voltage_kv: Tensor | float = 300.0,
+        spherical_aberration_mm: Tensor | float = 2.7,
+        amplitude_contrast: Tensor | float = 0.1,
+        phase_shift_deg: Tensor | float = 0.0,
+        b_factor: Tensor | float = 0.0,
+    ) -> None:
+        u = torch.as_tensor(defocus_u)
+        u = u if u.is_floating_point() else u.float()
+        others = (defocus_angle_deg, voltage_kv, spherical_aberration_mm, amplitude_contrast)
+        values = (u, u if defocus_v is None else defocus_v, *others, phase_shift_deg, b_factor)
+        like_u = (torch.as_tensor(value, dtype=u.dtype, device=u.device) for value in values)
+        tensors = torch.broadcast_tensors(*like_u)
+        for field, tensor in zip(dataclasses.fields(self), tensors, strict=True):
+            object.__setattr__(self, field.name, tensor)  # the dataclass is frozen
+
     def __getitem__(self, index: Tensor | slice | int) -> "CTFParameters":
         return self._map(lambda value: value[index])
 
@@ -37,14 +61,12 @@ class CTFParameters:
         return self._map(lambda value: value.to(target))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "CTFParameters":
-        fields = dataclasses.fields(self)
-        return CTFParameters(
-            **{field.name: function(getattr(self, field.name)) for field in fields}
-        )
+        names = [field.name for field in dataclasses.fields(self)]
+        return CTFParameters(**{name: function(getattr(self, name)) for name in names})
 
 
 def electron_wavelength(voltage_kv: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Relativistic wavelength of the electron, in Å: 12.2643247 / sqrt(V (1 + 0.978466e-6 V)) with V in volts."""
+    """Relativistic wavelength, in Å: 12.2643247 / sqrt(V (1 + 0.978466e-6 V)), V in volts."""
     volts = voltage_kv * 1e3
     return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
 
@@ -54,12 +76,14 @@ def contrast_transfer_function(
 ) -> Float[Tensor, "*batch_and_grid"]:
     """CTF at the spatial frequencies (kx, ky), in 1/Å, of a grid that all particles share.
 
-    gamma = -pi lambda df k^2 + (pi/2) Cs lambda^3 k^4 - phase_shift - atan(w / sqrt(1 - w^2)), and CTF = -sin(gamma), with
-    df = (U + V)/2 + (U - V)/2 cos(2 (theta - angle)) and theta = atan2(ky, kx). Times exp(-B k^2 / 4).
+    CTF = -sin(gamma) exp(-B k^2 / 4), with theta = atan2(ky, kx),
+    gamma = -pi lambda df k^2 + (pi/2) Cs lambda^3 k^4 - phase_shift - atan(w / sqrt(1 - w^2)), and
+    df = (U + V)/2 + (U - V)/2 cos(2 (theta - angle)).
 
-    `parameters` may be their `ctf_terms`, where these are made once for many calls. The result has the batch shape of the
-    parameters followed by the shape of the grid, and the parameters' precision. gamma reaches 100 radians at 4 Å, where
-    float32 is right to 1e-5, and 1,000 at 1 Å: use float64 parameters there.
+    `parameters` may be their `ctf_terms`, where these are made once for many calls. The result has
+    the batch shape of the parameters followed by the shape of the grid, and the parameters'
+    precision. gamma reaches 100 radians at 4 Å, where float32 is right to 1e-5, and 1,000 at 1 Å:
+    use float64 parameters there.
     """
     terms = ctf_terms(parameters) if isinstance(parameters, CTFParameters) else parameters
     kx, ky = frequencies.to(terms).unbind(-1)
@@ -69,26 +93,25 @@ def contrast_transfer_function(
     )
     k2 = kx.square() + ky.square()
     minus_gamma = torch.addcmul(constant, isotropic, k2)
-    minus_gamma = minus_gamma.addcmul_(along_x, kx.square() - ky.square()).addcmul_(
-        diagonal, 2 * kx * ky
-    )
-    minus_gamma = minus_gamma.addcmul_(quartic, k2.square())
+    minus_gamma = minus_gamma.addcmul_(along_x, kx.square() - ky.square())
+    minus_gamma = minus_gamma.addcmul_(diagonal, 2 * kx * ky).addcmul_(quartic, k2.square())
     return minus_gamma.sin_() * torch.exp(envelope * k2)
 
 
 def ctf_signs(
     frequencies: Float[Tensor, "*grid 2"], parameters: CTFParameters
 ) -> Float[Tensor, "*batch_and_grid"]:
-    """+1 or -1, the sign of the CTF: what flips the phases of an image, and flips them back. Where the CTF is 0 it is +1."""
+    """The sign of the CTF, +1 or -1 (+1 where the CTF is 0): the factor of phase flipping."""
     values = contrast_transfer_function(frequencies, parameters)
     return torch.ones_like(values).copysign(values)
 
 
 def ctf_terms(parameters: CTFParameters) -> Float[Tensor, "*batch 6"]:
-    """What the CTF is made of: -gamma and the envelope's exponent are sums of a number of the particle times a function of k.
+    """Six numbers a particle: the factors of the functions of k that add up to its CTF.
 
-    In this order, the factors of 1, k^2, kx^2 - ky^2, 2 kx ky and k^4 in -gamma, and of k^2 in the exponent. No angle of the
-    grid is needed: k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
+    In this order, those of 1, k^2, kx^2 - ky^2, 2 kx ky and k^4 in -gamma, and that of k^2 in the
+    exponent of the envelope. No angle of the grid is needed, because
+    k^2 cos(2 (theta - angle)) = (kx^2 - ky^2) cos(2 angle) + 2 kx ky sin(2 angle).
     """
     wavelength = electron_wavelength(parameters.voltage_kv)
     angle = 2 * torch.deg2rad(parameters.defocus_angle_deg)
@@ -96,10 +119,6 @@ def ctf_terms(parameters: CTFParameters) -> Float[Tensor, "*batch 6"]:
     half_difference = math.pi * wavelength * (parameters.defocus_u - parameters.defocus_v) / 2
     constant = torch.deg2rad(parameters.phase_shift_deg) + torch.asin(parameters.amplitude_contrast)
     aberration = (math.pi / 2) * 1e7 * parameters.spherical_aberration_mm * wavelength**3
-    terms = [
-        constant,
-        half_sum,
-        half_difference * torch.cos(angle),
-        half_difference * torch.sin(angle),
-    ]
-    return torch.stack([*terms, -aberration, -0.25 * parameters.b_factor], dim=-1)
+    along_x, diagonal = half_difference * torch.cos(angle), half_difference * torch.sin(angle)
+    envelope = -0.25 * parameters.b_factor
+    return torch.stack([constant, half_sum, along_x, diagonal, -aberration, envelope], dim=-1)

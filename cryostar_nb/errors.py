@@ -1,25 +1,33 @@
-"""The one exception that means "your input, not our bug", and the check of settings by their sign."""
+"""The one exception that means "your input, not our bug"."""
 
-from collections.abc import Iterable
-from operator import ge, gt
+from pathlib import Path
 
 
 class InputError(ValueError):
-    """Bad input. The message names the file, the row or residue, the value, and the remedy.
+    """Bad input: which file, which particle, which value, what is wrong, and what helps.
 
-    The command line prints it as one line and leaves with exit code 2; every other exception is a defect of this package.
+    `row` counts particles from 1. In `problem`, "{value}" stands for the value. The command line
+    prints the sentence that `str` makes and exits with code 2; every other exception is a defect
+    of this package.
     """
 
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Path | str | None = None,
+        row: int | None = None,
+        value: object = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(problem)
+        self.problem, self.file, self.row = problem, None if file is None else Path(file), row
+        self.value, self.remedy = value, remedy
 
-def check_signs(
-    settings: object, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()
-) -> None:
-    """Raise InputError for the first setting of these names whose sign, or being no number, cannot be meant; None is left out."""
-    for names, fits, wanted in (
-        (positive, gt, "a positive number"),
-        (not_negative, ge, "zero or a positive number"),
-    ):
-        for name in names:
-            value = getattr(settings, name)
-            if value is not None and not fits(value, 0):
-                raise InputError(f"{name} = {value}; give {wanted}")
+    def __str__(self) -> str:
+        """The sentence: "FILE: particle ROW PROBLEM; REMEDY"."""
+        place = "" if self.file is None else f"{self.file}: "
+        particle = "" if self.row is None else f"particle {self.row} "
+        shown = f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{place}{particle}{self.problem.replace('{value}', shown)}{remedy}"

@@ -1,6 +1,7 @@
-"""Centred Fourier transforms, and the band: the few coefficients of an image that carry information.
+"""Centred Fourier transforms, and the band: the coefficients of an image that carry information.
 
-Images are (*batch, y, x) and volumes (*batch, z, y, x). The origin is pixel `box_size // 2`, for even and odd boxes.
+Images are (*batch, y, x) and volumes (*batch, z, y, x). The origin is pixel `box_size // 2`, for
+even and odd boxes.
 """
 
 import math
@@ -13,29 +14,25 @@ from torch import Tensor
 
 from cryostar_nb.errors import InputError
 
+FSC_LEVEL = 0.5  # correlation below which two maps no longer agree (Appendix A)
 
-def centred_fft(
-    array: Float[Tensor, "*batch_and_grid"], ndim: int
-) -> Complex[Tensor, "*batch_and_grid"]:
-    """Discrete Fourier transform over the last `ndim` axes, with the origin at `n // 2` on both sides."""
+
+def centred_fft(array: Float[Tensor, "*grid"], ndim: int) -> Complex[Tensor, "*grid"]:
+    """Discrete Fourier transform over the last `ndim` axes; both origins are at `n // 2`."""
     axes = tuple(range(-ndim, 0))
-    return torch.fft.fftshift(
-        torch.fft.fftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes
-    )
+    spectrum = torch.fft.fftn(torch.fft.ifftshift(array, dim=axes), dim=axes)
+    return torch.fft.fftshift(spectrum, dim=axes)
 
 
-def centred_ifft(
-    array: Complex[Tensor, "*batch_and_grid"], ndim: int
-) -> Float[Tensor, "*batch_and_grid"]:
+def centred_ifft(array: Complex[Tensor, "*grid"], ndim: int) -> Float[Tensor, "*grid"]:
     """Inverse of `centred_fft`; the result is real."""
     axes = tuple(range(-ndim, 0))
-    return torch.fft.fftshift(
-        torch.fft.ifftn(torch.fft.ifftshift(array, dim=axes), dim=axes), dim=axes
-    ).real
+    values = torch.fft.ifftn(torch.fft.ifftshift(array, dim=axes), dim=axes)
+    return torch.fft.fftshift(values, dim=axes).real
 
 
 def frequency_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
-    """Spatial frequencies, in 1/Å, along an axis of a centred transform; zero stands at `box_size // 2`."""
+    """Spatial frequencies, in 1/Å, along an axis of a centred transform; 0 at `box_size // 2`."""
     return (torch.arange(box_size, dtype=torch.float64) - box_size // 2) / (box_size * pixel_size)
 
 
@@ -47,25 +44,29 @@ def frequency_grid(box_size: int, pixel_size: float) -> Float[Tensor, "y x 2"]:
 
 
 def coordinate_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
-    """Coordinates of the pixel centres along an axis, in Å; zero stands at `box_size // 2`."""
+    """Coordinates of the pixel centres along an axis, in Å; 0 at `box_size // 2`."""
     return (torch.arange(box_size, dtype=torch.float64) - box_size // 2) * pixel_size
 
 
 def shift_images(
     images: Float[Tensor, "*batch y x"], shifts: Float[Tensor, "*batch 2"], *, pixel_size: float
 ) -> Float[Tensor, "*batch y x"]:
-    """Move the content of each image by (x, y) `shifts`, in Å, as a phase ramp: exact for band-limited periodic images."""
+    """Move the content of each image by (x, y) `shifts`, in Å.
+
+    The shift is a phase ramp in Fourier space: exact for band-limited periodic images.
+    """
     frequencies = frequency_grid(images.shape[-1], pixel_size).to(images)
     ramp = torch.exp(-2j * math.pi * (frequencies @ shifts[..., None, :, None]).squeeze(-1))
     return centred_ifft(centred_fft(images, 2) * ramp, 2)
 
 
 def fourier_crop(
-    array: Float[Tensor, "*batch_and_grid"], box_size: int, ndim: int
-) -> Float[Tensor, "*batch_and_new_grid"]:
-    """The same field of view on a coarser grid over the last `ndim` axes, which are alike: the middle of the transform is kept.
+    array: Float[Tensor, "*grid"], box_size: int, ndim: int
+) -> Float[Tensor, "*coarser_grid"]:
+    """The same field of view on a coarser grid over the last `ndim` axes, which are of one length.
 
-    Values are those of the band-limited array where the new points are: densities stay densities, and the centre the centre.
+    Only the middle of the transform is kept: the values are those of the band-limited array at the
+    new points, and the centre stays the centre.
     """
     old = array.shape[-1]
     if box_size == old:
@@ -80,24 +81,21 @@ def fourier_crop(
 def shell_correlation(
     first: Float[Tensor, "*grid"], second: Float[Tensor, "*same_grid"], *, pixel_size: float
 ) -> tuple[Float[Tensor, " shell"], Float[Tensor, " shell"]]:
-    """Fourier shell (volumes) or ring (images) correlation of two arrays of the same cubic or square grid.
+    """Fourier shell (volumes) or ring (images) correlation of two arrays on one grid.
 
-    Returns the frequency of each shell, in 1/Å, from one up to Nyquist, and the correlation there.
+    Returns the frequency of each shell, in 1/Å, from one cycle per box up to below Nyquist, and the
+    correlation there. Raises InputError for arrays of other shapes.
     """
     if first.shape != second.shape or len(set(first.shape)) != 1:
         raise InputError(
-            f"shell correlation compares equal cubes or squares, not {tuple(first.shape)} and {tuple(second.shape)}"
+            "a shell correlation cannot compare arrays of the shapes {value}",
+            value=f"{tuple(first.shape)} and {tuple(second.shape)}",
+            remedy="give two cubes or two squares of one size",
         )
     box_size = first.shape[0]
     axis = (torch.arange(box_size, device=first.device) - box_size // 2).double()
-    radius = (
-        torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij"))
-        .square()
-        .sum(0)
-        .sqrt()
-        .round()
-        .long()
-    )
+    grid = torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij"))
+    radius = grid.square().sum(0).sqrt().round().long()
     a, b = centred_fft(first.double(), first.ndim), centred_fft(second.double(), first.ndim)
 
     def shell_sum(values: Tensor) -> Tensor:
@@ -110,14 +108,36 @@ def shell_correlation(
     return shells, cross / power.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
 
 
+def first_crossing(
+    frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"]
+) -> float | None:
+    """Resolution, in Å, where a curve that has been above `FSC_LEVEL` first falls below it.
+
+    Linear interpolation between shells. The last shell where the curve never falls; None where it
+    never rises to the level.
+    """
+    above = torch.nonzero(correlation >= FSC_LEVEL).flatten()
+    if not len(above):
+        return None
+    start = int(above[0])
+    below = torch.nonzero(correlation[start:] < FSC_LEVEL).flatten()
+    if not len(below):
+        return 1 / float(frequencies[-1])
+    after = start + int(below[0])
+    high, low = float(correlation[after - 1]), float(correlation[after])
+    part = (high - FSC_LEVEL) / (high - low)
+    return 1 / float(frequencies[after - 1] + part * (frequencies[after] - frequencies[after - 1]))
+
+
 @dataclass(frozen=True)
 class Band:
     """The Fourier coefficients of an image down to a resolution: a particle as a short vector.
 
-    A real image is known from half of its transform. The band keeps the half disk 0 < |k| <= 1/resolution, without the
-    mean (k = 0) and without Nyquist, and lays out real parts, then imaginary parts, scaled by sqrt(2)/box so that the dot
-    product of two vectors *equals* the pixel-wise product of the two band-limited images, summed over the pixels (Parseval).
-    A 128 x 128 image at 1 Å, kept down to 4 Å, is a vector of 3,208 numbers.
+    A real image is known from half of its transform. The band keeps the half disk
+    0 < |k| <= 1/resolution, without the mean (k = 0) and without Nyquist. A vector holds the real
+    parts, then the imaginary parts, scaled by sqrt(2)/box so that the dot product of two vectors
+    *equals* the sum over the pixels of the product of the two band-limited images (Parseval). A
+    128 x 128 image at 1 Å, kept down to 4 Å, is a vector of 3,208 numbers.
     """
 
     box_size: int  # pixels
@@ -126,18 +146,20 @@ class Band:
 
     @cached_property
     def max_index(self) -> int:
-        """Largest frequency index along an axis, in cycles per box."""
-        wanted = int(self.box_size * self.pixel_size / self.resolution + 1e-6)
-        limit = (self.box_size - 1) // 2
+        """Largest frequency index along an axis, in cycles per box; InputError where it is 0."""
+        width = self.box_size * self.pixel_size
+        wanted = int(width / self.resolution + 1e-6)
         if wanted < 1:
             raise InputError(
-                f"low-pass {self.resolution} Å is coarser than the whole box ({self.box_size * self.pixel_size:g} Å); give a smaller value"
+                f"low_pass = {{value}} Å is coarser than the box of {width:g} Å",
+                value=self.resolution,
+                remedy="give a smaller one",
             )
-        return min(wanted, limit)
+        return min(wanted, (self.box_size - 1) // 2)
 
     @cached_property
     def indices(self) -> Int[Tensor, "coefficient 2"]:
-        """Frequency index (kx, ky), in cycles per box, of each coefficient; ky may be negative, kx is not."""
+        """Frequency index (kx, ky) of each coefficient, in cycles per box; kx is not negative."""
         m = self.max_index
         ky, kx = torch.meshgrid(torch.arange(-m, m + 1), torch.arange(m + 1), indexing="ij")
         inside = (kx.square() + ky.square() <= m * m) & ((kx > 0) | (ky > 0))
@@ -159,10 +181,12 @@ class Band:
         return 2 * len(self.indices)
 
     def encode(self, images: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch band"]:
-        """The vector of each image. A mean, and all detail beyond the band, is left out."""
+        """The vector of each image, without its mean and without detail beyond the band."""
         if images.shape[-2:] != (self.box_size, self.box_size):
             raise InputError(
-                f"images of {tuple(images.shape[-2:])} pixels do not fit a band of box {self.box_size}"
+                f"images of {{value}} pixels do not fit a band of box {self.box_size}",
+                value=tuple(images.shape[-2:]),
+                remedy="make the band of the box of the images",
             )
         spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
         kx, ky = self.indices.to(images.device).unbind(-1)
@@ -170,49 +194,23 @@ class Band:
         return torch.cat([kept.real, kept.imag], dim=-1)
 
     def decode(self, vectors: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch y x"]:
-        """The band-limited, zero-mean images of these vectors: the inverse of `encode` on such images."""
+        """The band-limited, zero-mean images of these vectors, the inverse of `encode` there."""
         real, imaginary = vectors.chunk(2, dim=-1)
         kx, ky = self.indices.to(vectors.device).unbind(-1)
         coefficients = torch.complex(real, imaginary) * (self.box_size / math.sqrt(2))
-        spectrum = coefficients.new_zeros(
-            *vectors.shape[:-1], self.box_size, self.box_size // 2 + 1
-        )
+        box = (self.box_size, self.box_size)
+        spectrum = coefficients.new_zeros(*vectors.shape[:-1], box[0], box[1] // 2 + 1)
         spectrum[..., ky % self.box_size, kx] = coefficients
-        # irfft2 reads the column kx = 0 in full, so its other half is filled in as the complex conjugate.
+        # irfft2 reads the column kx = 0 in full: its other half is the complex conjugate.
         column = kx == 0
         spectrum[..., -ky[column] % self.box_size, kx[column]] = coefficients[..., column].conj()
-        return torch.fft.fftshift(
-            torch.fft.irfft2(spectrum, s=(self.box_size, self.box_size)), dim=(-2, -1)
-        )
+        return torch.fft.fftshift(torch.fft.irfft2(spectrum, s=box), dim=(-2, -1))
 
     def per_coefficient(
         self, values: Float[Tensor, "*batch coefficient"]
     ) -> Float[Tensor, "*batch band"]:
         """A real factor per frequency (a CTF, an envelope) laid out to multiply a vector."""
         return torch.cat([values, values], dim=-1)
-
-
-LEVEL = 0.5
-
-
-def first_crossing(
-    frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"], level: float = LEVEL
-) -> float | None:
-    """Resolution, in Å, at which a curve that has been above a level first falls below it, by linear interpolation.
-
-    The last shell where it never falls; None where it never rises above the level.
-    """
-    above = torch.nonzero(correlation >= level).flatten()
-    if not len(above):
-        return None
-    start = int(above[0])
-    below = torch.nonzero(correlation[start:] < level).flatten()
-    if not len(below):
-        return 1 / float(frequencies[-1])
-    after = start + int(below[0])
-    high, low = float(correlation[after - 1]), float(correlation[after])
-    part = (high - level) / (high - low)
-    return 1 / float(frequencies[after - 1] + part * (frequencies[after] - frequencies[after - 1]))
 
 
 def shift_band(

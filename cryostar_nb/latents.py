@@ -1,52 +1,23 @@
-"""What moved, and in how many populations? Displacements of domains between two structures, and the modes of a latent density."""
+"""The latent space: principal components, structures along them, and the modes of a density."""
 
 import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.signal import find_peaks
-from scipy.stats import gaussian_kde, iqr
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cryostar_nb.geometry import rmsd
 
-DIP = (
-    0.25  # part of its height by which the density falls, at least, between a mode and a higher one
-)
-LOWEST = 0.05  # height of the lowest mode, as a part of the highest
-
-
-def score_density(
-    scores: Float[np.ndarray, " particle"], points: int = 512
-) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
-    """Places along a component, and the density of particles there (its integral is 1): a sum of a Gaussian for each particle.
-
-    The width of the Gaussians is Silverman's, 0.9 min(sd, iqr / 1.34) n^(-1/5) (Density Estimation, 1986, eq. 3.31), which a
-    few outliers do not widen. The scores must not all be the same.
-    """
-    sd = float(scores.std(ddof=1))
-    width = 0.9 * (min(sd, float(iqr(scores)) / 1.34) or sd) * len(scores) ** -0.2
-    places = np.linspace(scores.min() - 4 * width, scores.max() + 4 * width, points)
-    return places, gaussian_kde(scores, bw_method=width / sd)(places)
-
-
-def latent_modes(scores: Float[np.ndarray, " particle"]) -> Float[np.ndarray, " mode"]:
-    """Where the density of the scores along a component has its modes, in ascending order.
-
-    A mode is a peak of `score_density` from which the density falls by at least a quarter of the peak's height on the way
-    to any higher one, and which is at least a twentieth as high as the highest. The valley between two equal Gaussians is
-    that deep when they lie more than 2.8 standard deviations apart. Particles that all have one score are one mode.
-    """
-    if np.ptp(scores) == 0:
-        return scores[:1]
-    places, density = score_density(scores)
-    peaks, found = find_peaks(np.pad(density, 1), prominence=0.0, height=LOWEST * density.max())
-    return places[peaks[found["prominences"] >= DIP * found["peak_heights"]] - 1]
-
-
 ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
+LEAST_DIP = 0.25  # fall of the density between a mode and a higher one, as a part of its height
+LOWEST_MODE = 0.05  # height of the lowest mode, as a part of the highest
+
+
+def evenly_spaced(count: int, total: int) -> Int[Tensor, " row"]:
+    """Up to `count` row numbers, spread evenly over `total` rows."""
+    return torch.linspace(0, total - 1, min(count, total)).long()
 
 
 @dataclass(frozen=True)
@@ -60,13 +31,12 @@ class PrincipalComponents:
 
 
 def principal_components(latents: Float[Tensor, "particle latent"]) -> PrincipalComponents:
-    """PCA of the latents, largest variance first."""
+    """PCA of the latents, largest variance first; the signs are arbitrary."""
     mean = latents.mean(0)
     _, singular_values, components = torch.linalg.svd(latents - mean, full_matrices=False)
     power = singular_values.square()
-    return PrincipalComponents(
-        mean, components, (latents - mean) @ components.T, power / power.sum().clamp(min=1e-30)
-    )
+    explained = power / power.sum().clamp(min=1e-30)
+    return PrincipalComponents(mean, components, (latents - mean) @ components.T, explained)
 
 
 def mean_around_percentiles(
@@ -76,12 +46,9 @@ def mean_around_percentiles(
 ) -> Float[Tensor, "point value"]:
     """Mean of the values of the 2 % of particles around each percentile of the scores."""
     order = torch.argsort(scores)
-    half_window = max(1, len(scores) // 100)
-    centres = (percentiles / 100 * (len(scores) - 1)).round().long()
-    windows = [
-        order[max(0, int(centre) - half_window) : int(centre) + half_window + 1]
-        for centre in centres
-    ]
+    half_width = max(1, len(scores) // 100)
+    centres = (percentiles / 100 * (len(scores) - 1)).round().long().tolist()
+    windows = [order[max(0, place - half_width) : place + half_width + 1] for place in centres]
     return torch.stack([values[window].mean(0) for window in windows])
 
 
@@ -92,10 +59,10 @@ def traverse(
     scores: Float[Tensor, " particle"],
     percentiles: Float[Tensor, " frame"],
 ) -> Float[Tensor, "frame atom 3"]:
-    """Structures along a component, at these percentiles of its scores.
+    """Structures along a component, in Å, at these percentiles of its scores.
 
-    Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies where the particles are;
-    a straight line through a curved latent space would not.
+    Each is decoded from the mean latent of the 2 % of particles around that percentile, which lies
+    where the particles are; a straight line through a curved latent space would not.
     """
     return decoder(mean_around_percentiles(latents, scores, percentiles))
 
@@ -105,7 +72,7 @@ def components_from_reference(
     latents: Float[Tensor, "particle latent"],
     reference: Float[Tensor, "atom 3"],
 ) -> PrincipalComponents:
-    """`principal_components`, whose signs are arbitrary, the first turned so that it leads away from the reference.
+    """`principal_components`, the first turned so that it leads away from the reference.
 
     The structure at its 5th percentile is then no farther from the reference than that at its 95th.
     """
@@ -116,3 +83,38 @@ def components_from_reference(
     return dataclasses.replace(
         pca, components=sign[:, None] * pca.components, scores=sign * pca.scores
     )
+
+
+def score_density(
+    scores: Float[np.ndarray, " particle"], points: int = 512
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+    """Places along a component and the density of particles there, whose integral is 1.
+
+    A sum of a Gaussian for each particle, of Silverman's width, 0.9 min(sd, iqr / 1.34) n^(-1/5)
+    (Density Estimation, 1986, eq. 3.31), which a few outliers do not widen. The scores must not
+    all be the same.
+    """
+    from scipy.stats import gaussian_kde, iqr  # slow to import
+
+    sd = float(scores.std(ddof=1))
+    width = 0.9 * (min(sd, float(iqr(scores)) / 1.34) or sd) * len(scores) ** -0.2
+    places = np.linspace(scores.min() - 4 * width, scores.max() + 4 * width, points)
+    return places, gaussian_kde(scores, bw_method=width / sd)(places)
+
+
+def latent_modes(scores: Float[np.ndarray, " particle"]) -> Float[np.ndarray, " mode"]:
+    """Where the density of the scores along a component has its modes, in ascending order.
+
+    A mode is a peak of `score_density` from which the density falls by at least a quarter of the
+    peak's height on the way to any higher one, and which is at least a twentieth as high as the
+    highest. The valley between two equal Gaussians is that deep when they lie more than 2.8
+    standard deviations apart. Particles that all have one score are one mode.
+    """
+    from scipy.signal import find_peaks
+
+    if np.ptp(scores) == 0:
+        return scores[:1]
+    places, density = score_density(scores)
+    lowest = LOWEST_MODE * density.max()
+    peaks, shape = find_peaks(np.pad(density, 1), prominence=0.0, height=lowest)
+    return places[peaks[shape["prominences"] >= LEAST_DIP * shape["peak_heights"]] - 1]

@@ -1,4 +1,7 @@
-"""The deformation network (section 2.1): a variational autoencoder from an image to a structure."""
+"""The deformation network (section 2.1): a variational autoencoder from an image to a structure.
+
+To try another decoder, write a module like `CartesianDecoder` and choose it in `make_network`.
+"""
 
 import math
 
@@ -6,9 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryostar_nb.config import ModelConfig
-from cryostar_nb.encoders import Encoder, mlp
+from cryostar_nb.config import ModelConfig, TrainConfig
+from cryostar_nb.encoders import ImageEncoder, StructureEncoder, make_encoder, mlp
+from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rotations_from_vectors
+from cryostar_nb.normal_modes import normal_modes
+from cryostar_nb.structure import Structure
 
 
 class CartesianDecoder(nn.Module):
@@ -21,6 +27,7 @@ class CartesianDecoder(nn.Module):
 
     def __init__(self, reference: Float[Tensor, "atom 3"], config: ModelConfig) -> None:
         super().__init__()
+        self.latent_dim = config.latent_dim
         self.layers = mlp((config.latent_dim, *config.decoder_widths, reference.numel()))
         _start_small(self.layers)
         self.register_buffer("reference", reference)
@@ -31,11 +38,12 @@ class CartesianDecoder(nn.Module):
 
 
 class NormalModeDecoder(nn.Module):
-    """Latent to structure by normal modes (the NMA baseline): the reference plus a combination of them, then turned and moved.
+    """Latent to structure by normal modes (the NMA baseline): deformed, then turned and moved.
 
-    The network gives, for each latent, a coefficient per mode (1 moves the nodes by 1 Å rms), a rotation vector (its length
-    is the angle in radians) about the centre of the reference, and a translation in Å; the last two correct the pose, which
-    modes change a little. The last layer starts small, so that training starts at the reference.
+    For each latent the network gives a coefficient per mode (1 moves the nodes by 1 Å rms), a
+    rotation vector about the centre of the reference (its length is the angle in radians), and a
+    translation in Å; the last two correct the pose, which modes change a little. The last layer
+    starts small, so that training starts at the reference.
     """
 
     reference: Tensor
@@ -48,17 +56,19 @@ class NormalModeDecoder(nn.Module):
         config: ModelConfig,
     ) -> None:
         super().__init__()
+        self.latent_dim = config.latent_dim
         self.layers = mlp((config.latent_dim, *config.decoder_widths, len(modes) + 6))
         _start_small(self.layers)
         self.register_buffer("reference", reference)
-        self.register_buffer("modes", modes * math.sqrt(len(reference)))
+        self.register_buffer("modes", modes.contiguous() * math.sqrt(len(reference)))
 
     def forward(self, latent: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
         """Positions in Å."""
         coefficients, turn, move = self.layers(latent).split([len(self.modes), 3, 3], dim=-1)
         deformed = self.reference + torch.tensordot(coefficients, self.modes, dims=1)
         centre = self.reference.mean(0)
-        return (deformed - centre) @ rotations_from_vectors(turn).mT + centre + move.unsqueeze(-2)
+        turned = (deformed - centre) @ rotations_from_vectors(turn).mT
+        return turned + centre + move.unsqueeze(-2)
 
 
 def _start_small(layers: nn.Sequential) -> None:
@@ -70,44 +80,56 @@ def _start_small(layers: nn.Sequential) -> None:
 
 
 class DeformationVAE(nn.Module):
-    """Encoder and decoder with the reparametrised sample between them (Kingma & Welling 2013). With `modes`, the decoder is theirs."""
-
-    decoder: CartesianDecoder | NormalModeDecoder
+    """Encoder and decoder, and between them the reparametrised sample (Kingma & Welling 2013)."""
 
     def __init__(
         self,
-        input_size: int,
-        reference: Float[Tensor, "atom 3"],
-        config: ModelConfig,
-        *,
-        modes: Float[Tensor, "mode atom 3"] | None = None,
-        standardised: bool = False,
+        encoder: ImageEncoder | StructureEncoder,
+        decoder: CartesianDecoder | NormalModeDecoder,
     ) -> None:
         super().__init__()
-        self.latent_dim = config.latent_dim
-        self.encoder = Encoder(input_size, config, standardised=standardised)
-        self.decoder = (
-            CartesianDecoder(reference, config)
-            if modes is None
-            else NormalModeDecoder(reference, modes, config)
-        )
+        self.encoder, self.decoder = encoder, decoder
+        self.latent_dim = decoder.latent_dim
 
     def forward(
-        self, inputs: Float[Tensor, "batch number"], noise: Float[Tensor, "batch latent"]
+        self,
+        images: Float[Tensor, "batch band"],
+        rotations: Float[Tensor, "batch 3 3"],
+        ctf: Float[Tensor, "batch 6"] | None,
+        noise: Float[Tensor, "batch latent"],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, the mean, and the log-variance."""
-        mean, log_variance = self.encoder(inputs)
+        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, mean, and log-variance."""
+        mean, log_variance = self.encoder(images, rotations, ctf)
         precision = self.decoder.reference.dtype
         mean, log_variance = mean.to(precision), log_variance.to(precision)
         latent = mean + noise * torch.exp(0.5 * log_variance)
-        with torch.autocast(
-            inputs.device.type, enabled=False
-        ):  # at 100 Å, half precision moves an atom in steps of 0.06 Å
+        # At 100 Å, half precision would move an atom in steps of 0.06 Å.
+        with torch.autocast(images.device.type, enabled=False):
             return self.decoder(latent), mean, log_variance
+
+
+def make_network(
+    config: TrainConfig,
+    sizes: ModelConfig,
+    nodes: Structure,
+    band: Band,
+    *,
+    find_modes: bool = True,
+) -> DeformationVAE:
+    """The network of a method, untrained. Without `find_modes`, the normal modes are left zero,
+    to be loaded with the weights.
+    """
+    reference = torch.from_numpy(nodes.positions).float()
+    encoder = make_encoder(config, sizes, reference, band)
+    if config.method != "nma":
+        return DeformationVAE(encoder, CartesianDecoder(reference, sizes))
+    modes = torch.zeros(config.modes, *reference.shape)
+    if find_modes:
+        vectors = normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors
+        modes = torch.from_numpy(vectors).float()
+    return DeformationVAE(encoder, NormalModeDecoder(reference, modes, sizes))
 
 
 def parameter_count(module: nn.Module) -> int:
     """Number of trainable scalars."""
-    return sum(
-        math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad
-    )
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

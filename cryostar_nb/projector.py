@@ -1,20 +1,21 @@
 """From Gaussians to images (equations 1 and 10): the part of cryoSTAR that is physics, not network.
 
-A node is an isotropic Gaussian that carries *mass*: it integrates to its number of electrons, whatever its width. Positions
-and widths are in Å; the origin is the centre of the box, pixel `box_size // 2`. Images hold the integral of the density
-along z, in electrons/Å^2.
+A node is an isotropic Gaussian that carries *mass*: it integrates to its number of electrons,
+whatever its width. Positions and widths are in Å; the origin is the centre of the box, pixel
+`box_size // 2`. Images hold the integral of the density along z, in electrons/Å^2.
 
-`gaussian_density` and `project_real` evaluate the Gaussians on the pixels, as one would write them on a blackboard. They are
-the reference, right where a Gaussian is wider than a pixel. `project_band` evaluates their Fourier transform,
+`gaussian_density` and `project_real` evaluate the Gaussians on the pixels, as one would write them
+on a blackboard. They are right where a Gaussian is wider than a pixel. `project_band` evaluates
+their Fourier transform,
 
-    F(k) = sum_i A_i exp(-2 pi^2 sigma_i^2 |k|^2) exp(-2 pi i k . x_i),
+    F(k) = exp(-2 pi^2 sigma^2 |k|^2) sum_i A_i exp(-2 pi i k . x_i),
 
-at the frequencies of a `Band`: right at any width, and all that training needs. It has two ways to sum over the nodes: as it
-stands, by matrix products, for few nodes; and through a fine grid and one FFT (`fast/nufft.py`), for many.
+at the frequencies of a `Band`: right at any width, and all that training needs. It sums over few
+nodes by matrix products, and over many through a fine grid and one FFT (`fast/nufft.py`).
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -29,21 +30,14 @@ from cryostar_nb.fourier import Band, coordinate_axis, shift_band
 
 Method = Literal["auto", "exact", "spread"]
 FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
-TABLE_FLOATS = 1 << 22  # that the tables of the exact sum may hold at a time
+TABLE_FLOATS = 1 << 22  # numbers in the tables of the exact sum at a time
 
 
-def _gaussian_profiles(
-    coordinates: Float[Tensor, "*batch atom"],
-    sigma: Float[Tensor, "*atom"],
-    box_size: int,
-    pixel_size: float,
-) -> Float[Tensor, "*batch atom box"]:
-    """Unit-mass Gaussians of each node along one axis, sampled at the pixel centres, in 1/Å."""
-    axis = coordinate_axis(box_size, pixel_size).to(coordinates)
-    width = sigma[..., None]
-    return torch.exp(-(axis - coordinates[..., None]).square() / (2 * width.square())) / (
-        math.sqrt(2 * math.pi) * width
-    )
+def _profiles(coordinates: Tensor, sigma: Tensor, box_size: int, pixel_size: float) -> Tensor:
+    """Unit-mass Gaussians, (*batch, atom, box), of each node along one axis, in 1/Å."""
+    axis, width = coordinate_axis(box_size, pixel_size).to(coordinates), sigma[..., None]
+    exponent = -(axis - coordinates[..., None]).square() / (2 * width.square())
+    return torch.exp(exponent) / (math.sqrt(2 * math.pi) * width)
 
 
 def gaussian_density(
@@ -55,9 +49,7 @@ def gaussian_density(
     pixel_size: float,
 ) -> Float[Tensor, "*batch z y x"]:
     """Density of the nodes on a grid (eq. 1 with normalised Gaussians), in electrons/Å^3."""
-    x, y, z = (
-        _gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(3)
-    )
+    x, y, z = (_profiles(xyz, sigma, box_size, pixel_size) for xyz in positions.unbind(-1))
     return torch.einsum("...az,...ay,...ax->...zyx", z * amplitudes[:, None], y, x)
 
 
@@ -69,21 +61,20 @@ def project_real(
     box_size: int,
     pixel_size: float,
 ) -> Float[Tensor, "*batch y x"]:
-    """Projections along z, evaluated on the pixels: a Gaussian integrated along z is a Gaussian in x and y. No CTF.
+    """Projections along z, evaluated on the pixels, in electrons/Å^2. No CTF.
 
-    A Gaussian narrower than about a pixel falls between the samples; use `project_band` then.
+    A Gaussian integrated along z is a Gaussian in x and y. One narrower than about a pixel falls
+    between the samples; use `project_band` then.
     """
-    x, y = (
-        _gaussian_profiles(positions[..., axis], sigma, box_size, pixel_size) for axis in range(2)
-    )
+    x, y = (_profiles(xy, sigma, box_size, pixel_size) for xy in positions[..., :2].unbind(-1))
     return (y * amplitudes[:, None]).mT @ x
 
 
 class _PhaseTable(torch.autograd.Function):
     """exp(-2 pi i h x / length) for h = 0 ... max_index, as interleaved real and imaginary parts.
 
-    Successive powers are products of earlier ones (doubling), so each node costs one sine and one cosine. The backward pass
-    uses d/dx = -2 pi i h / length times the table itself.
+    Successive powers are products of earlier ones (doubling), so each node costs one sine and one
+    cosine. The backward pass uses d/dx = -2 pi i h / length times the table itself.
     """
 
     @staticmethod
@@ -106,95 +97,72 @@ class _PhaseTable(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         (table,) = ctx.saved_tensors
-        order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device) * (
-            2 * math.pi / ctx.length
-        )
+        order = torch.arange(table.shape[-2], dtype=table.dtype, device=table.device)
         slope = gradient[..., 0] * table[..., 1] - gradient[..., 1] * table[..., 0]
-        return slope @ order, None, None
+        return slope @ (order * (2 * math.pi / ctx.length)), None, None
 
 
 def project_band(
     positions: Float[Tensor, "*batch atom 3"],
     amplitudes: Float[Tensor, " atom"],
-    sigma: Float[Tensor, "*atom"],
+    sigma: Float[Tensor, ""],
     band: Band,
     *,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
     """Projections along z as vectors of a band, differentiable in the nodes. No CTF.
 
-    `band.decode(project_band(...))` is the band-limited, zero-mean projection image in electrons/Å^2.
+    `band.decode(project_band(...))` is the band-limited, zero-mean image in electrons/Å^2.
 
-    `method` "exact" costs O(nodes x frequencies); "spread" O(nodes + frequencies), with a relative error, in norm, below
-    1e-5 in the images and 5e-5 in the gradients. "auto" takes the faster in float32, and "exact" in float64, for which one
-    asks to have more digits than that. With a width per node only "exact" can be had.
+    `method` "exact" costs O(nodes x frequencies); "spread" O(nodes + frequencies), with a relative
+    error, in norm, below 1e-5 in the images and 5e-5 in the gradients. "auto" takes the faster in
+    float32, and "exact" in float64, which promises more digits than that.
     """
     if method == "auto":
         many = len(amplitudes) > FEW_NODES and positions.dtype == torch.float32
-        method = "spread" if many and available(positions) and sigma.ndim == 0 else "exact"
-    if method == "spread" and sigma.ndim:
-        raise ValueError(
-            "method = 'spread' takes one sigma for all nodes; use 'exact' for a sigma per node"
-        )
+        method = "spread" if many and available(positions) else "exact"
     batch = positions.reshape(-1, *positions.shape[-2:])
     if method == "spread":
         vectors = transform_nodes(batch, amplitudes, band)
     else:
         parts = batch.split(max(1, TABLE_FLOATS // (4 * (band.max_index + 1) * batch.shape[1])))
-        if (
-            len(parts) > 1
-        ):  # a few images at a time, and their tables are made anew in the backward pass: memory stays bounded
-            made = [
-                checkpoint(_exact_transform, part, amplitudes, sigma, band, use_reentrant=False)
-                for part in parts
-            ]
-        else:
-            made = [_exact_transform(batch, amplitudes, sigma, band)]
-        vectors = torch.cat(made)
+        if len(parts) == 1:
+            vectors = _exact_transform(batch, amplitudes, band)
+        else:  # few images at a time, whose tables the backward pass makes anew, bound the memory
+            transform = partial(checkpoint, _exact_transform, use_reentrant=False)
+            vectors = torch.cat([transform(part, amplitudes, band) for part in parts])
     vectors = vectors.reshape(*positions.shape[:-2], band.size)
     scale = math.sqrt(2) / (band.box_size * band.pixel_size**2)
-    if sigma.ndim:
-        return vectors * scale
     k2 = band.frequencies_on(positions.device).square().sum(-1).to(sigma.dtype)
     envelope = scale * torch.exp(-2 * (math.pi * sigma).square() * k2).to(positions)
     return vectors * band.per_coefficient(envelope)
 
 
 def _exact_transform(
-    positions: Float[Tensor, "batch atom 3"],
-    amplitudes: Float[Tensor, " atom"],
-    sigma: Float[Tensor, "*atom"],
-    band: Band,
+    positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], band: Band
 ) -> Float[Tensor, "batch band"]:
-    """Real, then imaginary parts of sum_i A_i exp(-2 pi i k . x_i), times each node's envelope when sigma is one per node.
+    """Real, then imaginary parts of sum_i A_i exp(-2 pi i k . x_i).
 
-    The phase factor of a frequency is a product of one factor per axis, so a matrix product over the nodes, of a table for y
-    with a table for x, gives all frequencies at once; those with negative ky come from the conjugate of the y factor.
+    The phase factor of a frequency is a product of one factor per axis, so a matrix product over
+    the nodes, of a table for y with a table for x, gives all frequencies at once; those with
+    negative ky come from the conjugate of the y factor.
     """
     m, length = band.max_index, band.box_size * band.pixel_size
     x = _PhaseTable.apply(positions[..., 0], m, length)  # (batch, atom, m + 1, 2)
     y = _PhaseTable.apply(positions[..., 1], m, length) * amplitudes.to(positions)[:, None, None]
-    if sigma.ndim:  # a width per node: its envelope is separable too
-        order = torch.arange(m + 1, device=positions.device) / length
-        envelope = torch.exp(-2 * (math.pi * sigma[:, None] * order).square()).to(positions)[
-            ..., None
-        ]
-        x, y = x * envelope, y * envelope
     products = y.flatten(-2).mT @ x.flatten(-2)  # (batch, 2(m + 1), 2(m + 1))
-    products = products.unflatten(-1, (m + 1, 2)).unflatten(
-        -3, (m + 1, 2)
-    )  # (batch, ky, part of y, kx, part of x)
+    products = products.unflatten(-1, (m + 1, 2)).unflatten(-3, (m + 1, 2))
+    # (batch, ky, part of y, kx, part of x), the parts being real and imaginary
     rr, ri = products[..., :, 0, :, 0], products[..., :, 0, :, 1]
     ir, ii = products[..., :, 1, :, 0], products[..., :, 1, :, 1]
-    halves = torch.stack(
-        [rr - ii, rr + ii, ri + ir, ri - ir], dim=-3
-    )  # real: +ky, -ky; imaginary: +ky, -ky
+    # real: +ky, -ky; imaginary: +ky, -ky
+    halves = torch.stack([rr - ii, rr + ii, ri + ir, ri - ir], dim=-3)
     return halves.flatten(-3).index_select(-1, _positions_in_halves(band, positions.device))
 
 
 @lru_cache(maxsize=16)
 def _positions_in_halves(band: Band, device: torch.device) -> Tensor:
-    """Where the coefficients of a band lie in the flattened (real +ky, real -ky, imaginary +ky, imaginary -ky) products."""
+    """Places of a band's coefficients in the flattened `halves` of `_exact_transform`."""
     side = band.max_index + 1
     kx, ky = band.indices.unbind(-1)
     real = (ky < 0) * side**2 + ky.abs() * side + kx
@@ -211,7 +179,7 @@ def rotate(
 def make_images(
     positions: Float[Tensor, "*#batch atom 3"],
     amplitudes: Float[Tensor, " atom"],
-    sigma: Float[Tensor, "*atom"],
+    sigma: Float[Tensor, ""],
     band: Band,
     *,
     rotations: Float[Tensor, "*#batch 3 3"],
@@ -219,7 +187,7 @@ def make_images(
     ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
-    """The whole image formation of eq. 10, on a band: rotate, project, shift, CTF. Noise is not part of it.
+    """The image formation of eq. 10 on a band, but for the noise: rotate, project, shift, CTF.
 
     `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps.
     """

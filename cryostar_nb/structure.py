@@ -1,7 +1,8 @@
 """Molecular structures: a table of atoms, reduced to one node per residue; bonds and elastic edges.
 
-A `Structure` is a table of atoms; a coarse-grained one has a single atom per residue, the *node*: Cα of an amino acid, P of
-a nucleotide (C1' where P is missing), carrying the electrons of the whole residue.
+A `Structure` is a table of atoms; a coarse-grained one has a single atom per residue, the *node*:
+Cα of an amino acid, P of a nucleotide (C1' where P is missing), with the electrons of the whole
+residue.
 """
 
 import dataclasses
@@ -18,43 +19,24 @@ from scipy.spatial import cKDTree
 from cryostar_nb.errors import InputError
 
 # Residues inside a chain: the free molecule less one water per bond. IUPAC formulas.
-_FORMULAS = {
-    **{
-        "GLY": "C2H3NO",
-        "ALA": "C3H5NO",
-        "SER": "C3H5NO2",
-        "PRO": "C5H7NO",
-        "VAL": "C5H9NO",
-        "THR": "C4H7NO2",
-    },
-    **{
-        "CYS": "C3H5NOS",
-        "ILE": "C6H11NO",
-        "LEU": "C6H11NO",
-        "ASN": "C4H6N2O2",
-        "ASP": "C4H5NO3",
-        "GLN": "C5H8N2O2",
-    },
-    **{
-        "LYS": "C6H12N2O",
-        "GLU": "C5H7NO3",
-        "MET": "C5H9NOS",
-        "HIS": "C6H7N3O",
-        "PHE": "C9H9NO",
-        "ARG": "C6H12N4O",
-    },
-    **{"TYR": "C9H9NO2", "TRP": "C11H10N2O", "MSE": "C5H9NOSe"},
-    **{"A": "C10H12N5O6P", "C": "C9H12N3O7P", "G": "C10H12N5O7P", "U": "C9H11N2O8P"},
-    **{"DA": "C10H12N5O5P", "DC": "C9H12N3O6P", "DG": "C10H12N5O6P", "DT": "C10H13N2O7P"},
-}
-NODE_NAMES = ("CA", "P", "C1'")  # in this order
+_FORMULAS = """
+GLY C2H3NO    ALA C3H5NO    SER C3H5NO2    PRO C5H7NO    VAL C5H9NO     THR C4H7NO2  CYS C3H5NOS
+ILE C6H11NO   LEU C6H11NO   ASN C4H6N2O2   ASP C4H5NO3   GLN C5H8N2O2   LYS C6H12N2O GLU C5H7NO3
+MET C5H9NOS   HIS C6H7N3O   PHE C9H9NO     ARG C6H12N4O  TYR C9H9NO2    TRP C11H10N2O
+MSE C5H9NOSe  A C10H12N5O6P C C9H12N3O7P   G C10H12N5O7P U C9H11N2O8P
+DA C10H12N5O5P DC C9H12N3O6P DG C10H12N5O6P DT C10H13N2O7P
+""".split()
+_FORMULA_OF = dict(zip(_FORMULAS[::2], _FORMULAS[1::2], strict=True))
+# Histidines as force fields name their protonation states.
+_STANDARD_NAMES = dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS")
+NODE_NAMES = ("CA", "P", "C1'")  # the first that a residue has is its node
 # Longest distance between bonded nodes, in Å: Cα-Cα is 3.8 (2.9 for cis), P-P up to 7.5.
 _LONGEST_BOND = {"CA": 4.5, "P": 8.5, "C1'": 8.5}
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Atoms, one entry each in every field. Hydrogens, waters, ions and ligands are left out when a file is read."""
+    """Atoms, one entry each in every field, without hydrogens, waters, ions and ligands."""
 
     positions: Float[np.ndarray, "atom 3"]  # Å
     electrons: Float[np.ndarray, " atom"]
@@ -69,9 +51,8 @@ class Structure:
         return len(self.positions)
 
     def __getitem__(self, selection: np.ndarray | slice | Sequence[int]) -> "Structure":
-        return Structure(
-            *(getattr(self, field.name)[selection] for field in dataclasses.fields(self))
-        )
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Structure(*(column[selection] for column in columns))
 
     def with_positions(self, positions: Float[np.ndarray, "atom 3"]) -> "Structure":
         """The same atoms elsewhere."""
@@ -85,51 +66,40 @@ class Structure:
     @property
     def residue_keys(self) -> list[tuple[str, int, str]]:
         """Chain, number and insertion code of the residue of each atom."""
-        return list(
-            zip(
-                self.chains.tolist(),
-                self.residue_numbers.tolist(),
-                self.insertion_codes.tolist(),
-                strict=True,
-            )
-        )
-
-
-_HISTIDINES = dict.fromkeys(
-    ("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS"
-)  # as force fields name its protonation states
+        columns = (self.chains, self.residue_numbers, self.insertion_codes)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def standard_name(residue_name: str) -> str:
     """The dictionary's name of a residue: histidine whatever its protonation."""
-    return _HISTIDINES.get(residue_name, residue_name)
+    return _STANDARD_NAMES.get(residue_name, residue_name)
 
 
 def residue_electrons(name: str, heavy_atom_electrons: float) -> float:
     """Electrons of a whole residue inside a chain, hydrogens included.
 
-    Standard residues come from their formula, so atoms missing from the model count too; any other residue counts its heavy
-    atoms and the hydrogens that its dictionary entry lists.
+    Those of a standard residue come from its formula, so atoms missing from the model count too;
+    any other residue counts its heavy atoms and the hydrogens that its dictionary entry lists.
     """
     name = standard_name(name)
-    if name in _FORMULAS:
-        parts = re.findall(r"([A-Z][a-z]?)(\d*)", _FORMULAS[name])
-        return float(
-            sum(gemmi.Element(symbol).atomic_number * int(count or 1) for symbol, count in parts)
-        )
+    if name in _FORMULA_OF:
+        parts = re.findall(r"([A-Z][a-z]?)(\d*)", _FORMULA_OF[name])
+        return float(sum(gemmi.Element(el).atomic_number * int(count or 1) for el, count in parts))
     known = gemmi.find_tabulated_residue(name)
     return heavy_atom_electrons + (max(known.hydrogen_count - 2, 0) if known.found() else 0)
 
 
 def node_atoms(atoms: Structure) -> Int[np.ndarray, " residue"]:
-    """Index of the atom that stands for each residue: CA, else P, else C1'. Raises InputError where there is none."""
+    """Index of each residue's node: its CA, else P, else C1' atom. InputError if it has none."""
     nodes = []
     for first, last in residue_ranges(atoms):
         names = atoms.atom_names[first:last].tolist()
         node = next((names.index(name) for name in NODE_NAMES if name in names), None)
         if node is None:
             raise InputError(
-                f"residue {atoms.residue_label(first)} has no CA, P or C1' atom; complete the residue or delete it"
+                "residue {value} has no CA, P or C1' atom",
+                value=atoms.residue_label(first),
+                remedy="complete the residue or delete it",
             )
         nodes.append(first + node)
     return np.array(nodes)
@@ -152,17 +122,14 @@ def residue_ranges(atoms: Structure) -> list[tuple[int, int]]:
 
 
 def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
-    """Pairs of nodes that are neighbours in their chain *and* in space; missing residues leave a gap without a bond."""
+    """Pairs of nodes that are neighbours in their chain *and* in space; a gap makes no bond."""
     left = np.arange(len(nodes) - 1)
     length = np.linalg.norm(np.diff(nodes.positions, axis=0), axis=-1)
     longest = np.array([_LONGEST_BOND.get(name, 4.5) for name in nodes.atom_names.tolist()])
     protein = nodes.atom_names == "CA"
-    bonded = (
-        (nodes.chains[:-1] == nodes.chains[1:])
-        & (protein[:-1] == protein[1:])
-        & (length <= longest[:-1])
-    )
-    return np.stack([left[bonded], left[bonded] + 1], axis=-1)
+    of_a_kind = (nodes.chains[:-1] == nodes.chains[1:]) & (protein[:-1] == protein[1:])
+    left = left[of_a_kind & (length <= longest[:-1])]
+    return np.stack([left, left + 1], axis=-1)
 
 
 def elastic_edges(
@@ -170,7 +137,7 @@ def elastic_edges(
 ) -> Int[np.ndarray, "edge 2"]:
     """P_EN of eq. 5: pairs of nodes nearer than `cutoff` Å in the reference, each pair once, i < j.
 
-    Both are of the same chain, as in the paper, unless pairs `between_chains` are asked for, too.
+    Both nodes are of one chain, as in the paper, unless pairs `between_chains` are asked for, too.
     """
     pairs = cKDTree(nodes.positions).query_pairs(cutoff, output_type="ndarray")
     pairs = np.sort(pairs, axis=-1)
