@@ -13,59 +13,57 @@ if TYPE_CHECKING:
 
 
 def can_capture(fabric: "Fabric") -> bool:
-    """Whether a step can be recorded as a CUDA graph: one GPU, and kernels for everything in the step."""
-    return (
-        fabric.world_size == 1
-        and available(torch.empty(0, device=fabric.device))
-        and fabric.device.type == "cuda"
-    )
+    """Whether a step can be recorded as a CUDA graph: one GPU, and kernels for all of the step."""
+    one_gpu = fabric.world_size == 1 and fabric.device.type == "cuda"
+    return one_gpu and available(torch.empty(0, device=fabric.device))
 
 
-class CapturedStep:
-    """A training step recorded once as a CUDA graph and replayed from then on.
+class RecordedStep:
+    """A training step that its first call records as a CUDA graph; every call replays the graph.
 
-    A step of a small molecule is some two hundred short kernels; launching them one by one takes longer than running them.
-    `step` takes tensors of fixed shapes and returns a dictionary of tensors; nothing in it may wait for the GPU. The outputs
-    of a call are overwritten by the next one. Recording runs the step a few times; the weights and the state of the
-    optimiser are put back afterwards, in place.
+    Launching the two hundred short kernels of a step one by one takes longer than running them.
+    `step` takes tensors of fixed shapes, or None, and returns a dictionary of tensors, which the
+    next call overwrites; nothing in it may wait for the GPU. Recording runs the step a few times
+    and then puts the weights and the state of the optimiser back, in place.
     """
 
     def __init__(
         self,
         step: Callable[..., dict[str, Tensor]],
-        inputs: tuple[Tensor, ...],
         network: nn.Module,
         optimiser: torch.optim.Optimizer,
     ) -> None:
-        self.inputs = tuple(torch.empty_like(given).copy_(given) for given in inputs)
-        weights = [(weight, weight.detach().clone()) for weight in network.parameters()]
-        moments = {
-            id(value): value.clone()
-            for state in optimiser.state.values()
-            for value in state.values()
-        }
+        self.step, self.network, self.optimiser = step, network, optimiser
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
+        """Take one step on these inputs."""
+        if self.graph is None:
+            self.graph = self._record(inputs)
+        for fixed, given in zip(self.inputs, inputs, strict=True):
+            if fixed is not None and given is not None:
+                fixed.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+    def _record(self, inputs: tuple[Tensor | None, ...]) -> torch.cuda.CUDAGraph:
+        self.inputs = tuple(given if given is None else given.clone() for given in inputs)
+        weights = [(weight, weight.detach().clone()) for weight in self.network.parameters()]
+        states = self.optimiser.state.values()
+        moments = {id(value): value.clone() for state in states for value in state.values()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                step(*self.inputs)
+                self.step(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = step(*self.inputs)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.outputs = self.step(*self.inputs)
         with torch.no_grad():
             for weight, before in weights:
                 weight.copy_(before)
-            for state in optimiser.state.values():
-                for value in state.values():
-                    if id(value) in moments:
-                        value.copy_(moments[id(value)])
-                    else:  # it did not exist before the first step
-                        value.zero_()
-
-    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Take one step on other inputs."""
-        for fixed, given in zip(self.inputs, inputs, strict=True):
-            fixed.copy_(given, non_blocking=True)
-        self.graph.replay()
-        return self.outputs
+            for state in self.optimiser.state.values():
+                for value in state.values():  # zero where it did not exist before the first step
+                    value.copy_(moments.get(id(value), torch.zeros_like(value)))
+        return graph

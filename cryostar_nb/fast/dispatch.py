@@ -1,7 +1,6 @@
-"""The three loops over nodes for which PyTorch has no operation, on tensors of either device: Numba on a CPU, Triton on a GPU."""
+"""Three loops over nodes for which PyTorch has no operation, by Numba on a CPU, Triton on a GPU."""
 
 import importlib.util
-from functools import cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,15 +9,12 @@ from torch import Tensor
 from cryostar_nb.fast import grid_cpu, pairs_cpu
 from cryostar_nb.fast.grid_cpu import in_parallel
 
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def uses_gpu(tensor: Tensor) -> bool:
     """Whether the Triton kernels serve this tensor."""
-    return tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton()
+    return tensor.device.type == "cuda" and tensor.dtype == torch.float32 and HAS_TRITON
 
 
 def available(tensor: Tensor) -> bool:
@@ -33,7 +29,10 @@ def spread(
     scale: float,
     size: int,
 ) -> Float[Tensor, "batch y x"]:
-    """Add each node's window, times its amplitude, to a periodic grid of `size` points, `scale` of them to an Å."""
+    """Add each node's window, times its amplitude, to a periodic grid of `size` x `size` points.
+
+    `scale` is the number of points to an Å; `polynomials` are those of the window (`nufft.Plan`).
+    """
     if uses_gpu(positions):
         from cryostar_nb.fast import gpu
 
@@ -51,7 +50,7 @@ def interpolate(
     slopes: Tensor,
     scale: float,
 ) -> tuple[Float[Tensor, "batch atom"], Float[Tensor, "batch atom 3"]]:
-    """The adjoint of `spread`: a field seen through every node's window, and its gradient per Å."""
+    """The adjoint of `spread`: the field's sum under each node's window, and its gradient per Å."""
     if uses_gpu(positions):
         from cryostar_nb.fast import gpu
 
@@ -59,41 +58,32 @@ def interpolate(
     device, positions = positions.device, positions.cpu()
     values, gradients = torch.empty_like(positions[..., 0]), torch.empty_like(positions)
     arrays = [tensor.cpu().numpy() for tensor in (field, positions, polynomials, slopes)]
-    in_parallel(
-        grid_cpu.interpolate,
-        len(positions),
-        *arrays,
-        arrays[0].dtype.type(scale),
-        values.numpy(),
-        gradients.numpy(),
-    )
+    arrays += [arrays[0].dtype.type(scale), values.numpy(), gradients.numpy()]
+    in_parallel(grid_cpu.interpolate, len(positions), *arrays)
     return values.to(device), gradients.to(device)
 
 
 def clashes(
     positions: Float[Tensor, "atom 3 batch"], bonded: Bool[Tensor, " atom"], threshold: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, "atom 3 batch"]]:
-    """Summed squared depth below `threshold` of each structure's clashing pairs, their number, and the gradient of the sum.
-
-    Where a GPU has no kernels the search runs on the CPU.
+    """Sum of the squared depth below `threshold` of each structure's clashing pairs, their number,
+    and the gradient of the sum. Where a GPU has no kernels the search runs on the CPU.
     """
     if uses_gpu(positions):
         from cryostar_nb.fast import gpu
 
-        penalties, counts, gradients = gpu.clashes(
-            positions.permute(2, 0, 1).contiguous(), bonded, threshold
-        )
+        by_image = positions.permute(2, 0, 1).contiguous()
+        penalties, counts, gradients = gpu.clashes(by_image, bonded, threshold)
         return penalties, counts, gradients.permute(1, 2, 0)
     host = positions.cpu()
     low, high = host.aminmax(dim=2)
-    halves = (high - low) / 2
-    edge = 1.5 * threshold + 3 * float(
-        halves.nan_to_num(0, 0, 0).mean()
-    )  # so that most atoms look into eight cells
-    boxes = [(high + low) / 2, halves, halves.amax(1).argsort(stable=True), bonded.cpu()]
-    results = [host.new_empty(host.shape[2]), host.new_empty(host.shape[2]), torch.empty_like(host)]
+    halves, batch = (high - low) / 2, host.shape[2]
+    # A cell of this size lets most atoms look into eight cells.
+    edge = 1.5 * threshold + 3 * float(halves.nan_to_num(0, 0, 0).mean())
+    inputs = [host, (high + low) / 2, halves, halves.amax(1).argsort(stable=True), bonded.cpu()]
+    outputs = [host.new_empty(batch), host.new_empty(batch), torch.empty_like(host)]
+    arrays = [[tensor.numpy() for tensor in tensors] for tensors in (inputs, outputs)]
     sizes = [host.numpy().dtype.type(size) for size in (threshold, edge)]
-    arrays = [[tensor.numpy() for tensor in tensors] for tensors in ([host], boxes, results)]
-    in_parallel(pairs_cpu.clashes, host.shape[2], *arrays[0], *arrays[1], *sizes, *arrays[2])
-    penalties, counts, gradients = (tensor.to(positions.device) for tensor in results)
+    in_parallel(pairs_cpu.clashes, batch, *arrays[0], *sizes, *arrays[1])
+    penalties, counts, gradients = (tensor.to(positions.device) for tensor in outputs)
     return penalties, counts, gradients

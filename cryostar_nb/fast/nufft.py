@@ -1,11 +1,12 @@
-"""The transform of many nodes at the frequencies of a band, at a cost that grows with the nodes *plus* the pixels.
+"""The Fourier transform of many nodes on a band: the cost grows with the nodes *plus* the pixels.
 
-A non-uniform fast Fourier transform of type 1 (Dutt & Rokhlin 1993): every node is spread onto the few grid points around it
-through a smooth window, one FFT transforms the grid, and a division by the window's own transform takes the window out
-again. The window is Kaiser and Bessel's, `I0(beta sqrt(1 - (2 t / w)^2))` over w grid points, with the beta of Beatty,
-Nishimura & Pauly (IEEE Trans. Med. Imaging 2005); the grid is about one and a half times as fine as the band needs. The
-backward pass is the same road taken back. Relative in norm, the result is within 1e-5 of the exact sum, and its gradient
-within 5e-5.
+A non-uniform fast Fourier transform of type 1 (Dutt & Rokhlin 1993): every node is spread through a
+smooth window onto the few grid points around it, one FFT transforms the grid, and a division by the
+window's own transform takes the window out again. The window is Kaiser and Bessel's,
+`I0(beta sqrt(1 - (2 t / w)^2))` over w grid points, with the beta of Beatty, Nishimura & Pauly
+(IEEE Trans. Med. Imaging 2005); the grid is about one and a half times as fine as the band needs.
+The backward pass is the adjoint. Relative in norm, the result is within 1e-5 of the exact sum, and
+its gradient within 5e-5.
 """
 
 import math
@@ -33,10 +34,8 @@ class Plan:
     scale: float  # grid points per Å
     polynomials: Tensor  # (DEGREE + 1, WINDOW), the window at each of its grid points
     slopes: Tensor  # (DEGREE, WINDOW), their derivatives
-    coefficients: (
-        Tensor  # (coefficient,), where the band lies in the flattened columns of the half spectrum
-    )
-    mirrored: Tensor  # where the complex conjugates of those with kx = 0 lie there
+    coefficients: Tensor  # (coefficient,), place of each in the flattened half spectrum
+    mirrored: Tensor  # place there of the complex conjugates of those with kx = 0
     on_axis: Tensor  # which coefficients those are
     correction: Tensor  # (coefficient,), one over the transform of the window
 
@@ -45,17 +44,14 @@ class Plan:
 def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
     """The plan of a band: made once."""
     modes = 2 * band.max_index + 1
-    size = min(
-        factor << power
-        for factor in (2, 3, 5, 7)
-        for power in range(3, 16)
-        if factor << power >= 1.45 * modes
-    )
+    sizes = [factor << power for factor in (2, 3, 5, 7) for power in range(3, 16)]
+    size = min(size for size in sizes if size >= 1.45 * modes)
     beta = math.pi * math.sqrt((WINDOW * (1 - modes / (2 * size))) ** 2 - 0.8)
     place = np.cos(np.pi * (np.arange(64) + 0.5) / 64) / 2  # Chebyshev nodes in -1/2 ... 1/2
     distance = np.arange(WINDOW)[:, None] - (WINDOW // 2 - 1) - (place + 0.5)
     window = i0(beta * np.sqrt(1 - (2 * distance / WINDOW) ** 2)) / i0(beta)
     polynomials = np.polynomial.polynomial.polyfit(place, window.T, DEGREE)
+    slopes = polynomials[1:] * np.arange(1, DEGREE + 1)[:, None]
     kx, ky = band.indices.unbind(-1)
     argument = np.sqrt(beta**2 - (np.pi * WINDOW * np.arange(band.max_index + 1) / size) ** 2)
     transform = torch.from_numpy(WINDOW * np.sinh(argument) / argument / i0(beta))
@@ -65,9 +61,7 @@ def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
         columns=band.max_index + 1,
         scale=size / (band.box_size * band.pixel_size),
         polynomials=torch.from_numpy(polynomials).to(device, dtype),
-        slopes=torch.from_numpy(polynomials[1:] * np.arange(1, DEGREE + 1)[:, None]).to(
-            device, dtype
-        ),
+        slopes=torch.from_numpy(slopes).to(device, dtype),
         coefficients=((ky % size) * (band.max_index + 1) + kx).to(device),
         mirrored=((-ky[on_axis] % size) * (band.max_index + 1)).to(device),
         on_axis=on_axis.to(device),
@@ -78,9 +72,9 @@ def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
 def transform_nodes(
     positions: Float[Tensor, "batch atom 3"], amplitudes: Float[Tensor, " atom"], band: Band
 ) -> Float[Tensor, "batch band"]:
-    """Real, then imaginary parts of sum_i A_i exp(-2 pi i k . x_i), at the frequencies k of the band; z plays no part.
+    """Real, then imaginary parts of sum_i A_i exp(-2 pi i k . x_i), at the frequencies of the band.
 
-    Memory grows as batch x (atoms + grid points), whatever the two have to do with each other.
+    z plays no part. Memory grows as batch x (atoms + grid points).
     """
     return _TransformNodes.apply(positions, amplitudes, band)
 
@@ -94,11 +88,8 @@ class _TransformNodes(torch.autograd.Function):
             positions.detach(), amplitudes.detach(), use.polynomials, use.scale, use.size
         )
         # Along y, only the columns of the band need to be transformed: a fourth of the grid's.
-        spectrum = (
-            torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2)
-            .flatten(1)
-            .index_select(1, use.coefficients)
-        )
+        columns = torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2)
+        spectrum = columns.flatten(1).index_select(1, use.coefficients)
         ctx.save_for_backward(positions, amplitudes)
         ctx.plan = use
         return torch.cat([spectrum.real * use.correction, spectrum.imag * use.correction], dim=-1)
@@ -107,25 +98,25 @@ class _TransformNodes(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         positions, amplitudes = ctx.saved_tensors
-        values, slopes = _seen_by_nodes(gradient, positions, ctx.plan)
+        values, slopes = _adjoint(gradient, positions, ctx.plan)
         return slopes.mul_(amplitudes[:, None]), values.sum(0), None
 
 
 def adjoint_transform(
     vectors: Float[Tensor, "batch band"], positions: Float[Tensor, "batch atom 3"], band: Band
 ) -> tuple[Float[Tensor, "batch atom"], Float[Tensor, "batch atom 3"]]:
-    """The adjoint of `transform_nodes`: what the images show at these positions, and its gradient in x, y and z (0), per Å.
+    """The adjoint of `transform_nodes`: values of images at these positions, and gradients, per Å.
 
-    The value at x is the sum over the band of Re(v(k)) cos(2 pi k . x) - Im(v(k)) sin(2 pi k . x). Not differentiable.
+    The value at x is the sum over the band of Re(v(k)) cos(2 pi k . x) - Im(v(k)) sin(2 pi k . x);
+    the gradient in z is 0. Not differentiable.
     """
-    return _seen_by_nodes(
-        vectors, positions.contiguous(), plan(band, positions.device, positions.dtype)
-    )
+    use = plan(band, positions.device, positions.dtype)
+    return _adjoint(vectors, positions.contiguous(), use)
 
 
-def _seen_by_nodes(vectors: Tensor, positions: Tensor, use: Plan) -> tuple[Tensor, Tensor]:
-    # The field at a grid point x is the real part of sum_k correction(k) v(k) exp(2 pi i k . x). An inverse real FFT adds each
-    # coefficient's conjugate, except in the column kx = 0, where both are filled in.
+def _adjoint(vectors: Tensor, positions: Tensor, use: Plan) -> tuple[Tensor, Tensor]:
+    # The field at a grid point x is the real part of sum_k correction(k) v(k) exp(2 pi i k . x). An
+    # inverse real FFT adds each coefficient's conjugate; both are filled in where kx = 0.
     real, imaginary = vectors.chunk(2, dim=-1)
     half = torch.complex(real, imaginary) * (0.5 * use.correction)
     spectrum = half.new_zeros(len(half), use.size * use.columns)

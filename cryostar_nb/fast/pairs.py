@@ -1,8 +1,9 @@
-"""Sums over pairs of nodes, made in one pass over a batch of structures: what the structural losses need of them.
+"""Sums over pairs of nodes, made in one pass over a batch of structures, for the structural losses.
 
-The distances themselves, (batch, pair), are never stored: for a spliceosome they are 11 million numbers a step. Structures
-come as (atom, 3, batch), `positions.permute(1, 2, 0).contiguous()`: what is done to one pair is done to neighbouring numbers,
-many at a time. On the CPU the loops are Numba's; on a GPU, PyTorch's own operations and a Triton kernel.
+The distances themselves, (batch, pair), are never stored: for a spliceosome they are 11 million
+numbers a step. Structures come as (atom, 3, batch), `positions.permute(1, 2, 0).contiguous()`: what
+is done to a pair is done to neighbouring numbers, many at a time. On the CPU the loops are Numba's;
+on a GPU, PyTorch's own operations and a Triton kernel.
 """
 
 from typing import Any
@@ -20,10 +21,11 @@ def length_change_sums(
     pairs: Int[Tensor, "pair 2"],
     lengths: Float[Tensor, " pair"],
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
-    """Sum over the batch of each pair's change of length, in Å, and of its square, in Å^2, as float64.
+    """Batch sum of each pair's change of length, in Å, and of its square, in Å^2, as float64.
 
-    With b structures, squares / b is the mean squared change of equations 2 and 6, and squares / b - (sums / b)^2 the
-    variance of the distance of equation 7. Differentiable in the positions.
+    With b structures, squares / b is the mean squared change of equations 2 and 6, and
+    squares / b - (sums / b)^2 the variance of the distance of equation 7. Differentiable in the
+    positions.
     """
     if positions.device.type == "cpu":
         return _LengthChangeSums.apply(positions.contiguous(), pairs, lengths.to(positions))
@@ -34,9 +36,7 @@ def length_change_sums(
 
 class _LengthChangeSums(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
         in_parallel(pairs_cpu.length_changes, len(pairs), *arrays)
@@ -47,10 +47,9 @@ class _LengthChangeSums(torch.autograd.Function):
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         positions, pairs, lengths = ctx.saved_tensors
         gradients = torch.empty_like(positions)
-        of_sums, of_squares = (gradient.to(positions.dtype).contiguous() for gradient in of_outputs)
-        arrays = [
-            tensor.numpy() for tensor in (positions, pairs, lengths, of_sums, of_squares, gradients)
-        ]
+        incoming = [gradient.to(positions.dtype).contiguous() for gradient in of_outputs]
+        tensors = (positions, pairs, lengths, *incoming, gradients)
+        arrays = [tensor.numpy() for tensor in tensors]
         in_parallel(pairs_cpu.length_changes_gradient, positions.shape[2], *arrays)
         return gradients, None, None
 
@@ -58,10 +57,10 @@ class _LengthChangeSums(torch.autograd.Function):
 def clash_sums(
     positions: Float[Tensor, "atom 3 batch"], bonded: Bool[Tensor, " atom"], threshold: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Squared depth below `threshold`, in Å^2, summed over the clashing pairs of each structure, and the number of those pairs.
+    """Sum of the squared depth below `threshold`, in Å^2, of a structure's clashes; their number.
 
-    Every pair of nodes counts, of any chains, but for a node and the next one where `bonded` is True for the first. Cells
-    find them in O(atoms), anew in every call, so none is missed. Differentiable in the positions.
+    Every pair of nodes counts but a node and the next one where `bonded` is True for the first.
+    Cells find the pairs in O(atoms), anew in every call. Differentiable in the positions.
     """
     return _ClashSums.apply(positions.contiguous(), bonded, threshold)
 
@@ -70,7 +69,7 @@ class _ClashSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, positions: Tensor, bonded: Tensor, threshold: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         penalties, counts, gradients = dispatch.clashes(positions.detach(), bonded, threshold)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(counts)
