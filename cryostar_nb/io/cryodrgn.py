@@ -1,8 +1,11 @@
-"""cryoDRGN's pickles of poses and CTFs, beside a stack. A pickle is a program: here it can make arrays and plain containers only.
+"""cryoDRGN's pickles of poses and CTFs, beside a stack.
 
-pose.pkl is (rotations (particle, 3, 3), translations (particle, 2)), the latter in fractions of the box with RELION's sign;
-or the rotations alone. ctf.pkl is (particle, 9): box, pixel size (Å), defocus U and V (Å), angle (degrees), voltage (kV),
-spherical aberration (mm), amplitude contrast, phase shift (degrees).
+pose.pkl is (rotations (particle, 3, 3), translations (particle, 2)), the latter in fractions of the
+box with RELION's sign; or the rotations alone. ctf.pkl is (particle, 9): box, pixel size (Å),
+defocus U and V (Å), angle (degrees), voltage (kV), spherical aberration (mm), amplitude contrast,
+phase shift (degrees).
+
+A pickle is a program; here it can make arrays of numbers and plain containers only.
 """
 
 import io
@@ -16,34 +19,25 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.io.files import existing_file
+from cryostar_nb.io.files import existing_file, one_line, refuse
 from cryostar_nb.io.metadata import ImageNames, Metadata
 from cryostar_nb.io.particles import open_stack
 
-_CTF = (
-    "box",
-    "pixel size",
-    "defocus U",
-    "defocus V",
-    "defocus angle",
-    "voltage",
-    "spherical aberration",
-    "amplitude contrast",
-    "phase shift",
-)
-_CTF_FIELDS = (
-    "defocus_u",
-    "defocus_v",
-    "defocus_angle_deg",
-    "voltage_kv",
-    "spherical_aberration_mm",
-    "amplitude_contrast",
-    "phase_shift_deg",
-)
+_CTF = {  # columns of ctf.pkl: what they are, and the fields of CTFParameters
+    "box": None,
+    "pixel size": None,
+    "defocus U": "defocus_u",
+    "defocus V": "defocus_v",
+    "defocus angle": "defocus_angle_deg",
+    "voltage": "voltage_kv",
+    "spherical aberration": "spherical_aberration_mm",
+    "amplitude contrast": "amplitude_contrast",
+    "phase shift": "phase_shift_deg",
+}
 
 
 class _Array:
-    """Stands for numpy.ndarray while a pickle is read: it takes the array's bytes and nothing else."""
+    """Stands for numpy.ndarray while a pickle is read: it takes the array's bytes alone."""
 
     def __init__(self, *_: object) -> None:
         self.values: np.ndarray = np.empty(0)
@@ -58,9 +52,8 @@ class _Type:
 
     def __init__(self, name: str, *_: object) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[fiu][1248]|b1", name):
-            raise pickle.UnpicklingError(
-                f"it holds an array of type {str(name)[:20]!r}, which is not one of numbers"
-            )
+            kind = repr(str(name)[:20])
+            raise pickle.UnpicklingError(f"it holds an array of type {kind}, not of numbers")
         self.name, self.order = name, "<"
 
     def __setstate__(self, state: Any) -> None:
@@ -93,38 +86,28 @@ class _Encode(_Reconstruct):
         return str(text).encode("latin-1")
 
 
-_ADMITTED = {
-    "_reconstruct": _Reconstruct,
-    "ndarray": _Array,
-    "dtype": _Type,
-    "_frombuffer": _FromBuffer,
-}
+_ADMITTED = {"_reconstruct": _Reconstruct, "_frombuffer": _FromBuffer}
+_ADMITTED |= {"ndarray": _Array, "dtype": _Type}
 
 
 def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     content = content.encode("latin-1") if isinstance(content, str) else content
-    if not (
-        isinstance(content, bytes | bytearray)
-        and isinstance(dtype, _Type)
-        and isinstance(shape, tuple)
-        and order in ("C", "F")
-    ):
+    known = isinstance(content, bytes | bytearray) and isinstance(dtype, _Type)
+    if not (known and isinstance(shape, tuple) and order in ("C", "F")):
         raise pickle.UnpicklingError("it holds an array of something other than numbers")
-    sizes = [int(size) for size in shape]
-    kind = np.dtype(dtype.order + dtype.name)
-    if (
-        min(sizes, default=0) < 0
-        or len(sizes) > 4
-        or math.prod(sizes) * kind.itemsize != len(content)
-    ):
-        raise pickle.UnpicklingError(
-            f"it holds an array of shape {tuple(sizes)[:4]} and type {kind} in {len(content)} bytes"
-        )
+    sizes, kind = [int(size) for size in shape], np.dtype(dtype.order + dtype.name)
+    possible = min(sizes, default=0) >= 0 and len(sizes) <= 4
+    if not possible or math.prod(sizes) * kind.itemsize != len(content):
+        array = f"an array of shape {tuple(sizes)[:4]} and type {kind}"
+        raise pickle.UnpicklingError(f"it holds {array} in {len(content)} bytes")
     return np.frombuffer(bytes(content), dtype=kind).reshape(sizes, order=order)
 
 
 class _ArraysOnly(pickle._Unpickler):
-    """Python's own unpickler, without anything that could be called. The one in C would make a table as large as a pickle asks for."""
+    """Python's own unpickler, without anything that could be called.
+
+    The one in C would make a table as large as a pickle asks for.
+    """
 
     def load_bytearray8(self: Any) -> None:
         """Read before making room; the original makes as much as the pickle asks for."""
@@ -148,7 +131,10 @@ class _ArraysOnly(pickle._Unpickler):
 
 
 def read_pickle(path: Path | str, what: str) -> Any:
-    """Read a pickle that holds arrays of numbers and lists, tuples or dictionaries of them. Raises InputError for anything else."""
+    """Read a pickle of arrays of numbers, or of lists, tuples or dictionaries of them.
+
+    Raises InputError for anything else.
+    """
     path = existing_file(path, what)
 
     def unwrap(value: Any, depth: int = 0) -> Any:
@@ -161,10 +147,9 @@ def read_pickle(path: Path | str, what: str) -> Any:
     try:
         return unwrap(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     except Exception as error:  # a damaged pickle is a program with errors of many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as a pickle of arrays ({reason}); only NumPy arrays in plain containers are read: save them so"
-        ) from error
+        problem = f"cannot be read as a pickle of arrays ({one_line(error)})"
+        remedy = "only NumPy arrays in plain containers are read: save them so"
+        raise InputError(problem, file=path, remedy=remedy) from error
 
 
 class PickledFiles(Metadata):
@@ -179,39 +164,34 @@ class PickledFiles(Metadata):
         super().__init__(Path(stack))
         self._count, self._box = open_stack(self.path).shape[:2]
         if poses is None:
-            raise InputError(
-                f"{self.path}: a stack has no poses; {self.pose_remedy}, or a .star or .cs file of the particles"
-            )
+            remedy = f"{self.pose_remedy}, or a .star or .cs file of the particles"
+            refuse(self.path, "a stack has no poses", None, remedy)
         of_ctf = f" in {Path(ctf).name}" if ctf else " of the CTF"
-        self._rotations, self._translations = (
-            f"{name} in {Path(poses).name}" for name in ("rotations", "translations")
-        )
+        of_poses = f" in {Path(poses).name}"
+        self._rotations, self._translations = f"rotations{of_poses}", f"translations{of_poses}"
         self._ctf = tuple(name + of_ctf for name in _CTF)
-        self.ctf_columns = dict(zip(_CTF_FIELDS, self._ctf[2:], strict=True)) | {
-            "b_factor": "B-factor" + of_ctf
-        }
+        self.ctf_columns = {field: name + of_ctf for name, field in _CTF.items() if field}
+        self.ctf_columns["b_factor"] = "B-factor" + of_ctf
         content = read_pickle(poses, "cryoDRGN's poses")
         arrays = content if isinstance(content, tuple) else (content,)
-        wanted = [(self._rotations, (3, 3)), (self._translations, (2,))][: max(1, len(arrays))]
-        if len(arrays) > 2:
-            raise InputError(
-                f"{poses}: holds {len(arrays)} things, not rotations and translations; {self.pose_remedy}"
-            )
-        self._arrays = {
-            name: self._shaped(poses, array, shape)
-            for array, (name, shape) in zip(arrays, wanted, strict=True)
-        }
+        if len(arrays) not in (1, 2):
+            problem = "holds {value} things, not rotations and translations"
+            refuse(Path(poses), problem, len(arrays), self.pose_remedy)
+        self._arrays = {self._rotations: self._shaped(poses, arrays[0], 3, 3)}
+        if len(arrays) == 2:
+            self._arrays[self._translations] = self._shaped(poses, arrays[1], 2)
         if ctf is not None:
-            table = self._shaped(ctf, read_pickle(ctf, "cryoDRGN's CTFs"), (len(_CTF),))
+            table = self._shaped(ctf, read_pickle(ctf, "cryoDRGN's CTFs"), len(_CTF))
             self._arrays |= dict(zip(self._ctf, table.T, strict=True))
 
-    def _shaped(self, path: Path | str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def _shaped(self, path: Path | str, array: Any, *shape: int) -> np.ndarray:
         """The array if it has a row of this shape for each image."""
-        found = array.shape if isinstance(array, np.ndarray) else type(array).__name__
-        if found != (self._count, *shape):
-            raise InputError(
-                f"{path}: holds {found} and not an array of shape {(self._count, *shape)}, a row for each image of {self.path}; give the pickles of this stack"
-            )
+        shape = (self._count, *shape)
+        actual = array.shape if isinstance(array, np.ndarray) else type(array).__name__
+        if actual != shape:
+            problem = f"holds {{value}} and not an array of shape {shape}, a row for each image of"
+            remedy = "give the pickles of this stack"
+            refuse(Path(path), f"{problem} {self.path}", actual, remedy)
         return array
 
     def __len__(self) -> int:
@@ -228,17 +208,15 @@ class PickledFiles(Metadata):
 
     def image_names(self) -> ImageNames:
         """Image i is of particle i."""
-        return ImageNames(
-            (self.path.name,), np.zeros(len(self), dtype=np.int64), np.arange(len(self))
-        )
+        first_stack = np.zeros(len(self), dtype=np.int64)
+        return ImageNames((self.path.name,), first_stack, np.arange(len(self)))
 
     def pixel_sizes(self) -> Float[np.ndarray, " particle"]:
-        """As cryoDRGN has it: the pixels in the pickle are of the box in the pickle, which may have been cropped in Fourier space since."""
+        """The pickle's pixels belong to its box, which may have been cropped in Fourier space."""
         box, size = self._ctf[:2]
         if size not in self.columns:
-            raise InputError(
-                f"{self.path}: without CTFs there is no pixel size; {self.ctf_remedy}, or --pixel-size, in Å"
-            )
+            remedy = f"{self.ctf_remedy}, or --pixel-size, in Å"
+            refuse(self.path, "without CTFs there is no pixel size", None, remedy)
         return self.numbers(size) * self.numbers(box) / self._box
 
     def box_sizes(self) -> None:
@@ -248,11 +226,9 @@ class PickledFiles(Metadata):
         """Raises InputError for a matrix that is not a rotation."""
         matrices = self.numbers(self._rotations)
         off = np.abs(matrices @ np.swapaxes(matrices, 1, 2) - np.eye(3)).max(axis=(1, 2))
-        bad = np.flatnonzero((off > 1e-3) | (np.linalg.det(matrices) < 0))
-        if len(bad):
-            raise InputError(
-                f"{self.path}: particle {bad[0] + 1} has among {self._rotations} a matrix that is no rotation (off by {off[bad[0]]:.2g}); parse the poses again"
-            )
+        proper = (off <= 1e-3) & (np.linalg.det(matrices) >= 0)
+        problem = f"has among {self._rotations} a matrix that is no rotation (off by {{value}})"
+        self.check(proper, problem, off, "parse the poses again")
         return matrices
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
@@ -260,11 +236,8 @@ class PickledFiles(Metadata):
         if self._translations not in self.columns:
             return np.zeros((len(self), 2))
         translations = self.numbers(self._translations)
-        bad = np.flatnonzero(np.abs(translations).max(axis=1) > 1)
-        if len(bad):
-            x, y = translations[bad[0]]
-            raise InputError(
-                f"{self.path}: particle {bad[0] + 1} has {self._translations} = ({x:g}, {y:g}); they are fractions of the box, below 1: divide them by the box"
-            )
+        inside = np.abs(translations).max(axis=1) <= 1
+        remedy = "they are fractions of the box, below 1: divide them by the box"
+        self.check(inside, f"has {self._translations} = {{value}}", translations, remedy)
         size = np.broadcast_to(pixel_size or self.pixel_sizes(), (len(self),))
         return -translations * self._box * size[:, None]

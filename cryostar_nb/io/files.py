@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one; and a log that grows line by line."""
+"""Files are written whole or not at all; a log grows line by line."""
 
 import csv
 import errno
@@ -10,16 +10,17 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryostar_nb.errors import InputError
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it onto `path` when the block ends well, remove it when it does not.
+    """Yield a path beside `path` to write to, and rename it onto `path` when the block ends well.
 
-    The temporary name keeps the suffix, because several writers choose their format by it. Raises InputError where the disk is full.
+    It is removed when the block fails. The temporary name keeps the suffix, because several writers
+    choose their format by it. Raises InputError where the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,19 +35,18 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def clear_when_full(path: Path) -> Iterator[None]:
-    """Turn what a library raises when it cannot write to `path` because the disk is full into one InputError."""
+    """Turn any error that a full disk causes while `path` is written into one InputError."""
     try:
         yield
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # NumPy's and PyTorch's carry no error number: they are known by the room that is left
+    except (OSError, RuntimeError) as error:
+        # NumPy's and PyTorch's errors carry no number; the free space tells what they mean.
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or (
-            number is None and shutil.disk_usage(path.parent).free < 2**20
-        ):
+        full = number is None and shutil.disk_usage(path.parent).free < 2**20
+        if full or number in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"{path}: the disk is full; what was written before is intact: make room, then go on"
+                "the disk is full",
+                file=path,
+                remedy="what was written before is intact: make room, then go on",
             ) from error
         raise
 
@@ -58,7 +58,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: dict[str, Any]) -> None:
-    """Write a dictionary as indented JSON, all of it or nothing; a number that is not known (NaN) becomes null, as JSON has no NaN."""
+    """Write a dictionary as indented JSON, all of it or nothing; NaN, unknown to JSON, is null."""
     write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -70,75 +70,90 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def one_line(error: Exception) -> str:
+    """What another library says of an error, in a line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def refuse(path: Path, problem: str, value: object, remedy: str) -> NoReturn:
+    """Raise InputError for what this file holds."""
+    raise InputError(problem, file=path, value=value, remedy=remedy)
+
+
 def existing_file(path: Path | str, what: str) -> Path:
-    """Return `path` as a Path, or raise InputError when there is no such file, or none that can be read."""
+    """Return `path`. Raises InputError where no file is there, or none that can be read."""
     path = Path(path)
+    problem = ""
     try:
         mode = path.stat().st_mode
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-    ) as error:  # ValueError: a NUL character
-        raise InputError(f"{path}: there is no such file; give the path of {what}") from error
+        if stat.S_ISDIR(mode):
+            problem = "this is a folder"
+        elif not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
+            problem = "is not a file that can be read"
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character
+        problem = "there is no such file"
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise InputError(
-            f"{path}: cannot be reached ({error.strerror}); give the path of {what}"
-        ) from error
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path}: this is a folder; give the path of {what}")
-    if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
-        raise InputError(f"{path}: is not a file that can be read; give the path of {what}")
+        problem = f"cannot be reached ({error.strerror})"
+    if problem:
+        refuse(path, problem, None, f"give the path of {what}")
     return path
+
+
+def check_room(path: Path, needed_bytes: int, what: str) -> None:
+    """Raise InputError where `what`, to be written to `path`, needs more than the disk has free."""
+    free = shutil.disk_usage(_nearest(path)).free
+    if needed_bytes > free:
+        needed, left = f"{needed_bytes / 1e9:.3g} GB", f"{free / 1e9:.3g} GB"
+        problem = f"{what} takes {needed} and the disk has {left} free"
+        refuse(path, problem, needed_bytes, "make room, or choose another folder")
 
 
 def check_outputs(
     paths: Iterable[Path], *, inputs: Iterable[Path | None] = (), overwrite: bool = False
 ) -> None:
-    """Raise InputError, before any work is done, for a file that could not be written, is one of the inputs, or is there already.
+    """Raise InputError, before any work, for a file that cannot be written or would be lost.
 
-    `overwrite` admits those that are there, but never an input.
+    A file that is there already is admitted with `overwrite`, but never one of the `inputs`.
     """
     read = [path for path in inputs if path is not None and path.exists()]
     for path in paths:
-        try:
-            nearest = next(
-                place for place in (path.absolute(), *path.absolute().parents) if place.exists()
-            )
-            if path.is_dir() or (nearest != path.absolute() and not nearest.is_dir()):
-                kind = "folder" if path.is_dir() else "file"
-                raise InputError(
-                    f"{path}: cannot be written, because {nearest} is a {kind}; choose another --out"
-                )
-            if not os.access(nearest if nearest.is_dir() else nearest.parent, os.W_OK | os.X_OK):
-                raise InputError(
-                    f"{path}: cannot be written: {nearest} may not be changed; choose another --out"
-                )
-        except InputError:
-            raise
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a name that is too long, a folder that may not be entered, a NUL character
-            raise InputError(
-                f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another --out"
-            ) from error
-        if path.exists():
-            if any(path.samefile(other) for other in read):
-                raise InputError(
-                    f"{path}: is a file that is read, and would be replaced; choose another --out"
-                )
-            if not overwrite:
-                raise InputError(
-                    f"{path}: is there already; choose another --out, or replace it with --overwrite"
-                )
+        obstacle = _obstacle(path)
+        if obstacle:
+            refuse(path, f"cannot be written ({obstacle})", None, "choose another --out")
+        if not path.exists():
+            continue
+        if any(path.samefile(other) for other in read):
+            problem = "is a file that is read, and would be replaced"
+            refuse(path, problem, None, "choose another --out")
+        if not overwrite:
+            remedy = "choose another --out, or replace it with --overwrite"
+            refuse(path, "is there already", None, remedy)
+
+
+def _obstacle(path: Path) -> str:
+    """Why this file cannot be written; empty where it can."""
+    try:
+        nearest = _nearest(path)
+        if path.is_dir():
+            return f"{nearest} is a folder"
+        if nearest != path.absolute() and not nearest.is_dir():
+            return f"{nearest} is a file"
+        folder = nearest if nearest.is_dir() else nearest.parent
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"{nearest} may not be changed"
+    except (OSError, ValueError) as error:  # a long name, a folder closed to this user, a NUL
+        return getattr(error, "strerror", None) or str(error)
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself where it exists, or the nearest of its folders that does."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 class MetricsLog:
-    """One CSV line per logged step; a resumed run drops the lines that its checkpoint does not cover. No path: no log.
+    """One CSV line per logged step; a resumed run drops the lines after its checkpoint.
 
-    Each line goes to the system as it is written. Of a run that was killed the last one may be cut; it is dropped when the run
-    goes on, and `Run.metrics` leaves it out until then.
+    Without a path there is no log. Each line goes to the system as it is written. Of a run that was
+    killed the last line may be cut; it is dropped when the run goes on.
     """
 
     def __init__(self, path: Path | None, keep_before: int) -> None:
@@ -146,21 +161,17 @@ class MetricsLog:
         if path is None:
             return
         lines = path.read_text().splitlines(keepends=True) if keep_before and path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        write_text(
-            path,
-            "".join(
-                [
-                    *whole[:1],
-                    *(line for line in whole[1:] if int(line.split(",")[0]) <= keep_before),
-                ]
-            ),
-        )
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete[1:] if int(line.split(",")[0]) <= keep_before]
+        write_text(path, "".join([*complete[:1], *kept]))
         self._handle = path.open("a", newline="", encoding="utf-8")
-        self._columns = whole[0].strip().split(",") if whole else None
+        self._columns = complete[0].strip().split(",") if complete else None
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a line, "step" first; the first one decides the columns. Raises InputError where the disk is full."""
+        """Append a line, "step" first; the first one decides the columns.
+
+        Raises InputError where the disk is full.
+        """
         if self._path is None:
             return
         head = [] if self._columns else [list(row)]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -18,13 +19,13 @@ from tqdm.auto import tqdm
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import coordinate_axis
-from cryostar_nb.io.files import existing_file
+from cryostar_nb.io.files import existing_file, refuse
 from cryostar_nb.io.mrc import open_mrc
 
 
 @dataclass(frozen=True)
 class Particles:
-    """Particle images of one box and pixel size. Pixels stay on disk until `images` asks for them."""
+    """Particle images of one box and pixel size; pixels are read when `images` asks for them."""
 
     source: Path  # the metadata file, for messages
     stacks: tuple[Path, ...]  # the distinct image files
@@ -42,16 +43,19 @@ class Particles:
     def __len__(self) -> int:
         return len(self.stack_of)
 
-    def select(self, indices: NDArray[np.int64]) -> "Particles":
+    def __getitem__(
+        self, rows: slice | Shaped[np.ndarray, " row"] | Shaped[Tensor, " row"]
+    ) -> "Particles":
         """These particles alone, in this order."""
-        rows = torch.from_numpy(np.asarray(indices))
+        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)].copy()
+        of_tensors = torch.from_numpy(index)
         return dataclasses.replace(
             self,
-            stack_of=self.stack_of[indices],
-            image_in_stack=self.image_in_stack[indices],
-            rotations=self.rotations[rows],
-            shifts=self.shifts[rows],
-            ctf=None if self.ctf is None else self.ctf[rows],
+            stack_of=self.stack_of[index],
+            image_in_stack=self.image_in_stack[index],
+            rotations=self.rotations[of_tensors],
+            shifts=self.shifts[of_tensors],
+            ctf=None if self.ctf is None else self.ctf[of_tensors],
         )
 
     def images(self, indices: NDArray[np.int64] | slice) -> Float[Tensor, "particle y x"]:
@@ -73,13 +77,18 @@ class Particles:
             for path in paths
         ]
 
-    def label(self, particle: int) -> str:
-        """A particle as its file names it, for messages: row, image and stack."""
-        return f"{self.source}: particle {particle + 1} ({self.image_in_stack[particle] + 1}@{self.stacks[self.stack_of[particle]]})"
+    def refuse(self, row: int, problem: str, value: object, remedy: str) -> NoReturn:
+        """Raise InputError for the particle in this row, counted from 0, and name its image."""
+        image = f"{self.image_in_stack[row] + 1}@{self.stacks[self.stack_of[row]]}"
+        problem = f"(image {image}) {problem}"
+        raise InputError(problem, file=self.source, row=row + 1, value=value, remedy=remedy)
 
 
 def open_stack(path: Path) -> NDArray[np.generic]:
-    """Memory-map an MRC image or stack as (image, y, x). Raises InputError for a file that is missing, cut or not square."""
+    """Memory-map an MRC image or stack as (image, y, x).
+
+    Raises InputError for a file that is missing, cut or not square.
+    """
     existing_file(path, "an MRC stack")
     status = path.stat()
     return _map_stack(path, status.st_mtime_ns, status.st_size)
@@ -90,14 +99,13 @@ def _map_stack(path: Path, _modified: int, _size: int) -> NDArray[np.generic]:
     """Map a stack; one that is written anew is another entry of the cache."""
     pixels, _ = open_mrc(path)
     if pixels.shape[1] != pixels.shape[2]:
-        raise InputError(
-            f"{path}: holds an array of shape {pixels.shape}; particle images are square"
-        )
+        remedy = "particle images are square"
+        refuse(path, "holds an array of shape {value}", pixels.shape, remedy)
     return pixels
 
 
 def _forget_pages(stack: NDArray[np.generic]) -> None:
-    """Let go of what a map has read. The system still caches it, but a pass over a stack larger than memory stays small."""
+    """Let go of the pages that were read; the system still caches them, while memory is free."""
     if isinstance(stack, np.memmap):
         stack._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 

@@ -1,0 +1,74 @@
+"""The lines of a STAR file: which row has a wrong length, and a copy with some of the particles."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.io.files import replacing
+
+
+def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """All lines of a STAR file, the columns of its particle table, and the places of its rows."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            lines = list(handle)
+    except UnicodeDecodeError as error:
+        problem = f"is not text ({error.reason} at byte {error.start})"
+        remedy = "save it as UTF-8, or give a STAR file"
+        raise InputError(problem, file=path, value=error.start, remedy=remedy) from error
+    columns: list[str] = []
+    rows: list[int] = []
+    in_header = in_particles = False
+    for place, line in enumerate(map(str.strip, lines)):
+        if line.startswith("data_"):
+            if in_particles:
+                break
+            in_header = False
+        elif line.startswith("loop_") and not in_particles:
+            in_header, columns = True, []
+        elif in_header and line.startswith("_"):
+            columns.append(line.split()[0][1:])
+        elif line and not line.startswith("#"):
+            in_particles = in_particles or (in_header and "rlnImageName" in columns)
+            in_header = False
+            if in_particles:
+                rows.append(place)
+    return lines, columns, rows
+
+
+def check_row_lengths(path: Path) -> None:
+    """Raise InputError for the first row with more or fewer values than there are columns."""
+    lines, columns, rows = particle_lines(path)
+    for row, place in enumerate(rows, start=1):
+        values = lines[place].split()
+        if '"' in lines[place] or "'" in lines[place]:
+            continue  # a value may have blanks
+        if len(values) != len(columns):
+            raise InputError(
+                f"(line {place + 1}) has {{value}} values for {len(columns)} columns",
+                file=path,
+                row=row,
+                value=len(values),
+                remedy="the file is cut or was edited: write it again",
+            )
+        for value in values:
+            if "#" in value:
+                problem = f"(line {place + 1}) has a '#' in {{value}}, which begins a comment"
+                raise InputError(problem, file=path, row=row, value=value, remedy="rename it")
+
+
+def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> None:
+    """Copy a STAR file with these of its particles alone, in this order.
+
+    Every other line stays as it is, byte for byte.
+    """
+    lines, _, places = particle_lines(path)
+    first, of_particles = places[0], set(places)
+    chosen = [lines[places[row]] for row in rows.tolist()]
+    # The last line of the file may lack its end.
+    chosen = [line if line.endswith(("\n", "\r")) else line + "\n" for line in chosen]
+    kept = [line for place, line in enumerate(lines) if place not in of_particles]
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        handle.writelines([*kept[:first], *chosen, *kept[first:]])
