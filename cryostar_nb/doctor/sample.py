@@ -1,8 +1,7 @@
-"""A sample of the particles as whitened band vectors, and how well it correlates with predictions."""
+"""A sample of the particles as whitened band vectors, and their correlation with predictions."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.latents import evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,13 @@ class Sample:
     images: Complex[Tensor, "particle coefficient"]
     weight: Float[Tensor, " coefficient"]  # what whitened them, and whitens predictions
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Int[Tensor, " row"]) -> "Sample":
+        """These particles alone."""
+        return Sample(self.particles[rows], self.frequencies, self.images[rows], self.weight)
+
     def between(self, low: float, high: float) -> "Sample":
         """The same images at frequencies above `low` and up to `high`, in 1/Å."""
         radius = self.frequencies.norm(dim=-1)
@@ -31,13 +38,7 @@ class Sample:
 
     def thinned(self, count: int) -> "Sample":
         """So many of the particles, evenly spread over them, or all."""
-        rows = spread(count, len(self.images))
-        return Sample(
-            self.particles.select(rows),
-            self.frequencies,
-            self.images[torch.from_numpy(rows)],
-            self.weight,
-        )
+        return self[evenly_spaced(count, len(self))]
 
     @property
     def edge(self) -> float:
@@ -50,17 +51,15 @@ class Sample:
         return 1 / float(self.frequencies.norm(dim=-1).max())
 
 
-def spread(count: int, total: int) -> Int[np.ndarray, " row"]:
-    """So many rows, evenly spread over a total, or all."""
-    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
-
-
 def take_sample(
     particles: Particles, band: Band, count: int | None = None, *, invert: bool = False
 ) -> Sample:
-    """Read the images of so many particles, evenly spread over all of them (none: all), turn their contrast round or not, and whiten them."""
+    """Read and whiten so many particles, evenly spread over all of them (None: all).
+
+    `invert` changes the sign of their contrast.
+    """
     if count is not None:
-        particles = particles.select(spread(count, len(particles)))
+        particles = particles[evenly_spaced(count, len(particles))]
     real, imaginary = load_band_vectors(particles, band, invert=invert).chunk(2, dim=-1)
     images = torch.complex(real, imaginary)
     shell = band.indices.float().norm(dim=-1).round().long()
