@@ -1,19 +1,21 @@
-"""Every shared figure and 3D view. Nothing is computed here: functions take arrays, draw, and return what they drew.
+"""Every shared figure. Nothing is computed here: functions take arrays, draw, and return a figure.
 
-Colours are Okabe & Ito's, which readers with any colour vision can tell apart.
+Colours are those of Okabe and Ito, which readers with any colour vision can tell apart.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+
+from cryostar_nb.evaluation import ErrorPerState
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,59 +26,66 @@ COLOURS = {
     "nma": "#009E73",
     "truth": "#000000",
     "idle": "#999999",
+    "doing nothing": "#999999",
     "accent": "#D55E00",
 }
 _CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-Values: TypeAlias = (
-    ArrayLike | Sequence[float | None]
-)  # None as JSON has it, where there is no value
+_TICKS = (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5)  # Å
+_LEAST_LOSS = 1e-6  # Å², of a structural loss: zero has no place on a logarithmic axis
+
+Values: TypeAlias = ArrayLike | Sequence[float | None]  # None, as in JSON, where there is no value
 
 
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.6) -> Axes:
-    """The given axes, or those of a new figure. The figure is not registered with pyplot, so nothing shows it twice."""
-    return (
-        ax
-        if ax is not None
-        else Figure(figsize=(width, height), layout="constrained").add_subplot()
-    )
+    """The given axes, or those of a new figure, which pyplot does not know and so shows once."""
+    if ax is not None:
+        return ax
+    return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
-def _figure(ax: Axes) -> Figure:
+def _figure(ax: Axes, *, legend: bool = True) -> Figure:
+    """The figure of these axes, with a legend."""
+    if legend:
+        ax.legend(frameon=False)
     figure = ax.figure
     assert isinstance(figure, Figure)
     return figure
 
 
-def plot_images(
-    images: Sequence[ArrayLike] | ArrayLike,
+def _colours(labels: Iterable[str]) -> list[str]:
+    """The colour of each label in COLOURS, and for any other label a colour not yet used."""
+    names = list(labels)
+    taken = {COLOURS.get(name) for name in names}
+    rest = itertools.cycle([colour for colour in _CYCLE if colour not in taken])
+    return [COLOURS[name] if name in COLOURS else next(rest) for name in names]
+
+
+def images(
+    pictures: Sequence[ArrayLike] | ArrayLike,
     titles: Sequence[str] | None = None,
     *,
     columns: int = 6,
     same_scale: bool = False,
 ) -> Figure:
-    """Grey images in a grid, bright where there is density; `same_scale` gives all of them one grey scale."""
-    pictures = [np.asarray(image) for image in images]  # type: ignore[union-attr]
-    rows = -(-len(pictures) // columns)
-    columns = min(columns, len(pictures))
-    figure = Figure(
-        figsize=(1.7 * columns, (1.7 + 0.25 * bool(titles)) * rows), layout="constrained"
-    )
-    limits = (
-        {"vmin": min(p.min() for p in pictures), "vmax": max(p.max() for p in pictures)}
-        if same_scale
-        else {}
-    )
-    for number, picture in enumerate(pictures):
+    """Grey images (y, x) in a grid, density bright; `same_scale`: on one grey scale for all."""
+    arrays = [np.asarray(picture) for picture in pictures]  # type: ignore[union-attr]
+    rows, columns = -(-len(arrays) // columns), min(columns, len(arrays))
+    size = (1.7 * columns, (1.7 + 0.25 * bool(titles)) * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    limits = {}
+    if same_scale:
+        limits = {"vmin": min(a.min() for a in arrays), "vmax": max(a.max() for a in arrays)}
+    for number, array in enumerate(arrays):
         ax = figure.add_subplot(rows, columns, number + 1)
-        ax.imshow(picture, cmap="gray", origin="lower", **limits)
+        ax.imshow(array, cmap="gray", origin="lower", **limits)
         ax.set_axis_off()
         if titles:
             ax.set_title(titles[number], fontsize=9)
     return figure
 
 
-def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
-    """The losses of `metrics.csv` against the step: the image loss, then, if there are any, the structural ones on a logarithmic scale."""
+def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
+    """The losses of `metrics.csv` against the step: image loss and, if any, structural losses."""
     structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
@@ -84,42 +93,37 @@ def plot_training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     left.set(xlabel="step", ylabel="image loss (minus correlation)")
     for right in rest:
         for name, colour in zip(structural, _CYCLE[1:], strict=False):
-            right.plot(metrics["step"], np.maximum(metrics[name], 1e-6), label=name, color=colour)
+            right.plot(
+                metrics["step"], np.maximum(metrics[name], _LEAST_LOSS), label=name, color=colour
+            )
         right.set(xlabel="step", ylabel="structural loss (Å²)", yscale="log")
         right.legend(frameon=False)
     return figure
 
 
-def _colours(labels: Iterable[str]) -> list[str]:
-    """A colour for each label: its own where it has one, and the next that no other has where it has none."""
-    names = list(labels)
-    rest = itertools.cycle(
-        [colour for colour in _CYCLE if colour not in [COLOURS.get(name) for name in names]]
-    )
-    return [COLOURS[name] if name in COLOURS else next(rest) for name in names]
-
-
-def plot_rmsd_per_state(
-    curves: Mapping[str, tuple[Values, Values | None]], ax: Axes | None = None
+def rmsd(
+    curves: Mapping[str, tuple[Values, Values | None] | ErrorPerState], ax: Axes | None = None
 ) -> Figure:
-    """Figure 3: mean RMSD per state with a band of one standard deviation. `curves` maps a label to (mean, sd or None).
+    """Figure 3: mean RMSD per state, in Å, with a band of one standard deviation.
 
-    A state that is NaN or None, because no particle is in it, is a gap.
+    `curves` maps a label to (mean, standard deviation or None) or to an `Evaluation`. A state that
+    is NaN or None, because it has no particle, is a gap.
     """
     ax = _axes(ax)
-    for (label, (mean, sd)), colour in zip(curves.items(), _colours(curves), strict=True):
-        mean = np.asarray(mean, dtype=float)
+    for (label, curve), colour in zip(curves.items(), _colours(curves), strict=True):
+        if isinstance(curve, ErrorPerState):
+            curve = (curve.rmsd_per_state, curve.rmsd_std_per_state)
+        mean = np.asarray(curve[0], dtype=float)
         state = np.arange(1, len(mean) + 1)
         ax.plot(state, mean, color=colour, label=label)
-        if sd is not None:
-            sd = np.asarray(sd, dtype=float)
+        if curve[1] is not None:
+            sd = np.asarray(curve[1], dtype=float)
             ax.fill_between(state, mean - sd, mean + sd, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlabel="state (closed to open)", ylabel="Cα-RMSD to the truth (Å)", ylim=(0, None))
-    ax.legend(frameon=False)
     return _figure(ax)
 
 
-def plot_information_floor(
+def information_floor(
     snr: ArrayLike,
     floor: ArrayLike,
     error: ArrayLike,
@@ -128,40 +132,30 @@ def plot_information_floor(
     methods: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """RMSD against SNR: what no method can get below, with a band of two standard errors, and who always says the mean structure.
+    """RMSD, in Å, against SNR: the floor that no method can get below, and what methods reach.
 
-    `methods` maps a label to (SNR, RMSD), drawn as points.
+    The band around the floor is two standard errors wide on either side; `mean_structure` is the
+    RMSD of always answering with the mean structure. `methods` maps a label to (SNR, RMSD), drawn
+    as points.
     """
     ax = _axes(ax)
-    snr, floor, error = (np.asarray(values, dtype=float) for values in (snr, floor, error))
-    order = np.argsort(snr)
-    snr, floor, error = snr[order], floor[order], error[order]
-    ax.fill_between(snr, 0, floor, color=COLOURS["idle"], alpha=0.15, linewidth=0)
-    ax.fill_between(
-        snr, floor - 2 * error, floor + 2 * error, color=COLOURS["truth"], alpha=0.3, linewidth=0
-    )
-    ax.plot(snr, floor, color=COLOURS["truth"], label="information floor")
-    ax.axhline(
-        mean_structure, color=COLOURS["idle"], linestyle="--", label="always the mean structure"
-    )
+    order = np.argsort(np.asarray(snr))
+    snr, floor, error = (np.asarray(values, dtype=float)[order] for values in (snr, floor, error))
+    grey, black = COLOURS["idle"], COLOURS["truth"]
+    low, high = floor - 2 * error, floor + 2 * error
+    ax.fill_between(snr, 0, floor, color=grey, alpha=0.15, linewidth=0)
+    ax.fill_between(snr, low, high, color=black, alpha=0.3, linewidth=0)
+    ax.plot(snr, floor, color=black, label="information floor")
+    ax.axhline(mean_structure, color=grey, linestyle="--", label="always the mean structure")
     methods = methods or {}
     for (label, (places, values)), colour in zip(methods.items(), _colours(methods), strict=True):
-        ax.plot(
-            np.asarray(places),
-            np.asarray(values),
-            marker="o",
-            linestyle="",
-            color=colour,
-            label=label,
-        )
-    ax.set(
-        xlabel="SNR of an image", ylabel="Cα-RMSD to the truth (Å)", xscale="log", ylim=(0, None)
-    )
-    ax.legend(frameon=False)
+        ax.plot(np.asarray(places), np.asarray(values), "o", color=colour, label=label)
+    ylabel = "Cα-RMSD to the truth (Å)"
+    ax.set(xlabel="SNR of an image", ylabel=ylabel, xscale="log", ylim=(0, None))
     return _figure(ax)
 
 
-def plot_fsc(
+def fsc(
     frequencies: ArrayLike,
     curves: Mapping[str, ArrayLike],
     *,
@@ -169,54 +163,49 @@ def plot_fsc(
     level: float = 0.5,
     ax: Axes | None = None,
 ) -> Figure:
-    """Fourier shell correlation against detail, in Å; `cutoff`, in Å, marks where it falls below the level (Figure 5c)."""
+    """Fourier shell correlation against frequency, in 1/Å, on an axis that is labelled in Å.
+
+    `cutoff`, in Å, marks where the correlation falls below the level (Figure 5c).
+    """
     ax = _axes(ax)
-    frequencies = np.asarray(frequencies, dtype=float)
     ax.axhline(level, color=COLOURS["idle"], linewidth=1)
-    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
-        ax.plot(frequencies, np.asarray(curve), color=colour, label=label)
+    _draw_by_detail(ax, frequencies, curves, "-")
     if cutoff is not None:
-        ax.plot(
-            1 / cutoff, level, "o", color=COLOURS["accent"], label=f"{level:g} at {cutoff:.1f} Å"
-        )
-    _detail_axis(ax, float(frequencies[-1]))
+        label = f"{level:g} at {cutoff:.1f} Å"
+        ax.plot(1 / cutoff, level, "o", color=COLOURS["accent"], label=label)
     ax.set(ylabel="FSC", ylim=(-0.1, 1.05))
-    ax.legend(frameon=False)
     return _figure(ax)
 
 
-def plot_correlations(
+def correlations(
     frequencies: ArrayLike, curves: Mapping[str, ArrayLike], ax: Axes | None = None
 ) -> Figure:
-    """Correlations in rings of frequencies, each named by its finest detail."""
+    """Mean correlation in rings of frequencies; a ring's frequency, in 1/Å, is its highest."""
     ax = _axes(ax)
-    frequencies = np.asarray(frequencies, dtype=float)
-    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
-        ax.plot(frequencies, np.asarray(curve), "o-", color=colour, label=label)
-    _detail_axis(ax, float(frequencies[-1]))
     ax.axhline(0, color=COLOURS["idle"], linewidth=1)
+    _draw_by_detail(ax, frequencies, curves, "o-")
     ax.set(ylabel="mean correlation")
-    ax.legend(frameon=False)
     return _figure(ax)
 
 
-def _detail_axis(ax: Axes, highest: float) -> None:
-    """Label an axis of frequencies, up to the highest, in Å."""
-    detail = [
-        size
-        for size in (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5)
-        if 0.04 <= 1 / size / highest <= 1.02
-    ]
-    kept = [
-        size
-        for place, size in enumerate(detail)
-        if place == 0 or 1 / size - 1 / detail[place - 1] > 0.06 * highest
-    ]
-    ax.set_xticks([1 / size for size in kept], [f"{size:g}" for size in kept])
+def _draw_by_detail(
+    ax: Axes, frequencies: ArrayLike, curves: Mapping[str, ArrayLike], style: str
+) -> None:
+    """Draw curves against frequency, in 1/Å, and label the axis by the detail, in Å."""
+    frequencies = np.asarray(frequencies, dtype=float)
+    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
+        ax.plot(frequencies, np.asarray(curve), style, color=colour, label=label)
+    highest = float(frequencies[-1])
+    ticks: list[float] = []
+    for tick in _TICKS:
+        far_enough = not ticks or 1 / tick - 1 / ticks[-1] > 0.06 * highest
+        if 0.04 <= 1 / tick / highest <= 1.02 and far_enough:
+            ticks.append(tick)
+    ax.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
     ax.set(xlabel="detail (Å)", xlim=(0, highest * 1.02))
 
 
-def plot_density_quality(
+def density_quality(
     full: Float[np.ndarray, "z y x"],
     coarse: Float[np.ndarray, "z y x"],
     frequencies: ArrayLike,
@@ -224,61 +213,45 @@ def plot_density_quality(
     *,
     cutoff: float,
 ) -> Figure:
-    """Figure 5: projections of the density of all atoms and of the nodes' Gaussians, and the FSC between them with its cutoff."""
+    """Figure 5: the density of all atoms and that of the nodes' Gaussians, projected along z.
+
+    Beside them stands the FSC between the two against frequency, in 1/Å, with its cutoff, in Å.
+    """
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
-    for ax, volume, title in (
-        (left, full, "all atoms"),
-        (middle, coarse, "Gaussians at the nodes"),
-    ):
+    *pictures, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    titles = ("all atoms", "Gaussians at the nodes")
+    for ax, volume, title in zip(pictures, (full, coarse), titles, strict=True):
         ax.imshow(np.asarray(volume).sum(axis=0), cmap="gray", origin="lower")
         ax.set_axis_off()
         ax.set_title(title, fontsize=10)
-    plot_fsc(frequencies, {"nodes against all atoms": curve}, cutoff=cutoff, ax=right)
+    fsc(frequencies, {"nodes against all atoms": curve}, cutoff=cutoff, ax=right)
     return figure
 
 
-def plot_latents(
+def component_labels(explained: Sequence[float]) -> list[str]:
+    """Names of the first two principal components; `explained`: fractions of the variance."""
+    return [f"PC{i + 1} ({100 * explained[i]:.0f} % of variance)" for i in range(2)]
+
+
+def latents(
     scores: Float[np.ndarray, "particle component"],
     explained: Sequence[float],
     marks: Mapping[str, tuple[float, float]] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Density of particles over the first two principal components of the latent; `marks` names points in it."""
+    """Density of particles over the first two principal components; `marks` names points in it."""
     ax = _axes(ax, 4.6, 3.8)
-    drawn = ax.hexbin(
-        scores[:, 0],
-        scores[:, 1],
-        gridsize=45,
-        bins="log",
-        cmap="viridis",
-        mincnt=1,
-        linewidths=0.2,
-    )
-    _figure(ax).colorbar(drawn, ax=ax, label="particles")
-    for name, (x, y) in (marks or {}).items():
-        ax.plot(
-            x,
-            y,
-            marker="o",
-            markersize=9,
-            markerfacecolor="white",
-            markeredgecolor=COLOURS["accent"],
-            markeredgewidth=2,
-        )
-        ax.annotate(
-            name,
-            (x, y),
-            xytext=(6, 6),
-            textcoords="offset points",
-            color=COLOURS["accent"],
-            fontweight="bold",
-        )
-    ax.set(
-        xlabel=f"PC1 ({100 * explained[0]:.0f} % of variance)",
-        ylabel=f"PC2 ({100 * explained[1]:.0f} %)",
-    )
-    return _figure(ax)
+    x, y = scores[:, :2].T
+    bins = ax.hexbin(x, y, gridsize=45, bins="log", cmap="viridis", mincnt=1, linewidths=0.2)
+    colour = COLOURS["accent"]
+    for name, place in (marks or {}).items():
+        ax.plot(*place, "o", markersize=9, mfc="white", mec=colour, mew=2)
+        ax.annotate(name, place, (6, 6), textcoords="offset points", color=colour, weight="bold")
+    xlabel, ylabel = component_labels(explained)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    figure = _figure(ax, legend=False)
+    figure.colorbar(bins, ax=ax, label="particles")
+    return figure
 
 
 def latent_scatter(
@@ -287,30 +260,20 @@ def latent_scatter(
     colour: ArrayLike | None = None,
     colour_label: str = "PC3",
 ) -> go.Figure:
-    """Interactive scatter of the particles over PC1 and PC2, coloured by a value of each; hover shows the particle's number."""
+    """Interactive scatter of the particles over PC1 and PC2; hover shows a particle's number.
+
+    `colour` is a value of each particle; its score on PC3 by default.
+    """
     import plotly.graph_objects as go
 
-    colour = scores[:, 2] if colour is None else np.asarray(colour)
-    points = go.Scattergl(
-        x=scores[:, 0].astype(np.float32),
-        y=scores[:, 1].astype(np.float32),
-        mode="markers",
-        marker={
-            "size": 3,
-            "opacity": 0.6,
-            "color": colour,
-            "colorscale": "Viridis",
-            "colorbar": {"title": colour_label},
-        },
-        text=[f"particle {number + 1}" for number in range(len(scores))],
-        hoverinfo="text+x+y",
-    )
+    marker: dict[str, Any] = {"size": 3, "opacity": 0.6, "colorscale": "Viridis"}
+    marker["color"] = scores[:, 2] if colour is None else np.asarray(colour)
+    marker["colorbar"] = {"title": colour_label}
+    x, y = scores[:, :2].T.astype(np.float32)
+    names = [f"particle {number + 1}" for number in range(len(scores))]
+    points = go.Scattergl(x=x, y=y, mode="markers", marker=marker, text=names, hoverinfo="text+x+y")
+    xlabel, ylabel = component_labels(explained)
     figure = go.Figure(points)
-    figure.update_layout(
-        xaxis_title=f"PC1 ({100 * explained[0]:.0f} % of variance)",
-        yaxis_title=f"PC2 ({100 * explained[1]:.0f} %)",
-        template="plotly_white",
-        height=520,
-        margin={"l": 60, "r": 20, "t": 30, "b": 50},
-    )
+    figure.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, template="plotly_white")
+    figure.update_layout(height=520, margin={"l": 60, "r": 20, "t": 30, "b": 50})
     return figure

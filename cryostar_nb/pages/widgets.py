@@ -1,52 +1,52 @@
-"""Widgets for live work in JupyterLab: a player for a motion, and sliders through a latent space. They need a running kernel."""
+"""Widgets for JupyterLab, which need a kernel: a player for a motion, sliders for the latents."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from cryostar_nb.io.structures import pdb_text
-from cryostar_nb.latents import components_from_reference
 from cryostar_nb.structure import Structure
 
+if TYPE_CHECKING:
+    from cryostar_nb.runs.folder import Run
 
-def trajectory_player(nodes: Structure, frames: Float[np.ndarray, "frame atom 3"]) -> Any:
+
+def trajectory_player(nodes: Structure, frames: Float[np.ndarray | Tensor, "frame atom 3"]) -> Any:
     """An nglview widget that plays frames, positions in Å, with a button and a slider below it."""
     import nglview  # here, and below: it is slow to import
 
-    class Motion(nglview.Structure, nglview.Trajectory):  # type: ignore[misc]  # nglview has no types
+    positions = np.asarray(frames)
+
+    class Motion(nglview.Structure, nglview.Trajectory):  # type: ignore[misc]  # no types
         """What nglview asks for: the atoms as text, and their positions in each frame."""
 
-        n_frames = len(frames)
+        n_frames = len(positions)
 
         def get_structure_string(self) -> str:
-            return pdb_text(nodes.with_positions(frames[0]))
+            return pdb_text(nodes.with_positions(positions[0]))
 
         def get_coordinates(self, index: int) -> Float[np.ndarray, "atom 3"]:
-            return frames[index]
+            return positions[index]
 
     return _as_tube(nglview.NGLWidget(Motion(), default_representation=False))
 
 
-def latent_sliders(
-    decoder: nn.Module,
-    latents: Float[Tensor, "particle latent"],
-    nodes: Structure,
-    *,
-    components: int = 3,
-) -> Any:
-    """A structure that follows sliders: the percentile of the particles along each of the first principal components.
+def latent_sliders(run: Run, components: int = 3) -> Any:
+    """A structure that follows sliders, one for each of the first principal components.
 
-    Shown is the particle whose scores are nearest to those of the sliders, in units of each component's standard deviation:
-    what is decoded is always the latent of a particle, never of a place where there is none.
+    A slider gives a percentile of the particles along its component. The widget shows the structure
+    of the particle whose scores are nearest to those of the sliders, in units of each component's
+    standard deviation: the decoder never sees a latent where there is no particle.
     """
     import ipywidgets
     import nglview
 
-    reference = torch.from_numpy(nodes.positions).float()
-    scores = components_from_reference(decoder, latents, reference).scores[:, :components]
+    latents, scores = run.latents, run.components().scores[:, :components]
     spread = scores.std(0).clamp(min=1e-12)
     sliders = [
         ipywidgets.IntSlider(50, 0, 100, description=f"PC{number + 1} (%)")
@@ -54,22 +54,18 @@ def latent_sliders(
     ]
     label = ipywidgets.Label()
 
-    def chosen() -> Float[np.ndarray, "atom 3"]:
-        wanted = torch.stack(
-            [
-                torch.quantile(score, slider.value / 100)
-                for score, slider in zip(scores.T, sliders, strict=True)
-            ]
-        )
-        particle = int(((scores - wanted) / spread).square().sum(-1).argmin())
+    def chosen_positions() -> Float[np.ndarray, "atom 3"]:
+        pairs = zip(scores.T, sliders, strict=True)
+        wanted = [torch.quantile(score, slider.value / 100) for score, slider in pairs]
+        distances = ((scores - torch.stack(wanted)) / spread).square().sum(-1)
+        particle = int(distances.argmin())
         label.value = f"particle {particle + 1}"
-        with torch.no_grad():
-            return decoder(latents[[particle]])[0].numpy()
+        return run.decode(latents[[particle]])[0].numpy()
 
-    first = nglview.TextStructure(pdb_text(nodes.with_positions(chosen())))
+    first = nglview.TextStructure(pdb_text(run.nodes.with_positions(chosen_positions())))
     view = _as_tube(nglview.NGLWidget(first, default_representation=False))
     for slider in sliders:
-        slider.observe(lambda _: view.set_coordinates({0: chosen()}), names="value")
+        slider.observe(lambda _: view.set_coordinates({0: chosen_positions()}), names="value")
     return ipywidgets.VBox([*sliders, label, view])
 
 

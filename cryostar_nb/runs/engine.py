@@ -1,22 +1,266 @@
-"""What surrounds the training loop on a real machine."""
+"""Around the training loop: its batches, log, checkpoints, interruption, GPUs and processes.
+
+The loop itself is `training.train`.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from cryostar_nb.config import ModelConfig, TrainConfig
+from cryostar_nb.ctf import ctf_terms
+from cryostar_nb.density import Density, node_density
+from cryostar_nb.errors import InputError
+from cryostar_nb.fast.cuda_graph import RecordedStep, can_capture
+from cryostar_nb.fourier import Band
+from cryostar_nb.io.batches import batches_from
+from cryostar_nb.io.files import MetricsLog, replacing
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.vectors import VectorFile
-from cryostar_nb.training import TrainingData
+from cryostar_nb.losses import Restraints
+from cryostar_nb.models import DeformationVAE, make_network
+from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
+from cryostar_nb.runs.run_config import Hardware
+from cryostar_nb.structure import Structure
+from cryostar_nb.training import Batch, Losses, TrainingData, learn_scale, make_optimiser, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+LARGEST_LOSS = 1e5  # beyond any that a structure near its reference can have: edges off by 300 Å
 
 
 def training_data(
     particles: Particles,
-    vectors: Float[Tensor, "particle band"] | VectorFile,
+    vectors: Float[Tensor, "particle band"],
     device: torch.device | None = None,
 ) -> TrainingData:
     """What training reads, poses and CTF on a device, the CPU by default."""
-    device = device or torch.device("cpu")
     assert particles.ctf is not None
-    return TrainingData(
-        vectors, particles.rotations.float().to(device), particles.ctf.to(torch.float32).to(device)
+    ctf = ctf_terms(particles.ctf.to(torch.float32))
+    return TrainingData(vectors, particles.rotations.float().to(device), ctf.to(device))
+
+
+def run_training(
+    config: TrainConfig,
+    data: TrainingData,
+    nodes: Structure,
+    band: Band,
+    out: Path,
+    *,
+    density: Density | None = None,
+    model_config: ModelConfig | None = None,
+    resume: bool = False,
+    fabric: "Fabric | None" = None,
+) -> DeformationVAE:
+    """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
+
+    `density` is that of the nodes by default. Ctrl-C ends the step, writes a checkpoint and is
+    passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
+    where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
+    process, on the device of the poses. Raises InputError for a batch that the particles or the
+    processes cannot fill, and for a loss that diverges: the last checkpoint stays.
+    """
+    fabric = fabric or start_fabric(Hardware(device=str(data.rotations.device)))
+    check_batch(config, len(data), fabric.world_size)
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
+    sizes = model_config or ModelConfig()
+    network = make_network(config, sizes, nodes, band, find_modes=not resume).to(fabric.device)
+    engine = Engine(config, data, out, network, fabric)
+    if resume:
+        engine.load()
+    model, optimiser = fabric.setup(network, engine.optimiser)
+    if not resume:
+        learn_scale(network, data)
+    model.train()
+    restraints = Restraints(
+        nodes, config, device=fabric.device, sum_over_processes=engine.sum_over_processes
     )
+    with engine.watching() as batches:
+        engine.step = train(
+            config,
+            model,
+            optimiser,
+            batches,
+            band=band,
+            density=(density or node_density(nodes, config.sigma)).to(fabric.device),
+            restraints=restraints,
+            start=engine.step,
+            backward=fabric.backward,
+            record=engine.record,
+            stop_after=engine.after_step,
+        )
+    engine.save()
+    fabric.barrier()
+    if engine.step < config.steps:
+        go_on = f"go on with: cryostar-nb train --resume --out {out}"
+        raise KeyboardInterrupt(f"stopped at step {engine.step} of {config.steps}; {go_on}")
+    return network.eval()
+
+
+def check_batch(config: TrainConfig, particles: int, processes: int) -> None:
+    """Raise InputError for a batch that these particles or processes cannot fill."""
+    if particles < config.batch_size:
+        raise InputError(
+            f"batch_size = {{value}} is more than the {particles} particles",
+            value=config.batch_size,
+            remedy="give a smaller --batch-size",
+        )
+    if config.batch_size % processes:
+        raise InputError(
+            f"batch_size = {{value}} cannot be shared by {processes} processes",
+            value=config.batch_size,
+            remedy=f"give a multiple of {processes}",
+        )
+
+
+class Engine:
+    """What a training holds beside its loop: where it stands, its log, and who shares the work."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TrainingData,
+        out: Path,
+        network: DeformationVAE,
+        fabric: "Fabric",
+    ) -> None:
+        self.config, self.data, self.out, self.network = config, data, out, network
+        self.fabric = fabric
+        self.optimiser = make_optimiser(config, network)
+        self.noise_source = torch.Generator().manual_seed(config.seed)
+        self.step, self.seconds_before = 0, 0.0
+        self.unchecked: list[Tensor] = []  # particles of the steps whose loss was not looked at
+
+    def load(self) -> None:
+        """Go back to where `out/checkpoint.pt` stands."""
+        device = self.fabric.device
+        state = torch.load(self.out / "checkpoint.pt", map_location=device, weights_only=True)
+        self.step, self.seconds_before = state["step"], state["seconds"]
+        self.network.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:
+            group["lr"] = torch.zeros((), device=device)
+        self.noise_source.set_state(state["noise"].cpu())
+
+    def save(self) -> None:
+        """Write `out/checkpoint.pt`: all that it takes to go on."""
+        if not self.fabric.is_global_zero:
+            return
+        state = {"step": self.step, "seconds": self.seconds, "model": self.network.state_dict()}
+        state |= {"optimiser": self.optimiser.state_dict(), "noise": self.noise_source.get_state()}
+        with replacing(self.out / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in steps, over all sittings."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    @contextmanager
+    def watching(self) -> Iterator[Iterator[Batch]]:
+        """Open the log, show progress and hold Ctrl-C back; yields this process's batches."""
+        first, batches = self.fabric.is_global_zero, self._batches()
+        bar = {"desc": "training", "unit": "step", "disable": None if first else True}
+        with (
+            MetricsLog(self.out / "metrics.csv" if first else None, keep_before=self.step) as log,
+            deferred_interrupt() as interrupted,
+            tqdm(total=self.config.steps, initial=self.step, **bar) as progress,
+            closing(batches),
+        ):
+            self.log, self.interrupted, self.progress = log, interrupted, progress
+            self.began = time.perf_counter()
+            yield batches
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """The part of every batch that is this process's, from the present step on."""
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        size, device = self.config.batch_size, self.fabric.device
+        share = slice(rank * size // processes, (rank + 1) * size // processes)
+        latent_dim = self.network.latent_dim
+        rows_and_vectors = batches_from(
+            self.data.vectors,
+            size,
+            seed=self.config.seed,
+            start=self.step,
+            device=device,
+            rank=rank,
+            world_size=processes,
+        )
+        with closing(rows_and_vectors):
+            for rows, vectors in rows_and_vectors:
+                self.unchecked.append(rows)
+                noise = torch.randn(size, latent_dim, generator=self.noise_source)[share]
+                here, ctf = rows.to(device), self.data.ctf
+                rotations, ctf = self.data.rotations[here], None if ctf is None else ctf[here]
+                yield vectors, rotations, ctf, noise.to(device)
+
+    def record(self, one_step: Callable[..., Losses]) -> Callable[..., Losses]:
+        """The step recorded as a CUDA graph, where that can be done."""
+        if not can_capture(self.fabric):
+            return one_step
+        return RecordedStep(one_step, self.network, self.optimiser)
+
+    def sum_over_processes(self, sums: Tensor) -> Tensor:
+        """Add up a tensor over the processes that share a batch."""
+        if self.fabric.world_size == 1:
+            return sums
+        total = self.fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def after_step(self, step: int, losses: Losses) -> bool:
+        """Check, show and log the losses of a step, and save at times; True ends the training."""
+        config, self.step = self.config, step
+        self.progress.update()
+        logged = step % config.log_every == 0 or step == config.steps
+        saved = step % config.checkpoint_every == 0
+        if logged or saved or self.fabric.device.type != "cuda":  # a GPU would have to be awaited
+            if not losses["loss"].item() < LARGEST_LOSS:
+                raise self._divergence(losses["loss"].item())
+            self.unchecked.clear()
+        if logged:
+            sums = {name: self.sum_over_processes(value) for name, value in losses.items()}
+            means = {name: (value / self.fabric.world_size).item() for name, value in sums.items()}
+            self.log.write({"step": step, "seconds": self.seconds} | means)
+            self.progress.set_postfix(loss=f"{means['loss']:.4f}", image=f"{means['image']:.4f}")
+        if saved:
+            self.save()
+        return step < config.steps and self._asked_to_stop()
+
+    def _asked_to_stop(self) -> bool:
+        """Processes that share a batch all leave after the same step: every tenth they confer."""
+        if self.fabric.world_size == 1:
+            return self.interrupted()
+        if self.step % 10:
+            return False
+        flag = torch.tensor(float(self.interrupted()), device=self.fabric.device)
+        return bool(self.sum_over_processes(flag))
+
+    def _divergence(self, loss: float) -> InputError:
+        """What to say of a loss that diverges: the steps, and the particles that stand out."""
+        rows, count = torch.cat(self.unchecked).unique(), len(self.unchecked)
+        vectors = self.data.vectors[rows.to(self.data.vectors.device)].cpu()
+        power = vectors.float().square().sum(-1)
+        odd = (rows[~(power < 9 * power.nanmedian())] + 1).tolist()  # NaN too
+        when = f"step {self.step}"
+        if count > 1:
+            when = f"a step from {self.step - count + 1} to {self.step}"
+        if odd:
+            cause = f"particles {', '.join(map(str, odd[:20]))} in it are not numbers, or have more"
+            cause += " than three times the contrast of the others"
+            remedy = "remove them"
+        else:
+            cause = f"none of its {len(rows)} particles stands out"
+            cause += f" (the first is {int(self.unchecked[0][0]) + 1})"
+            remedy = "give a smaller --learning-rate, and --resume"
+        problem = f"the loss was {{value}} after {when}, and training stopped; the last checkpoint"
+        problem += f" is kept; {cause}"
+        return InputError(problem, file=self.out, value=float(f"{loss:.3g}"), remedy=remedy)

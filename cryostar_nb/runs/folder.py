@@ -1,13 +1,15 @@
-"""A run folder: start one, open one, and read what it holds.
+"""A run: what was trained, as an object to work with, and the folder that keeps it.
 
-`config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference, `atoms.cif` all of it where the
-density is that of the atoms; `checkpoint.pt` and `metrics.csv` come from training; `latents.npy` is the latent mean of every
-particle, (particle, latent).
+`config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference,
+`atoms.cif` all of it where the density is that of the atoms; `checkpoint.pt` and `metrics.csv` come
+from training; `latents.npy` is the latent mean of every particle, (particle, latent).
 """
 
 import csv
+import json
 import pickle
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +20,52 @@ from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density, make_density
-from cryostar_nb.encoders import StructureView
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import evaluate
+from cryostar_nb.evaluation import Evaluation, evaluate
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.files import existing_file, replacing, write_json
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
-from cryostar_nb.io.vectors import open_vectors
-from cryostar_nb.latents import PrincipalComponents, components_from_reference
-from cryostar_nb.models import DeformationVAE
-from cryostar_nb.runs.config import InputFiles, RunConfig, read_config
+from cryostar_nb.io.vectors import load_band_vectors, open_vectors
+from cryostar_nb.latents import ENDS, PrincipalComponents, components_from_reference, traverse
+from cryostar_nb.models import DeformationVAE, make_network
+from cryostar_nb.projector import make_images
 from cryostar_nb.runs.engine import training_data
+from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import TrainingData, build_model, encoder_inputs, make_view
+from cryostar_nb.training import TrainingData, infer_latents
 
-FILES = ("config.json", "reference.cif", "atoms.cif", "checkpoint.pt", "metrics.csv", "latents.npy")
+FILES = (
+    "config.json",
+    "reference.cif",
+    "atoms.cif",
+    "checkpoint.pt",
+    "metrics.csv",
+    "latents.npy",
+)
+
+
+class Fragment(str):
+    """HTML that a notebook shows."""
+
+    def _repr_html_(self) -> str:
+        return self
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained, or partly trained, model with all that it was trained on."""
+    """A trained, or partly trained, model with all that it was trained on. `open_run` makes it."""
 
     folder: Path
     settings: RunConfig
-    nodes: Structure
-    view: StructureView | None
+    nodes: Structure  # of the reference
     model: DeformationVAE
     step: int
 
     @property
     def inputs(self) -> InputFiles:
-        """What it read."""
+        """Its files."""
         return self.settings.inputs
 
     @property
@@ -56,110 +73,200 @@ class Run:
         """How it was trained."""
         return self.settings.train
 
-    @property
+    @cached_property
     def band(self) -> Band:
         """The Fourier coefficients that were compared."""
-        return self.settings.band
+        return band_of(self.settings)
 
-    @property
+    @cached_property
     def reference(self) -> Float[Tensor, "atom 3"]:
         """Positions of the reference's nodes, in Å."""
         return torch.from_numpy(self.nodes.positions).float()
 
+    @cached_property
     def density(self) -> Density:
-        """What its images are made of."""
-        atoms = (
-            read_structure(self.folder / "atoms.cif")
-            if self.config.density == "atoms"
-            else self.nodes
-        )
+        """The Gaussians that its images are made of."""
+        by_atoms = self.config.density == "atoms"
+        atoms = read_structure(self.folder / "atoms.cif") if by_atoms else self.nodes
         return make_density(self.config, atoms, self.nodes)
 
+    @cached_property
+    def particles(self) -> Particles:
+        """The particles that it was trained on; their pixels stay on disk."""
+        return read_particles(self.inputs.particles, self.inputs.reading)
+
+    @cached_property
     def latents(self) -> Float[Tensor, "particle latent"]:
-        """Latent mean of every particle; inferred once and kept in `latents.npy` until the checkpoint changes."""
+        """Latent mean of every particle; kept in `latents.npy` until the checkpoint changes."""
         path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
         if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
             return torch.from_numpy(np.load(path))
-        particles = self.inputs.read_particles()
-        vectors = open_vectors(particles, self.band, invert=self.inputs.invert, spill=self.folder)
-        return save_latents(self.folder, self.model, training_data(particles, vectors), self.view)
+        vectors = open_vectors(
+            self.particles, self.band, invert=self.inputs.invert, spill=self.folder
+        )
+        return save_latents(self.folder, self.model, training_data(self.particles, vectors))
+
+    def infer(self, particles: Particles) -> Float[Tensor, "particle latent"]:
+        """Latent mean of any particles of the same box and pixel size."""
+        vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
+        return infer_latents(self.model, training_data(particles, vectors))
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
+        """Structures of these latents: positions of the nodes in Å."""
+        return self.model.decoder(latents)
+
+    @torch.no_grad()
+    def project(
+        self,
+        structures: Float[Tensor, "particle atom 3"],
+        particles: Particles,
+        band: Band | None = None,
+    ) -> Float[Tensor, "particle y x"]:
+        """Images of structures with the poses and CTFs of particles, without noise or shift.
+
+        They are in electrons/Å^2, without their mean, down to the resolution of the run's band, or
+        of another one.
+        """
+        band = band or self.band
+        vectors = make_images(
+            self.density.centres(structures),
+            self.density.amplitudes,
+            self.density.sigma,
+            band,
+            rotations=particles.rotations.float(),
+            ctf=None if particles.ctf is None else particles.ctf.to(torch.float32),
+        )
+        return band.decode(vectors)
+
+    def images(
+        self, particles: Particles, band: Band | None = None
+    ) -> Float[Tensor, "particle y x"]:
+        """The particles' own images as training sees them: centred, normalised, low-passed.
+
+        `band` must be of the particles' box; the run's by default.
+        """
+        band = band or self.band
+        return band.decode(load_band_vectors(particles, band, invert=self.inputs.invert))
 
     def components(self) -> PrincipalComponents:
         """Principal components of the latents; the first leads away from the reference."""
-        return components_from_reference(self.model.decoder, self.latents(), self.reference)
+        return components_from_reference(self.model.decoder, self.latents, self.reference)
 
+    def traverse(self, pc: int = 1, frames: int = 21) -> Float[Tensor, "frame atom 3"]:
+        """Structures along a component, from the 5th to the 95th percentile of its scores, in Å."""
+        scores = self.components().scores
+        if not 1 <= pc <= scores.shape[1]:
+            raise InputError("pc = {value}", value=pc, remedy=f"give 1 to {scores.shape[1]}")
+        percentiles = torch.linspace(*ENDS, frames)
+        return traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+
+    def evaluate(self, truth: Path | str) -> Evaluation:
+        """Compare with the `truth.npz` of its simulation; writes `evaluation.json`, too."""
+        score = evaluate(self.model.decoder, self.latents, self.nodes, read_truth(truth))
+        seconds = self.metrics.get("seconds", [])
+        about = {
+            "method": self.config.method,
+            "steps": self.step,
+            "seed": self.config.seed,
+            "seconds_per_step": seconds[-1] / self.step if seconds else float("nan"),
+            "version": self.settings.version,
+        }
+        write_json(self.folder / "evaluation.json", about | score.as_dict())
+        return score
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What `evaluate` wrote last, if anything."""
+        path = self.folder / "evaluation.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @property
     def metrics(self) -> dict[str, list[float]]:
-        """The columns of `metrics.csv`; none before the first line is written. A last line that was cut is left out."""
-        lines = (self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        """The columns of `metrics.csv`; none before its first line. A cut last line is left out."""
+        text = (self.folder / "metrics.csv").read_text(encoding="utf-8")
+        complete = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        rows = list(csv.DictReader(complete))
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
+    def explorer(self, points: int = 100) -> Fragment:
+        """The latent space to walk through, as HTML that a notebook shows."""
+        from cryostar_nb.pages.explorer import latent_explorer  # matplotlib is slow to import
 
-@torch.no_grad()
-def infer_latents(
-    model: DeformationVAE, data: TrainingData, view: StructureView | None
-) -> Float[Tensor, "particle latent"]:
-    """The latent mean of every particle, on the CPU."""
-    return torch.cat([model.encoder(inputs)[0] for inputs in encoder_inputs(data, view)]).cpu()
+        return Fragment(latent_explorer(self, points))
+
+    def report(self) -> Path:
+        """Write latents, scores, a traversal and `report.html` into the folder; its path."""
+        from cryostar_nb.pages.run_report import write_report
+
+        return write_report(self)
+
+
+def band_of(settings: RunConfig) -> Band:
+    """The Fourier coefficients that a run compares."""
+    low_pass = settings.train.low_pass
+    assert not isinstance(low_pass, str), "found when a run starts"
+    return Band(settings.grid.box_size, settings.grid.pixel_size, low_pass)
 
 
 def save_latents(
-    folder: Path, model: DeformationVAE, data: TrainingData, view: StructureView | None
+    folder: Path, network: DeformationVAE, data: TrainingData
 ) -> Float[Tensor, "particle latent"]:
     """Infer the latent mean of every particle and write `latents.npy`."""
-    latents = infer_latents(model, data, view)
+    latents = infer_latents(network, data)
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents
 
 
+def read_truth(path: Path | str) -> dict[str, np.ndarray]:
+    """State of each particle and positions of each state, from a simulation's `truth.npz`."""
+    path = existing_file(path, "the truth.npz of a simulation")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("state", "positions")}
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise InputError(
+            f"is not the truth.npz of a simulation ({error})",
+            file=path,
+            remedy="give the one that `simulate` wrote",
+        ) from error
+
+
 def open_run(folder: Path | str) -> Run:
-    """Load a run's last checkpoint, on the CPU, ready for inference."""
+    """Load a run's last checkpoint, on the CPU, ready for inference.
+
+    Raises InputError for a folder without a run or a checkpoint, and for files that do not fit
+    each other.
+    """
     folder = Path(folder)
     settings = read_config(folder)
-    checkpoint = folder / "checkpoint.pt"
-    if not checkpoint.exists():
+    path = folder / "checkpoint.pt"
+    if not path.exists():
         raise InputError(
-            f"{folder}: has no checkpoint yet (checkpoint.pt); train it anew, without --resume"
+            "has no checkpoint yet (checkpoint.pt)",
+            file=folder,
+            remedy="train it anew, without --resume",
         )
     nodes = read_nodes(folder / "reference.cif")
-    view = make_view(settings.train, nodes, settings.band)
-    model = build_model(
-        settings.train, settings.model, nodes, settings.band, view, find_modes=False
-    )
+    band = band_of(settings)
+    model = make_network(settings.train, settings.model, nodes, band, find_modes=False)
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         weights, step = state["model"], int(state["step"])
     except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{checkpoint}: is damaged, or no checkpoint ({type(error).__name__}); train into a new --out"
+            f"is damaged, or no checkpoint ({type(error).__name__})",
+            file=path,
+            remedy="train into a new --out",
         ) from error
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{checkpoint}: does not fit the network that config.json beside it describes; restore the two of one run"
+            "does not fit the network that config.json beside it describes"
+            f" (made by version {settings.version})",
+            file=path,
+            remedy="restore the two of one run",
         ) from error
-    return Run(folder, settings, nodes, view, model.eval(), step)
-
-
-def evaluate_run(folder: Path | str, truth: Path | str) -> dict[str, Any]:
-    """Compare a run with `truth.npz` of its simulation; write and return `evaluation.json`."""
-    run = open_run(folder)
-    path = existing_file(truth, "the truth.npz of a simulation")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = {name: arrays[name] for name in ("state", "positions")}
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is not the truth.npz of a simulation ({error})") from error
-    metrics = run.metrics()
-    seconds = metrics["seconds"][-1] / run.step if metrics else float("nan")
-    result = {
-        "method": run.config.method,
-        "steps": run.step,
-        "seed": run.config.seed,
-        "seconds_per_step": seconds,
-    }
-    result |= evaluate(run.model.decoder, run.latents(), run.nodes, values)
-    write_json(run.folder / "evaluation.json", result)
-    return result
+    return Run(folder, settings, nodes, model.eval(), step)

@@ -1,4 +1,4 @@
-"""Where training runs: one process or many, a CPU or GPUs; and a step that a GPU repeats without being told each part of it."""
+"""Where training runs: one process or many, a CPU or GPUs; memory, and Ctrl-C."""
 
 import ctypes
 import signal
@@ -6,54 +6,40 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from cryostar_nb.errors import InputError, check_signs
+from cryostar_nb.errors import InputError
+from cryostar_nb.runs.run_config import Hardware
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """The machines of a run, and their memory. A distributed run shares every batch among its processes."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    devices: int = 1
-    """Processes on each machine: the number of its GPUs to use, or of processes on its CPU."""
-    num_nodes: int = 1
-    """Machines; start the same command on each with torchrun or srun."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How processes work together; auto is ddp (distributed data parallel) when there are several."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """bf16-mixed computes the encoder at half precision; positions, images and losses never are."""
-    memory_gb: float | None = None
-    """Memory that the particles may take, in GB; those that do not fit are read from disk as they are needed (default: half of what is free)."""
-    cache: Path | None = None
-    """Folder in which to keep the particles as training reads them, so that another run need not read all pixels again."""
-
-    def check(self) -> torch.device:
-        """The device, or the first one. Raises InputError for hardware that is not there."""
-        device = choose_device(self.device)
-        check_signs(self, positive=("devices", "num_nodes"))
-        if device.index is not None and self.devices > 1:
-            raise InputError(
-                f"device = {self.device} is one GPU, and devices = {self.devices}; give --device {device.type}"
-            )
-        if device.type == "cuda" and self.devices > torch.cuda.device_count():
-            raise InputError(
-                f"devices = {self.devices}: this machine has {torch.cuda.device_count()} GPUs; give no more than that"
-            )
-        return device
+def check_hardware(hardware: Hardware) -> torch.device:
+    """The device, or the first one. Raises InputError for hardware that is not there."""
+    device = choose_device(hardware.device)
+    if device.index is not None and hardware.devices > 1:
+        raise InputError(
+            f"device = {{value}} is one GPU, and devices = {hardware.devices}",
+            value=hardware.device,
+            remedy=f"give --device {device.type}",
+        )
+    if device.type == "cuda" and hardware.devices > torch.cuda.device_count():
+        raise InputError(
+            f"devices = {{value}}, and this machine has {torch.cuda.device_count()} GPUs",
+            value=hardware.devices,
+            remedy="give no more than that",
+        )
+    return device
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes a GPU when there is one. Raises InputError for one that is not usable here."""
+    """The device of this name; `auto` takes a GPU when there is one.
+
+    Raises InputError for one that is not usable here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -61,16 +47,18 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device = {name}: not usable here ({str(error).splitlines()[0]}); give auto, cpu or cuda"
+            f"device = {{value}} is not usable here ({str(error).splitlines()[0]})",
+            value=name,
+            remedy="give auto, cpu or cuda",
         ) from error
     return device
 
 
 def start_fabric(hardware: Hardware) -> "Fabric":
-    """Lightning Fabric on this hardware, its processes started and connected. One process needs none of that."""
+    """Lightning Fabric on this hardware, its processes started and connected."""
     from lightning_fabric import Fabric
 
-    device = hardware.check()
+    device = check_hardware(hardware)
     fabric = Fabric(
         accelerator=device.type,
         devices=hardware.devices if device.index is None else [device.index],
@@ -78,14 +66,17 @@ def start_fabric(hardware: Hardware) -> "Fabric":
         strategy=hardware.strategy,
         precision=hardware.precision,
     )
+    # Autocast rounds within the encoder; Fabric would round the poses and CTFs it is given, too.
+    fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
     fabric.launch()
     return fabric
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library to keep large freed blocks, instead of giving them back to the system to be zeroed and mapped anew.
+    """Ask the C library (glibc) to keep large freed blocks instead of giving them back.
 
-    A step makes and frees some 60 MB; without this a fourth of its time on a CPU went into page faults. Glibc only.
+    A step makes and frees some 60 MB; without this a fourth of its time on a CPU goes into page
+    faults.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -95,17 +86,18 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C (and a polite kill) wait for the end of a step. Yields a function that says whether one has come."""
-    came: list[int] = []
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # signals reach the main thread alone
+    """Let Ctrl-C (and a polite kill) wait for the end of a step.
+
+    Yields a function that says whether one has come.
+    """
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only it receives signals
         yield lambda: False
         return
     wanted = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: came.append(number)) for number in wanted]
+    before = [signal.signal(number, lambda number, _: signals.append(number)) for number in wanted]
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(signals)
     finally:
         for number, handler in zip(wanted, before, strict=True):
             signal.signal(number, handler)

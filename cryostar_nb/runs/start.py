@@ -1,8 +1,11 @@
-"""Start a run: check files and settings, read the particles, train, and infer the latents."""
+"""Start a run, or go on with one: everything is checked before anything is written."""
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.density import make_density
@@ -10,14 +13,18 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.io.batches import resident
 from cryostar_nb.io.files import check_outputs
 from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_atoms_and_nodes, write_structure
-from cryostar_nb.io.vectors import VectorFile, open_vectors
-from cryostar_nb.runs.config import InputFiles, RunConfig, read_config
-from cryostar_nb.runs.engine import training_data
-from cryostar_nb.runs.folder import FILES, Run, open_run, save_latents
-from cryostar_nb.runs.machine import Hardware, start_fabric
+from cryostar_nb.io.vectors import open_vectors
+from cryostar_nb.runs.engine import check_batch, run_training, training_data
+from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents
+from cryostar_nb.runs.low_pass import low_pass_from_map
+from cryostar_nb.runs.machine import check_hardware, start_fabric
+from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import make_view, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def start_run(
@@ -28,177 +35,196 @@ def start_run(
     resume: bool = False,
     hardware: Hardware | None = None,
 ) -> Run | None:
-    """Train on the user's files, in the folder `out`, and infer the latents. In a distributed run the first process returns.
+    """Train on the user's files, in the folder `out`, and infer the latents.
 
-    Everything is checked before anything is written. Raises InputError when `out` holds anything and `resume` is not set (but
-    for a run that has no checkpoint yet), and when it holds no run that can go on with these files and settings and `resume` is.
+    In a distributed run the first process returns the run, the others None. Raises InputError when
+    `out` holds anything and `resume` is not set (but for a run that has no checkpoint yet), and,
+    with `resume`, when it holds no run that can go on with these files and settings.
     """
     out, hardware = Path(out), hardware or Hardware()
-    hardware.check()
-    check_outputs(
-        [out / name for name in FILES],
-        inputs=(inputs.particles, inputs.reference, *inputs.reading.files()),
-        overwrite=True,
-    )
+    check_hardware(hardware)
+    read = (inputs.particles, inputs.reference, inputs.map, *inputs.reading.files())
+    check_outputs([out / name for name in FILES], inputs=read, overwrite=True)
     before = open_run(out) if resume else None
     if before is None:
         check_free(out)
     else:
-        for path, name in ((inputs.particles, "PARTICLES"), (inputs.reference, "--reference FILE")):
-            if not path.exists():
-                raise InputError(
-                    f"{path}: there is no such file, and {out} was trained on it; say where it is now: train {name} --resume ..."
-                )
+        check_moved(before, inputs)
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
+    config = find_low_pass(config, inputs, atoms, nodes)
     density = make_density(config, atoms, nodes)
-    particles = inputs.read_particles()
-    config.check(len(particles), hardware.devices * hardware.num_nodes)
+    particles = read_particles(inputs.particles, inputs.reading)
+    check_batch(config, len(particles), hardware.devices * hardware.num_nodes)
     sizes = ModelConfig() if before is None else before.settings.model
-    settings = RunConfig(
-        inputs, config, sizes, particles.box_size, particles.pixel_size, len(particles)
-    )
-    band = settings.band
-    check_fit(inputs, nodes, particles)
-    if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
-        raise InputError(
-            f"modes = {config.modes}: {inputs.reference} has {len(nodes)} nodes, and no more than {3 * len(nodes) - 6} modes"
-        )
+    grid = Grid(particles.box_size, particles.pixel_size, len(particles))
+    settings = RunConfig(inputs, grid, config, sizes)
+    check_fit(inputs, config, nodes, particles)
     if before is not None:
         check_can_go_on(before, settings, nodes)
         if config.steps == before.step:
-            print(
-                f"{out}: is at its last step, {before.step:,}, already; give a larger --steps to go on"
-            )
-            before.latents()
+            print(f"{out}: is at its last step, {before.step:,}; give a larger --steps to go on")
+            _ = before.latents  # inferred, where they are missing
             return before
-    fabric = start_fabric(
-        hardware
-    )  # here, and not before, other processes come into being: they need no input checked twice
-    with (
-        fabric.rank_zero_first()
-    ):  # the others find the file that the first one wrote, if it wrote one
-        vectors = open_vectors(
-            particles,
-            band,
-            invert=inputs.invert,
-            memory_gb=hardware.memory_gb,
-            cache=hardware.cache,
-            spill=out,
-        )
+    fabric = start_fabric(hardware)  # other processes begin here: no input is checked twice
+    vectors = _vectors(settings, particles, hardware, out, fabric)
     if fabric.is_global_zero:
-        if before is not None:
-            for line in settings.changes_from(before.settings):
-                print(f"{out}: from step {before.step + 1:,} on, {line}")
-        finest = 2 * particles.pixel_size
-        if config.low_pass < finest:
-            print(
-                f"{inputs.particles}: its pixels hold no detail of {config.low_pass:g} Å; images are compared down to {finest:g} Å"
-            )
-        if isinstance(vectors, VectorFile):
-            gigabytes = 2 * vectors.size * len(vectors) / 1e9
-            print(
-                f"{inputs.particles}: {len(vectors):,} particles ({gigabytes:.3g} GB) are more than memory may hold; they are read from {vectors.path}"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        write_structure(out / "reference.cif", nodes)
-        settings.write(out)
-        if config.density == "atoms":
-            write_structure(out / "atoms.cif", atoms)
+        announce(settings, before, out)
+        _write_inputs(settings, atoms, nodes, out)
     data = training_data(particles, resident(vectors, fabric.device), fabric.device)
-    view = make_view(config, nodes, band)
-    model = train(
+    model = run_training(
         config,
         data,
         nodes,
-        band,
+        band_of(settings),
         out,
         density=density,
-        view=view,
         model_config=sizes,
         resume=resume,
         fabric=fabric,
     )
     if not fabric.is_global_zero:
         return None
-    save_latents(out, model, data, view)
+    save_latents(out, model, data)
     return open_run(out)
 
 
+def _vectors(
+    settings: RunConfig, particles: Particles, hardware: Hardware, out: Path, fabric: "Fabric"
+) -> Tensor:
+    """The particles as training reads them; the processes share what the first one writes."""
+    with fabric.rank_zero_first():
+        return open_vectors(
+            particles,
+            band_of(settings),
+            invert=settings.inputs.invert,
+            memory_gb=hardware.memory_gb,
+            cache=hardware.cache,
+            spill=out,
+        )
+
+
+def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:
+    """Write what a run is opened with, beside its checkpoint."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_structure(out / "reference.cif", nodes)
+    if settings.train.density == "atoms":
+        write_structure(out / "atoms.cif", atoms)
+    settings.write(out)
+
+
+def find_low_pass(
+    config: TrainConfig, inputs: InputFiles, atoms: Structure, nodes: Structure
+) -> TrainConfig:
+    """The settings with a number for a low-pass of `auto`, which takes a map."""
+    if config.low_pass != "auto":
+        return config
+    if inputs.map is None:
+        raise InputError("--low-pass auto needs a consensus map", remedy="give --map")
+    density = make_density(config, atoms, nodes)
+    low_pass = low_pass_from_map(density, nodes, inputs.map, inputs.map_pixel_size)
+    print(
+        f"low-pass {low_pass} Å: there the FSC of {inputs.reference} with {inputs.map} falls to 0.5"
+    )
+    return dataclasses.replace(config, low_pass=low_pass)
+
+
+def announce(settings: RunConfig, before: Run | None, out: Path) -> None:
+    """Say what changes in a run that goes on, and what the images cannot give."""
+    for line in [] if before is None else settings.changes_from(before.settings):
+        print(f"{out}: from step {before.step + 1 if before else 1:,} on, {line}")
+    finest, low_pass = 2 * settings.grid.pixel_size, settings.train.low_pass
+    if isinstance(low_pass, float | int) and low_pass < finest:
+        print(
+            f"{settings.inputs.particles}: its pixels hold no detail of {low_pass:g} Å;"
+            f" images are compared down to {finest:g} Å"
+        )
+
+
 def check_free(out: Path) -> None:
-    """Raise InputError for a folder that holds a run with a checkpoint, or files that are no run's."""
+    """Raise InputError for a folder with a run that has a checkpoint, or with other files."""
     if (out / "checkpoint.pt").exists():
-        raise InputError(
-            f"{out}: already holds a run; go on with --resume, or choose another --out"
-        )
+        remedy = "go on with --resume, or choose another --out"
+        raise InputError("already holds a run", file=out, remedy=remedy)
     if (out / "config.json").exists():
-        read_config(out)  # of a run that was stopped before its first checkpoint, and is begun anew
+        read_config(out)  # of a run that was stopped before its first checkpoint: it begins anew
         if (out / "latents.npy").exists():
-            raise InputError(
-                f"{out}: holds a run whose checkpoint.pt is gone; restore it, or choose another --out"
-            )
+            remedy = "restore it, or choose another --out"
+            raise InputError("holds a run whose checkpoint.pt is gone", file=out, remedy=remedy)
     elif out.exists():
-        others = sorted(
-            path.name for path in out.iterdir() if not path.name.startswith((".", "vectors"))
-        )
+        names = sorted(path.name for path in out.iterdir())
+        others = [name for name in names if not name.startswith((".", "vectors"))]
         if others:
+            remedy = "choose a new or an empty folder (--out)"
+            raise InputError("holds {value}, and no run", file=out, value=others[0], remedy=remedy)
+
+
+def check_moved(before: Run, inputs: InputFiles) -> None:
+    """Raise InputError when a file of a run that is to go on is no longer there."""
+    named = {"PARTICLES": inputs.particles, "--reference FILE": inputs.reference}
+    for name, path in named.items():
+        if not path.exists():
             raise InputError(
-                f"{out}: holds {others[0]}, and no run; choose a new or an empty folder (--out)"
+                f"there is no such file, and {before.folder} was trained on it",
+                file=path,
+                remedy=f"say where it is now: train {name} --resume ...",
             )
+
+
+def check_fit(
+    inputs: InputFiles, config: TrainConfig, nodes: Structure, particles: Particles
+) -> None:
+    """Raise InputError for a reference outside the box, or with fewer modes than asked for."""
+    reach = float(np.linalg.norm(nodes.positions, axis=-1).max())
+    half_box = particles.box_size * particles.pixel_size / 2
+    if reach > half_box:
+        raise InputError(
+            "a residue lies {value} Å from the origin, outside the particles' half box of"
+            f" {half_box:.0f} Å",
+            file=inputs.reference,
+            value=round(reach),
+            remedy="place the model in the frame of the poses, its centre near the origin",
+        )
+    if config.method == "nma" and config.modes > 3 * len(nodes) - 6:
+        raise InputError(
+            f"has {len(nodes)} nodes, and modes = {{value}}",
+            file=inputs.reference,
+            value=config.modes,
+            remedy=f"give at most {3 * len(nodes) - 6} --modes",
+        )
 
 
 def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
-    """Raise InputError when a run that is to be resumed was trained on something else, or further."""
-    help_ = "resume with the same, or train into a new --out"
-    if settings.band != before.band:
-        was, wanted = (
-            f"{b.box_size} pixels of {b.pixel_size:g} Å down to {b.resolution:g} Å"
-            for b in (before.band, settings.band)
-        )
+    """Raise InputError when a run that is to go on was trained on something else, or further."""
+    stays = ("method", "modes", "encoder_input", "density", "low_pass")
+    was, now = ({name: getattr(c, name) for name in stays} for c in (before.config, settings.train))
+    was, now = was | vars(before.settings.grid), now | vars(settings.grid)
+    differences = [
+        (f"with {name} = {was[name]}", now[name]) for name in now if now[name] != was[name]
+    ]
+    differences += difference_of(before.nodes, nodes)
+    for words, value in differences:
         raise InputError(
-            f"{before.folder}: was trained on images of {was}, not of {wanted}; {help_}"
+            f"was trained {words}, not {{value}}",
+            file=before.folder,
+            value=value,
+            remedy="resume with the same, or train into a new --out",
         )
-    if settings.n_particles != before.settings.n_particles:
-        was, wanted = f"{before.settings.n_particles:,}", f"{settings.n_particles:,}"
+    if settings.train.steps < before.step:
         raise InputError(
-            f"{before.folder}: was trained on {was} particles, not on {wanted}; {help_}"
-        )
-    for name in ("method", "modes", "encoder_input", "density"):
-        was, wanted = getattr(before.config, name), getattr(settings.train, name)
-        if was != wanted:
-            raise InputError(
-                f"{before.folder}: was trained with {name} = {was}, not {wanted}; {help_}"
-            )
-    difference = difference_of(before.nodes, nodes)
-    if difference:
-        raise InputError(
-            f"{before.folder}: was trained on another reference: {difference}; {help_}"
-        )
-    steps = settings.train.steps
-    if steps < before.step:
-        raise InputError(
-            f"{before.folder}: is at step {before.step:,} already, and steps = {steps:,}; give a larger --steps"
+            f"is at step {before.step:,} already, and steps = {{value}}",
+            file=before.folder,
+            value=settings.train.steps,
+            remedy="give a larger --steps",
         )
 
 
-def difference_of(first: Structure, second: Structure) -> str:
-    """What tells two references apart, in words; nothing where they are the same, to the digits of a file."""
+def difference_of(first: Structure, second: Structure) -> list[tuple[str, str]]:
+    """What tells two references apart, in words of each; nothing where they agree to 0.01 Å."""
     if len(first) != len(second):
-        return f"{len(first)} nodes, not {len(second)}"
-    for atom in range(len(first)):
-        was, wanted = first.residue_label(atom), second.residue_label(atom)
-        if was != wanted:
-            return f"node {atom + 1} is {was}, not {wanted}"
+        return [(f"on a reference of {len(first)} nodes", f"{len(second)}")]
+    labels = ((a, first.residue_label(a), second.residue_label(a)) for a in range(len(first)))
+    for atom, was, now in labels:
+        if was != now:
+            return [(f"on a reference whose node {atom + 1} is {was}", now)]
     apart = float(np.abs(first.positions - second.positions).max())
-    return f"its nodes lie up to {apart:.3g} Å from these" if apart > 0.01 else ""
-
-
-def check_fit(inputs: InputFiles, nodes: Structure, particles: Particles) -> None:
-    """Raise InputError when the reference reaches out of the box: it is not docked, or the pixel size is wrong."""
-    reach, half_box = (
-        float(np.linalg.norm(nodes.positions, axis=-1).max()),
-        particles.box_size * particles.pixel_size / 2,
-    )
-    if reach > half_box:
-        raise InputError(
-            f"{inputs.reference}: a residue lies {reach:.0f} Å from the origin, outside the particles' half box of {half_box:.0f} Å; place the model in the frame of the poses, its centre near the origin"
-        )
+    return [("on a reference at another place", f"{apart:.3g} Å away")] if apart > 0.01 else []

@@ -1,0 +1,48 @@
+"""What the terminal shows of a command's result."""
+
+import json
+from typing import Any
+
+
+def describe(command: Any, result: Any) -> str:
+    """What the terminal shows of a command's result."""
+    match type(command).__name__:
+        case "Simulate":
+            return f"wrote {result}, particles.mrcs and truth.npz"
+        case "Info":
+            from cryostar_nb.prepare.info import describe as as_lines
+
+            return json.dumps(result) if command.json else as_lines(result)
+        case "Preprocess":
+            images = f"{result.box_size} pixels of {result.pixel_size:.5g} Å"
+            names = f"{result.source} and {result.stacks[0].name}"
+            return f"wrote {names}: {len(result):,} particles of {images}"
+        case "Select":
+            chosen, count, remark = result
+            return f"wrote {command.out}: {chosen:,} of {count:,} particles; {remark}"
+        case "Doctor":
+            from cryostar_nb.pages.doctor_report import as_json, as_text
+
+            values = as_json(result)
+            return json.dumps(values, indent=2) if command.json else as_text(result, values)
+        case "Dock":
+            from cryostar_nb.doctor.placing import as_report
+
+            return f"{as_report(result)}\nwrote {command.out}"
+        case "Train":
+            return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
+        case "Evaluate":
+            return f"{_table(result)}\nwrote {command.run_folder / 'evaluation.json'}"
+    return f"open {result.resolve()}"
+
+
+def _table(score: Any) -> str:
+    """RMSD per state, beside doing nothing."""
+    count = len(score.rmsd_per_state)
+    lines = [f"{'Cα-RMSD to the truth (Å)':28s}{'this run':>18s}{'do nothing':>12s}"]
+    for state in sorted({round(i * (count - 1) / 5) for i in range(6)}):
+        mean, sd = score.rmsd_per_state[state], score.rmsd_std_per_state[state]
+        idle = score.idle.rmsd_per_state[state]
+        lines.append(f"{f'state {state + 1} of {count}':28s}{mean:9.2f} ± {sd:5.2f} {idle:12.2f}")
+    lines.append(f"{'all particles':28s}{score.rmsd_mean:9.2f} {score.idle.rmsd_mean:20.2f}")
+    return "\n".join([*lines, f"{'bond error (Å)':28s}{score.bond_error:9.3f}"])
