@@ -1,4 +1,4 @@
-"""Where the shell's `cryostar-nb` begins: Ctrl-C is heard from the first moment, while the libraries are still being read."""
+"""Where the shell's `cryostar-nb` begins: Ctrl-C is one line from the first moment on."""
 
 import sys
 
@@ -6,8 +6,12 @@ import sys
 def main() -> None:
     """Run the command line. Ctrl-C is one line and exit code 130."""
     try:
-        from cryostar_nb.cli import main as run  # it takes seconds
+        from cryostar_nb.cli import main as run
     except KeyboardInterrupt:
         print("cryostar-nb: stopped", file=sys.stderr)
         sys.exit(130)
     run()
+
+
+if __name__ == "__main__":
+    main()

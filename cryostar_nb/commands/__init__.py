@@ -1,0 +1,15 @@
+"""The commands: what each takes, as a dataclass, and what it does.
+
+From a command comes its subcommand in the shell (`cli`) and its function in Python (`door`): names,
+defaults and descriptions are the same. Nothing heavy is imported before a command runs.
+"""
+
+from cryostar_nb.commands.particles import Dock, Doctor, Info, Preprocess, Select, Simulate
+from cryostar_nb.commands.runs import Analyse, Evaluate, Train
+
+# Fields that the shell takes by their place.
+BY_PLACE = ("particles", "source", "model", "target", "run_folder")
+COMMANDS = (Simulate, Info, Preprocess, Select, Doctor, Dock, Train, Evaluate, Analyse)
+
+__all__ = ["BY_PLACE", "COMMANDS", "Analyse", "Dock", "Doctor", "Evaluate", "Info"]
+__all__ += ["Preprocess", "Select", "Simulate", "Train"]

@@ -1,0 +1,127 @@
+"""The commands about runs: train one, evaluate it, analyse it."""
+
+import dataclasses
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from cryostar_nb.config import PRESETS, Positive, TrainConfig, settings
+from cryostar_nb.errors import InputError
+from cryostar_nb.io.options import Reading
+from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
+
+if TYPE_CHECKING:
+    from cryostar_nb.evaluation import Evaluation
+    from cryostar_nb.runs.folder import Run
+
+
+@settings
+class Train:
+    """Learn the atomic shape behind every particle.
+
+    Writes a run folder: checkpoint.pt, metrics.csv, config.json, reference.cif and latents.npy.
+    Ctrl-C leaves a run that --resume continues; a resumed run takes its files and settings from
+    its folder, but for those given again.
+    """
+
+    particles: Positional[Path]
+    """Particles with poses and CTF: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with
+    cryoDRGN's pickles."""
+    reference: Path
+    """Reference structure (PDB or mmCIF), in the frame of the poses."""
+    out: Path
+    """Run folder to write to."""
+    preset: Literal["standard", "paper"] = "standard"
+    """standard: what works best. paper: every constant as the paper prints it. Other flags
+    override."""
+    resume: bool = False
+    """Continue the run in OUT from its last checkpoint."""
+    invert: bool = False
+    """Set when protein is dark on a bright ground."""
+    map: Path | None = None
+    """Consensus map (MRC) for --low-pass auto."""
+    map_pixel_size: Positive | None = None
+    """Voxel size of the map in Å, where its header does not say or is wrong."""
+    reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
+    """How to read the particles."""
+    hardware: OmitArgPrefixes[Hardware] = field(default_factory=Hardware)
+    """Where to train."""
+    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    """How to train."""
+
+    @classmethod
+    def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What is not given: the settings of the preset, or of the run that is resumed."""
+        preset = given.get("preset")
+        if not given.get("resume"):
+            name = preset or "standard"
+            if name not in PRESETS:
+                raise InputError("preset = {value}", value=name, remedy="give standard or paper")
+            return {"preset": name, "config": PRESETS[name]}
+        if preset is not None:
+            raise InputError(
+                "preset = {value}: a run that is resumed has its settings already",
+                value=preset,
+                remedy="leave it out, and change single ones by their flags",
+            )
+        if given.get("out") is None:
+            raise InputError("--resume needs the folder of the run", remedy="give --out")
+        stored = read_config(given["out"])
+        return {"out": Path(given["out"]), "resume": True, "config": stored.train} | vars(
+            stored.inputs
+        )
+
+    def run(self) -> "Run | None":
+        """Train; returns the run (in a distributed run, in the first process)."""
+        from cryostar_nb.runs.start import start_run
+
+        names = [f.name for f in dataclasses.fields(InputFiles)]
+        inputs = InputFiles(**{name: getattr(self, name) for name in names})
+        if self.preset == "paper" and not self.resume:
+            print(self._about_the_paper())
+        return start_run(inputs, self.config, self.out, resume=self.resume, hardware=self.hardware)
+
+    def _about_the_paper(self) -> str:
+        """What the preset `paper` is, where it is left, and what the paper has for real data."""
+        paper = vars(PRESETS["paper"])
+        changes = [f"{k} = {v}" for k, v in vars(self.config).items() if v != paper[k]]
+        words = "preset paper: every constant as the paper prints it"
+        words += f", but for {', '.join(changes)}" if changes else ""
+        if not (self.particles.parent / "truth.npz").exists():
+            words += "\nfor experimental data the paper has p = 95 and 96,000 steps:"
+            words += " --relaxation-percentile 95 --steps 96000"
+        return words
+
+
+@settings
+class Evaluate:
+    """Compare a run with the truth of its simulation; writes evaluation.json into its folder."""
+
+    run_folder: Positional[Path]
+    """Run folder of `train`."""
+    truth: Path
+    """The truth.npz of `simulate`."""
+
+    def run(self) -> "Evaluation":
+        """Evaluate."""
+        from cryostar_nb.runs.folder import open_run
+
+        return open_run(self.run_folder).evaluate(self.truth)
+
+
+@settings
+class Analyse:
+    """Write latents, principal components, a traversal of structures, and report.html into the run
+    folder.
+    """
+
+    run_folder: Positional[Path]
+    """Run folder of `train`."""
+
+    def run(self) -> Path:
+        """Analyse; returns the path of the page."""
+        from cryostar_nb.runs.folder import open_run
+
+        return open_run(self.run_folder).report()
