@@ -1,5 +1,6 @@
 # make demo   adenylate kinase from two PDB files to moving atoms, about three minutes on two cores
 # make test   every test and every notebook     make check  style, types, layers
+# make test-quick  the tests without notebooks, browser and long trainings, about three minutes
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
@@ -17,7 +18,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test check book lab bench colab student survive fuzz sweep paper clean
+.PHONY: venv demo test test-quick check book lab bench colab student survive fuzz sweep paper clean
 
 venv: $(STAMP)
 
@@ -30,13 +31,16 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 
 demo: $(STAMP)
 	rm -rf demo
-	$(BIN)/cryostar-nb simulate --closed data/1ake.pdb --open data/4ake.pdb --out demo/particles --n-particles 10000 --snr 0.1
-	$(BIN)/cryostar-nb train demo/particles/particles.star --reference data/1ake.pdb --out demo/run --preset ours --steps 4000
+	$(BIN)/cryostar-nb simulate --start data/1ake.pdb --end data/4ake.pdb --out demo/particles --n-particles 10000 --snr 0.1
+	$(BIN)/cryostar-nb train demo/particles/particles.star --reference data/1ake.pdb --out demo/run --steps 4000
 	$(BIN)/cryostar-nb evaluate demo/run --truth demo/particles/truth.npz
 	$(BIN)/cryostar-nb analyse demo/run
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-quick: $(STAMP)
+	$(BIN)/python -m pytest -m "not notebook and not browser and not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -56,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/floor.py
 	$(BIN)/python benchmarks/projector.py $(if $(PEER),--peer $(PEER))
 	$(BIN)/python benchmarks/step.py $(if $(PEER),--peer $(PEER))
+	$(BIN)/python benchmarks/shell.py
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz_readers.py $(if $(SECONDS),--seconds $(SECONDS))

@@ -1,23 +1,26 @@
-"""What the tests share. Every random number comes from a generator that is seeded anew for each test."""
+"""What the tests share. Random numbers come from a generator that is new for each test."""
 
+import dataclasses
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import torch
+from tiny import BAND
 
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData
 
-torch.set_num_threads(
-    1
-)  # the tests' tensors are tiny: threads that wait for each other cost more than they give
+# The tests' tensors are tiny: threads that wait for each other cost more than they give.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -49,14 +52,15 @@ def asymmetric():
         [-3.0, -5.0, 2.0],
         [1.0, 7.0, -4.0],
     ]
-    return torch.tensor(positions, dtype=torch.float64), torch.tensor(
-        [9.0, 6.0, 4.0, 3.0, 2.0], dtype=torch.float64
-    )
+    electrons = torch.tensor([9.0, 6.0, 4.0, 3.0, 2.0], dtype=torch.float64)
+    return torch.tensor(positions, dtype=torch.float64), electrons
 
 
 @pytest.fixture
 def blackboard_image():
-    """A projection written pixel by pixel: sum of A / (2 pi sigma^2) exp(-r^2 / 2 sigma^2), the oracle of the projectors."""
+    """A projection written pixel by pixel, the oracle of the projectors:
+    sum of A / (2 pi sigma^2) exp(-r^2 / 2 sigma^2).
+    """
 
     def image(view, amplitudes, sigma, box_size, pixel_size):
         sigma = np.broadcast_to(sigma, len(amplitudes))
@@ -65,9 +69,8 @@ def blackboard_image():
             for column in range(box_size):
                 x, y = (column - box_size // 2) * pixel_size, (row - box_size // 2) * pixel_size
                 r2 = (x - view[:, 0]) ** 2 + (y - view[:, 1]) ** 2
-                result[row, column] = np.sum(
-                    amplitudes / (2 * np.pi * sigma**2) * np.exp(-r2 / (2 * sigma**2))
-                )
+                profiles = np.exp(-r2 / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+                result[row, column] = np.sum(amplitudes * profiles)
         return torch.from_numpy(result)
 
     return image
@@ -75,7 +78,7 @@ def blackboard_image():
 
 @pytest.fixture
 def microscope():
-    """Make CTF parameters: a 300 kV microscope without aberrations of its own, but for what the caller says."""
+    """Make CTF parameters: a 300 kV microscope, but for what the caller says."""
 
     def make(**changes):
         values = {
@@ -88,17 +91,19 @@ def microscope():
             "phase_shift_deg": 0.0,
             "b_factor": 0.0,
         }
-        tensors = [
-            torch.as_tensor(value, dtype=torch.float64) for value in (values | changes).values()
-        ]
-        return CTFParameters(**dict(zip(values, torch.broadcast_tensors(*tensors), strict=True)))
+        given = (values | changes).values()
+        tensors = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in given))
+        return CTFParameters(**dict(zip(values, tensors, strict=True)))
 
     return make
 
 
 @pytest.fixture
 def make_nodes():
-    """Make a coarse-grained structure of glycines from positions; `chains` is a letter for all, or one for each."""
+    """Make a coarse-grained structure of glycines from positions.
+
+    `chains` is a letter for all nodes, or one for each.
+    """
 
     def make(positions, chains="A", atom_names="CA"):
         positions = np.asarray(positions, dtype=np.float64)
@@ -139,9 +144,7 @@ def write_stack():
     def write(path, images, pixel_size=1.0):
         with mrcfile.new(path, overwrite=True) as handle:
             handle.set_data(np.zeros(np.shape(images), dtype=np.float32))
-            handle.data[...] = (
-                images  # afterwards, because set_data warns of pixels that are not finite
-            )
+            handle.data[...] = images  # afterwards: set_data warns of pixels that are not finite
             if handle.data.ndim == 3:
                 handle.set_image_stack()
             handle.voxel_size = pixel_size
@@ -197,24 +200,24 @@ def helix_nodes(helix, make_nodes):
 
 @pytest.fixture
 def helix_data(helix_nodes, rng):
-    """Images of the helix, straight and bent by up to 20 Å at its ends: two states, forty particles."""
+    """Forty images of the helix, in two states: straight, and bent by up to 20 Å at its ends."""
     reference = torch.from_numpy(helix_nodes.positions).float()
-    bend = torch.linspace(-1, 1, len(helix_nodes)).square()[:, None] * torch.tensor(
-        [20.0, 0.0, 0.0]
-    )
+    along_x = torch.tensor([20.0, 0.0, 0.0])
+    bend = torch.linspace(-1, 1, len(helix_nodes)).square()[:, None] * along_x
     positions = reference + bend * torch.arange(2).repeat(20)[:, None, None]
     rotations = torch.from_numpy(random_rotations(40, rng)).float()
-    electrons = torch.from_numpy(helix_nodes.electrons).float()
-    vectors = make_images(
-        positions, electrons, torch.tensor(2.0), Band(24, 3.0, 9.0), rotations=rotations
-    )
+    electrons, sigma = torch.from_numpy(helix_nodes.electrons).float(), torch.tensor(2.0)
+    vectors = make_images(positions, electrons, sigma, BAND, rotations=rotations)
     noise = torch.from_numpy(rng.standard_normal(vectors.shape)).float()
     return TrainingData(vectors + 0.2 * vectors.std() * noise, rotations, ctf=None)
 
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
-    """Run a notebook with small values, with every answer after its check, once in a session; returns the file with the outputs."""
+    """Run a notebook with small values, with every answer after its check, once in a session.
+
+    Returns the file with the outputs.
+    """
     import nbformat
     import papermill
     from smoke import SMOKE
@@ -225,9 +228,8 @@ def executed(tmp_path_factory):
     def execute(path):
         if path.stem not in done:
             prepared, target = folder / f"prepared_{path.name}", folder / path.name
-            nbformat.write(
-                with_both(nbformat.read(path, as_version=4), read_solutions(path)), prepared
-            )
+            notebook = with_both(nbformat.read(path, as_version=4), read_solutions(path))
+            nbformat.write(notebook, prepared)
             papermill.execute_notebook(
                 str(prepared),
                 str(target),
@@ -240,3 +242,70 @@ def executed(tmp_path_factory):
         return done[path.stem]
 
     return execute
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a command line gave back: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    """Run a command line, written as after `cryostar-nb`, in this process."""
+    from cryostar_nb.cli import main
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["cryostar-nb", *shlex.split(line)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Answer(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def refused(shell):
+    """Run a command line that is bad input: exit code 2 and one line that has these words."""
+
+    def call(line, *words):
+        answer = shell(line)
+        assert answer.code == 2 and answer.error.startswith("cryostar-nb: "), answer
+        assert len(answer.error.splitlines()) == 1
+        missing = [word for word in map(str, words) if word not in answer.error]
+        assert not missing, answer.error
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A folder with `sim`, 160 particles of adenylate kinase in five states, and `run`: 60 steps of
+    training on them, evaluated and analysed. For reading: tests that write take a copy.
+    """
+    from cryostar_nb.cli import parse
+
+    folder, data = tmp_path_factory.mktemp("small_run"), Path(__file__).parents[1] / "data"
+    small = "--n-particles 160 --box-size 32 --pixel-size 4 --states 5 --snr 1"
+    for line in (
+        f"simulate --start {data}/1ake.pdb --end {data}/4ake.pdb --out {folder}/sim {small}",
+        f"train {folder}/sim/particles.star --reference {data}/1ake.pdb --out {folder}/run"
+        " --steps 60 --low-pass 9 --batch-size 16",
+        f"evaluate {folder}/run --truth {folder}/sim/truth.npz",
+        f"analyse {folder}/run",
+    ):
+        parse(shlex.split(line)).run()
+    return folder
+
+
+@pytest.fixture
+def run_copy(small_run, tmp_path):
+    """A copy of the small run's folder, to be written to."""
+    return Path(shutil.copytree(small_run / "run", tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""What people do wrong with a data set, done on purpose: for the tests of the doctor and its sweep."""
+"""What people do wrong with a data set, done on purpose, to test the doctor."""
 
 import dataclasses
 
@@ -8,16 +8,20 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.ctf import contrast_transfer_function
-from cryostar_nb.doctor.hypotheses import FAULTS
+from cryostar_nb.doctor.hypotheses import FAULTS, name_of
 from cryostar_nb.fourier import centred_fft, centred_ifft, frequency_grid
 
 FLIP = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 TURN = torch.from_numpy(Rotation.from_rotvec(np.deg2rad(40) * np.array([2, -1, 2]) / 3).as_matrix())
 OFFSET = torch.tensor([20.0, -10.0, 20.0], dtype=torch.float64)  # 30 Å
 
-NEGATED = lambda ctf: dataclasses.replace(ctf, defocus_u=-ctf.defocus_u, defocus_v=-ctf.defocus_v)  # noqa: E731
+
+def negated(ctf):
+    return dataclasses.replace(ctf, defocus_u=-ctf.defocus_u, defocus_v=-ctf.defocus_v)
+
+
 IN_THE_FILE = {
-    "CTF sign": lambda p: {"ctf": NEGATED(p.ctf)},
+    "CTF sign": lambda p: {"ctf": negated(p.ctf)},
     "transpose": lambda p: {"rotations": p.rotations.mT},
     "hand": lambda p: {"rotations": FLIP @ p.rotations @ FLIP},
     "origin sign": lambda p: {"shifts": -p.shifts},
@@ -45,13 +49,15 @@ ALL = (*IN_THE_IMAGES, *IN_THE_FILE, *IN_THE_MODEL)
 
 def verdict(faults):
     """What the doctor calls these."""
-    return (
-        " + ".join(sorted({NAMES.get(fault, fault) for fault in faults}, key=FAULTS.index)) or "ok"
-    )
+    names = {NAMES.get(fault, fault) for fault in faults}
+    return name_of(tuple(sorted(names, key=FAULTS.index)))
 
 
 def family(fault):
-    """Two faults of a family cannot both be; a model that is mirrored under poses of the other hand is right."""
+    """Two faults of a family cannot both be.
+
+    A model that is mirrored under poses of the other hand is right.
+    """
     name = NAMES.get(fault, fault)
     return "CTF" if name in ("CTF off", "CTF sign", "phase flipped") else name
 
@@ -80,7 +86,7 @@ def spoil_particles(particles, faults):
 
 
 def write_spoilt(particles, images, faults, stack):
-    """Write the images with these faults, and return the particles of that stack with what their file says."""
+    """Write the images with these faults; return the particles as their file describes them."""
     with mrcfile.new(stack, overwrite=True) as handle:
         handle.set_data(spoil_images(images, particles, faults).numpy().astype(np.float32))
         handle.set_image_stack()

@@ -1,9 +1,10 @@
-"""Mutate sound files at random and read them: `make fuzz`. A reader may read, or raise InputError; nothing else, soon, in little memory.
+"""Mutate sound files at random and read them: `make fuzz`.
 
     python tests/fuzz_readers.py [--seconds 300] [--seed 0] [--keep FOLDER]
 
-Each reader runs in a process of its own, which is killed where a file takes longer than ten seconds, and cannot take more than
-1 GB of memory beyond what it started with. What fails is kept, and the exit code is 1.
+A reader may read, or raise InputError; nothing else, soon, in little memory. Each reader runs in a
+process of its own, which is killed where a file takes longer than ten seconds, and cannot take more
+than 1 GB of memory beyond what it started with. What fails is kept, and the exit code is 1.
 """
 
 import argparse
@@ -43,7 +44,7 @@ INTERESTING = [
 
 
 def mutate(content: bytes, rng: random.Random, other: bytes) -> bytes:
-    """The content with a few random changes: bytes, numbers, lines, stretches, or a part of another file."""
+    """The content with a few random changes: bytes, numbers, lines, parts of another file."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         place = (
@@ -99,8 +100,10 @@ def make_seeds(folder: Path) -> None:
 
     write_sound_files(folder)
     (folder / "one_table.star").write_text(
-        "data_\n\nloop_\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnOriginX\n_rlnOriginY\n_rlnDefocusU\n_rlnDefocusV\n_rlnDefocusAngle\n"
-        "_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n_rlnMagnification\n_rlnDetectorPixelSize\n_rlnMicrographName\n"
+        "data_\n\nloop_\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnOriginX\n"
+        "_rlnOriginY\n_rlnDefocusU\n_rlnDefocusV\n_rlnDefocusAngle\n_rlnVoltage\n"
+        "_rlnSphericalAberration\n_rlnAmplitudeContrast\n_rlnMagnification\n"
+        "_rlnDetectorPixelSize\n_rlnMicrographName\n"
         + "".join(
             f'{i}@stack.mrcs 1 2 {i} 0 0.5 15000 15000 0 300 2.7 0.1 50000 7.5 "a name"\n'
             for i in (1, 2, 3)
@@ -135,23 +138,30 @@ def make_seeds(folder: Path) -> None:
 
 
 def targets(seeds: Path, folder: Path) -> dict:
-    """Reader to (files that it may be given, what to do with the mutated one, which lies in `folder` beside sound ones)."""
+    """For each reader the files it may be given, and what to do with the mutated one.
+
+    The mutated file lies in `folder`, beside sound ones.
+    """
     from cryostar_nb.errors import InputError
     from cryostar_nb.fourier import Band
     from cryostar_nb.io.maps import read_map
-    from cryostar_nb.io.reading import Reading, read_indices, read_particles
+    from cryostar_nb.io.options import Reading
+    from cryostar_nb.io.reading import read_indices, read_particles
     from cryostar_nb.io.vectors import load_band_vectors
     from cryostar_nb.prepare.info import describe, inspect_particles
-    from cryostar_nb.prepare.select import Choice, select_particles
+    from cryostar_nb.prepare.options import Choice
+    from cryostar_nb.prepare.select import select_particles
 
     def read_all(path, **options):
-        """Every way in which a particle file is read; raises InputError at the end if one of them did."""
+        """Every way in which a particle file is read; raises InputError if one of them did."""
         reading, refusals = Reading(**options), []
         out = folder / f"out{path.suffix if path.suffix in ('.star', '.cs') else '.star'}"
         for way in (
             lambda: describe(json.loads(json.dumps(inspect_particles(path, reading)))),
-            lambda: load_band_vectors(read_particles(path, **options), Band(8, 1.5, 4.0)),
-            lambda: select_particles(path, out, Choice(indices="0:2", unique=True), reading),
+            lambda: load_band_vectors(read_particles(path, reading), Band(8, 1.5, 4.0)),
+            lambda: select_particles(
+                path, out, Choice(indices="0:2", unique=True), reading=reading
+            ),
         ):
             try:
                 way()
@@ -227,7 +237,7 @@ def work(reader: str, seeds: Path, seconds: float, seed: int, keep: Path) -> Non
                 with warnings.catch_warnings(action="error"):
                     read(path)
             except Exception as error:
-                # a reader that refuses a file because memory ran out would have taken more of it elsewhere
+                # where a file is refused because memory ran out, more would be taken elsewhere
                 sound = isinstance(error, InputError) and not isinstance(
                     error.__cause__, MemoryError
                 )
@@ -286,7 +296,8 @@ def main() -> None:
             counts = json.loads(done.stdout.splitlines()[-1])
             failed |= counts["failed"] > 0
             print(
-                f"{reader:12s}{counts['files']:8,} files, {counts['refused']:,} refused, {counts['failed']} failed, the slowest took {counts['slowest']} s"
+                f"{reader:12s}{counts['files']:8,} files, {counts['refused']:,} refused, "
+                f"{counts['failed']} failed, the slowest took {counts['slowest']} s"
             )
     if failed:
         sys.exit(f"what failed is in {options.keep}")

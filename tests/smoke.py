@@ -7,7 +7,7 @@ SMOKE = {
     "03_simulate_an_ensemble": {"n_particles": 40, "path_states": 5},
     "04_fit_one_structure": {"n_images": 40, "steps": 40},
     "05_restraints": {"n_images": 64, "n_states": 4, "steps": 20},
-    "06_amortise": {"n_particles": 400, "steps": 10, "refine_steps": 5},
+    "06_amortise": {"n_particles": 160, "steps": 10, "refine_steps": 5},
     "07_train_cryostar": {"n_particles": 300, "steps": 30},
     "08_baselines_and_interlock": {"n_particles": 200, "steps": 10},
     "09_two_modes": {"n_particles": 200, "steps": 10, "box_size": 48, "pixel_size": 4.0},

@@ -1,4 +1,7 @@
-"""The items of CONVENTIONS.md that the core implements, each against an independent computation, on odd and even boxes."""
+"""The conventions that the core implements, each against an independent computation.
+
+Box sizes are odd and even.
+"""
 
 import numpy as np
 import pytest
@@ -173,7 +176,9 @@ def test_a_relion_origin_moves_the_image_to_its_centre(
         "rlnAnglePsi": [0],
     }
     columns |= {"rlnDetectorPixelSize": [PIXEL], "rlnMagnification": [10_000], **origin}
-    particles = read_particles(write_table(tmp_path / "particles.star", {"": columns}), ctf=False)
+    columns |= {"rlnDefocusU": [10_000], "rlnDefocusV": [10_000], "rlnDefocusAngle": [0]}
+    columns |= {"rlnVoltage": [300], "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1]}
+    particles = read_particles(write_table(tmp_path / "particles.star", {"": columns}))
     np.testing.assert_allclose(particles.shifts, [[x * PIXEL, y * PIXEL]], atol=1e-12)
 
     band = Band(box_size, PIXEL, 2 * PIXEL)
@@ -193,7 +198,7 @@ def relativistic_wavelength(kv):
 
 
 def textbook_ctf(kx, ky, *, u, v, angle_deg, kv, cs_mm, w, phase_deg, b):
-    """sqrt(1 - w^2) sin(chi) + w cos(chi): the weak-phase object, with the wave's phase chi built from U cos^2 + V sin^2."""
+    """sqrt(1 - w^2) sin(chi) + w cos(chi), the weak-phase object, chi from U cos^2 + V sin^2."""
     wavelength, angle = relativistic_wavelength(kv), np.deg2rad(angle_deg)
     along, across = kx * np.cos(angle) + ky * np.sin(angle), ky * np.cos(angle) - kx * np.sin(angle)
     k2 = kx**2 + ky**2
@@ -311,7 +316,7 @@ def test_a_gaussian_carries_its_electrons_whatever_its_width(box_size, width):
 
 
 def direct_transform(image, frequencies, pixel_size):
-    """Fourier integral of an image, pixel by pixel, at these frequencies: no FFT, so no convention of one."""
+    """Fourier integral of an image, pixel by pixel: no FFT, so no convention of one."""
     axis = (np.arange(len(image)) - len(image) // 2) * pixel_size
     along_x, along_y = (np.exp(-2j * np.pi * np.outer(frequencies[:, i], axis)) for i in (0, 1))
     return np.einsum("ky,yx,kx->k", along_y, image, along_x, optimize=True) * pixel_size**2

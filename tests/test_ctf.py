@@ -1,11 +1,12 @@
 """Laws of the contrast transfer function; its values are proved in test_conventions.py."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from cryostar_nb.ctf import contrast_transfer_function, electron_wavelength
+from cryostar_nb.ctf import CTFParameters, contrast_transfer_function, electron_wavelength
 from cryostar_nb.fourier import frequency_grid
 
 
@@ -102,6 +103,25 @@ def test_parameters_are_indexed_as_a_batch(grid, microscope):
             contrast_transfer_function(grid, parameters[index]),
             contrast_transfer_function(grid, parameters)[index],
         )
+
+
+def test_what_is_not_given_is_a_usual_microscope(grid, microscope):
+    defocus = torch.tensor([[10_000.0, 15_000.0]], dtype=torch.float64)
+    parameters = CTFParameters(defocus_u=defocus)
+    for field in dataclasses.fields(parameters):
+        tensor = getattr(parameters, field.name)
+        assert tensor.shape == (1, 2) and tensor.dtype == torch.float64
+    expected = microscope(defocus_u=defocus, defocus_v=defocus)
+    values = contrast_transfer_function(grid, parameters[0])
+    assert torch.equal(values, contrast_transfer_function(grid, expected)[0])
+
+
+def test_numbers_and_tensors_are_broadcast():
+    parameters = CTFParameters(15_000, voltage_kv=torch.tensor([200.0, 300.0]), b_factor=50)
+    assert parameters.defocus_v.tolist() == [15_000, 15_000]
+    assert parameters.b_factor.tolist() == [50, 50]
+    assert parameters.amplitude_contrast.tolist() == pytest.approx([0.1, 0.1])
+    assert parameters[1].voltage_kv == 300
 
 
 def test_faster_electrons_have_shorter_waves():

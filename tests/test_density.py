@@ -1,15 +1,17 @@
-"""Atoms carried by their residues: at the reference they are where the model has them, and they turn with the chain."""
+"""Atoms carried by their residues: in their place at the reference, and turning with the chain."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck
 
-from cryostar_nb.density import atom_density, node_density
-from cryostar_nb.errors import InputError
+from cryostar_nb.config import TrainConfig
+from cryostar_nb.density import atom_density, make_density, node_density
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.structure import Structure, coarse_grain
 
@@ -86,33 +88,26 @@ def test_short_chains_keep_their_atoms_and_have_gradients(count, chains):
     atoms = small_peptide(count, chains)
     nodes, density = coarse_grain(atoms), atom_density(atoms, 0.8)
     positions = positions_of(nodes).requires_grad_()
-    placed = density.centres(positions)
-    assert torch.allclose(placed, positions_of(atoms), atol=1e-5)
-    placed.sum().backward()
+    centres = density.centres(positions)
+    assert torch.allclose(centres, positions_of(atoms), atol=1e-5)
+    centres.sum().backward()
     assert torch.isfinite(positions.grad).all()
 
 
 def test_a_pair_of_residues_keeps_the_directions_of_the_reference():
     atoms = small_peptide(2)
     density, positions = atom_density(atoms, 0.8), positions_of(coarse_grain(atoms))
-    turned = density.centres(
-        positions @ torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).mT
-    )
-    assert torch.allclose(
-        turned[1] - turned[0], positions_of(atoms)[1] - positions_of(atoms)[0], atol=1e-5
-    )
+    quarter_turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned, before = density.centres(positions @ quarter_turn.mT), positions_of(atoms)
+    assert torch.allclose(turned[1] - turned[0], before[1] - before[0], atol=1e-5)
 
 
 def test_the_gradient_is_right(generator):
-    density = atom_density(small_peptide(5), 0.8)
-    carried = density.carried
-    double = type(carried)(
-        carried.neighbours, carried.framed, carried.offsets.double(), carried.slots
-    )
-    positions = positions_of(coarse_grain(small_peptide(5))).double() + 0.3 * torch.randn(
-        2, 5, 3, generator=generator, dtype=torch.float64
-    )
-    assert gradcheck(double.place, positions.requires_grad_())
+    carried = atom_density(small_peptide(5), 0.8).carried
+    double = dataclasses.replace(carried, offsets=carried.offsets.double())
+    noise = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    positions = positions_of(coarse_grain(small_peptide(5))) + 0.3 * noise
+    assert gradcheck(double.centres, positions.requires_grad_())
 
 
 def test_the_density_of_the_nodes_is_the_nodes(atoms):
@@ -124,7 +119,14 @@ def test_the_density_of_the_nodes_is_the_nodes(atoms):
 
 
 def test_a_model_of_nodes_alone_has_no_atoms_to_carry(atoms):
-    with pytest.raises(
-        InputError, match="one atom for each residue; give a full-atom model, or --density nodes"
-    ):
+    with refused() as caught:
         atom_density(coarse_grain(atoms), 0.8)
+    assert "--density nodes" in caught.value.remedy
+
+
+def test_a_configuration_has_its_density(atoms):
+    nodes, config = coarse_grain(atoms), TrainConfig(sigma=3.0, atom_sigma=0.7)
+    by_atom = make_density(config, atoms, nodes)
+    by_node = make_density(dataclasses.replace(config, density="nodes"), atoms, nodes)
+    assert len(by_atom.amplitudes) == len(atoms) and float(by_atom.sigma) == pytest.approx(0.7)
+    assert len(by_node.amplitudes) == len(nodes) and float(by_node.sigma) == 3.0

@@ -1,21 +1,33 @@
-"""What an image shows at the places of a structure: the adjoint of the projector, in the frame of the reference."""
+"""What an image shows at the places of a structure: the adjoint of the projector, in its frame."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from tiny import BAND as HELIX_BAND
+from tiny import SIZES
 
-from cryostar_nb.config import TrainConfig
+from cryostar_nb.config import PRESETS, ModelConfig, TrainConfig
 from cryostar_nb.ctf import contrast_transfer_function, ctf_terms
-from cryostar_nb.encoders import MOST_NODES, MOST_PLACES, REACH, StructureView, structure_view
+from cryostar_nb.encoders import (
+    MOST_NODES,
+    MOST_PLACES,
+    REACH,
+    ImageEncoder,
+    StructureEncoder,
+    make_encoder,
+    places_around,
+)
 from cryostar_nb.fast.nufft import adjoint_transform, transform_nodes
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.projector import make_images
-from cryostar_nb.training import encoder_inputs, make_view, train
 
 BAND = Band(32, 3.0, 8.0)
+
+
+# The adjoint
 
 
 def test_it_is_the_adjoint_of_the_sum_over_nodes(generator):
@@ -34,125 +46,128 @@ def test_values_and_slopes_are_those_of_the_formula(generator):
     angle = 2 * math.pi * positions[..., :2] @ BAND.frequencies.mT
     real, imaginary = vectors.chunk(2, dim=-1)
     expected = (real[:, None] * angle.cos() - imaginary[:, None] * angle.sin()).sum(-1)
-    (slopes,) = torch.autograd.grad(expected.sum(), positions)
-    values, found = adjoint_transform(vectors, positions.detach(), BAND)
+    (expected_slopes,) = torch.autograd.grad(expected.sum(), positions)
+    values, slopes = adjoint_transform(vectors, positions.detach(), BAND)
     assert (values - expected).norm() < 1e-5 * expected.norm()
-    assert (found - slopes).norm() < 5e-5 * slopes.norm()
+    assert (slopes - expected_slopes).norm() < 5e-5 * expected_slopes.norm()
+
+
+# The encoder of the structure
 
 
 @pytest.fixture
 def scene(generator, rng, microscope):
-    """Sixteen images of five asymmetric nodes, their poses and CTFs."""
+    """Five asymmetric nodes, sixteen images of them, their poses and CTFs."""
     positions = torch.randn(5, 3, generator=generator) * 12
     rotations = torch.from_numpy(random_rotations(16, rng)).float()
     ctf = microscope(defocus_u=torch.linspace(8_000.0, 20_000.0, 16)).to(torch.float32)
-    images = make_images(
-        positions, torch.full((5,), 40.0), torch.tensor(2.0), BAND, rotations=rotations, ctf=ctf
-    )
+    electrons, sigma = torch.full((5,), 40.0), torch.tensor(2.0)
+    images = make_images(positions, electrons, sigma, BAND, rotations=rotations, ctf=ctf)
     return positions, images, rotations, ctf
 
 
-def test_a_view_is_the_gradient_of_the_likelihood(scene):
-    """Its numbers at a node are the derivatives of image . prediction in the node's amplitude and position, in the reference's frame."""
+@pytest.fixture
+def encoder_of():
+    """Make an encoder that looks from these nodes."""
+
+    def make(nodes):
+        return StructureEncoder(nodes, BAND, SIZES)
+
+    return make
+
+
+def test_a_look_is_the_gradient_of_the_likelihood(scene, encoder_of):
+    """At a node it is the derivative of image · prediction in the node's amplitude, and in its
+    position in the frame of the reference, times the blur in Å.
+    """
     positions, images, rotations, ctf = scene
     elsewhere = (positions + torch.tensor([2.0, -1.0, 1.5])).requires_grad_()
-    amplitudes = torch.ones(5, requires_grad=True)
-    view = StructureView(BAND, elsewhere.detach(), torch.zeros(0, 3))
-    seen = view(images, rotations, ctf_terms(ctf))
+    amplitudes, sigma = torch.ones(5, requires_grad=True), torch.tensor(2.0)
+    look = encoder_of(elsewhere.detach()).look(images, rotations, ctf_terms(ctf))
+    scale = BAND.box_size * BAND.pixel_size**2 / math.sqrt(2)
     for particle in (0, 7, 15):
-        prediction = make_images(
-            elsewhere,
-            amplitudes,
-            torch.tensor(2.0),
-            BAND,
-            rotations=rotations[particle],
-            ctf=ctf[particle],
-        )
-        product = (images[particle] * prediction).sum() * (
-            BAND.box_size * BAND.pixel_size**2 / math.sqrt(2)
-        )
-        of_amplitudes, of_positions = torch.autograd.grad(product, (amplitudes, elsewhere))
-        np.testing.assert_allclose(
-            seen[particle, :5],
-            of_amplitudes,
-            rtol=1e-3,
-            atol=1e-4 * float(of_amplitudes.abs().max()),
-        )
-        np.testing.assert_allclose(
-            seen[particle, 5:].reshape(5, 3),
-            2.0 * of_positions,
-            rtol=1e-2,
-            atol=1e-3 * float(of_positions.abs().max()),
-        )
+        pose = {"rotations": rotations[particle], "ctf": ctf[particle]}
+        prediction = make_images(elsewhere, amplitudes, sigma, BAND, **pose)
+        product = (images[particle] * prediction).sum() * scale
+        values, slopes = torch.autograd.grad(product, (amplitudes, elsewhere))
+        atol = 1e-4 * float(values.abs().max())
+        np.testing.assert_allclose(look[particle, :5], values, rtol=1e-3, atol=atol)
+        atol, slopes = 1e-3 * float(slopes.abs().max()), StructureEncoder.node_blur * slopes
+        np.testing.assert_allclose(look[particle, 5:20].view(5, 3), slopes, rtol=1e-2, atol=atol)
 
 
-def test_a_view_does_not_depend_on_how_the_molecule_lies(scene):
-    """Turning the molecule with its pose changes no image, and turns what the view says with it."""
+def test_a_look_does_not_depend_on_how_the_molecule_lies(scene, encoder_of):
+    """Turning the molecule with its pose changes no image; the slopes turn with the molecule."""
     positions, images, rotations, ctf = scene
     turn = torch.from_numpy(random_rotations(1, np.random.default_rng(3))[0]).float()
-    first = StructureView(BAND, positions, positions)(images, rotations, ctf_terms(ctf))
-    second = StructureView(BAND, positions @ turn.mT, positions @ turn.mT)(
-        images, rotations @ turn.mT, ctf_terms(ctf)
-    )
-    assert torch.allclose(
-        first[:, :5], second[:, :5], rtol=1e-3, atol=1e-3 * float(first.abs().max())
-    )
-    slopes = [seen[:, 5:20].reshape(16, 5, 3) for seen in (first, second)]
-    assert torch.allclose(
-        slopes[0] @ turn.mT, slopes[1], rtol=1e-3, atol=1e-3 * float(first.abs().max())
-    )
+    first = encoder_of(positions).look(images, rotations, ctf_terms(ctf))
+    turned = encoder_of(positions @ turn.mT).look(images, rotations @ turn.mT, ctf_terms(ctf))
+    atol = 1e-3 * float(first.abs().max())
+    assert torch.allclose(first[:, :5], turned[:, :5], rtol=1e-3, atol=atol)
+    slopes, turned_slopes = (look[:, 5:20].reshape(16, 5, 3) for look in (first, turned))
+    assert torch.allclose(slopes @ turn.mT, turned_slopes, rtol=1e-3, atol=atol)
 
 
-def test_without_a_ctf_the_image_is_looked_at_as_it_is(scene):
+def test_without_a_ctf_the_image_is_looked_at_as_it_is(scene, encoder_of):
     positions, images, rotations, ctf = scene
-    view = StructureView(BAND, positions, positions)
+    encoder = encoder_of(positions)
     transfer = BAND.per_coefficient(contrast_transfer_function(BAND.frequencies, ctf).to(images))
+    without = encoder.look(images * transfer, rotations, None)
     assert torch.allclose(
-        view(images * transfer, rotations, None),
-        view(images, rotations, ctf_terms(ctf)),
-        rtol=1e-3,
-        atol=1e-3,
+        without, encoder.look(images, rotations, ctf_terms(ctf)), rtol=1e-3, atol=1e-3
     )
 
 
 @pytest.mark.parametrize("count", [24, 5000])
-def test_a_view_looks_at_a_bounded_number_of_places_all_near(count, generator):
+def test_it_looks_at_a_bounded_number_of_places_all_near(count, generator, encoder_of):
     reference = torch.cumsum(torch.randn(count, 3, generator=generator), 0) * 2
-    view = structure_view(reference - reference.mean(0), BAND)
-    assert len(view.nodes) <= MOST_NODES and 0 < len(view.places) <= MOST_PLACES
-    assert torch.cdist(view.places, reference - reference.mean(0)).amin(1).max() < REACH
-    assert view.size == 4 * len(view.nodes) + len(view.places)
+    reference -= reference.mean(0)
+    encoder = encoder_of(reference)
+    assert len(encoder.nodes) <= MOST_NODES and 0 < len(encoder.places) <= MOST_PLACES
+    assert torch.equal(encoder.places, places_around(reference))
+    assert torch.cdist(encoder.places, reference).amin(1).max() < REACH
+    assert len(encoder.centre) == 4 * len(encoder.nodes) + len(encoder.places)
 
 
-def test_training_by_the_view_learns_the_scale_once_and_resumes(helix_data, helix_nodes, tmp_path):
-    band = Band(24, 3.0, 9.0)
-    config = TrainConfig(
-        steps=40, batch_size=8, warmup_steps=5, low_pass=9.0, encoder_input="structure", log_every=1
-    )
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    whole = train(config, helix_data, helix_nodes, band, tmp_path / "whole")
-    inputs = torch.cat(
-        list(encoder_inputs(helix_data, make_view(config, helix_nodes, band), batch_size=16))
-    )
-    assert torch.allclose(
-        whole.encoder.centre, inputs.mean(0), atol=1e-4 * float(inputs.abs().max())
-    )
-    assert torch.allclose(whole.encoder.spread, inputs.std(0), rtol=1e-3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "cryostar_nb.config.TrainConfig.learning_rate_at",
-            lambda self, step: 1 / 0 if step == 25 else 1e-3,
-        )
-        with pytest.raises(ZeroDivisionError):
-            train(
-                TrainConfig(**(vars(config) | {"checkpoint_every": 20})),
-                helix_data,
-                helix_nodes,
-                band,
-                tmp_path / "parts",
-            )
-    state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 20 and torch.equal(
-        state["model"]["encoder.centre"], whole.encoder.centre
-    )
+def test_the_latent_is_that_of_the_standardised_look(scene, encoder_of):
+    positions, images, rotations, ctf = scene
+    encoder, terms = encoder_of(positions), ctf_terms(ctf)
+    look = encoder.look(images, rotations, terms)
+    encoder.learn_scale(look)
+    mean, log_variance = encoder(images, rotations, terms)
+    expected = encoder.layers((look - look.mean(0)) / look.std(0).clamp(min=1e-12))
+    assert mean.shape == log_variance.shape == (16, SIZES.latent_dim)
+    assert torch.allclose(torch.cat([mean, log_variance], dim=1), expected, atol=1e-5)
+
+
+def test_the_scale_is_kept_with_the_weights_and_the_places_are_not(scene, encoder_of):
+    """Places follow from the reference; the scale follows from the particles."""
+    encoder = encoder_of(scene[0])
+    buffers = {name for name in encoder.state_dict() if "layers" not in name}
+    assert buffers == {"centre", "spread"}
+
+
+# The paper's encoder
+
+
+def test_the_encoder_of_images_does_not_see_their_brightness(helix_data):
+    encoder, rotations = ImageEncoder(HELIX_BAND, SIZES), helix_data.rotations
+    plain, bright = (encoder(scale * helix_data.vectors, rotations, None) for scale in (1.0, 100.0))
+    for a, b in zip(plain, bright, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_encoder_of_images_does_not_see_pose_and_ctf(scene):
+    _, images, rotations, ctf = scene
+    encoder = ImageEncoder(BAND, SIZES)
+    assert torch.equal(encoder(images)[0], encoder(images, rotations, ctf_terms(ctf))[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"), [(TrainConfig(), StructureEncoder), (PRESETS["paper"], ImageEncoder)]
+)
+def test_the_settings_choose_the_encoder(config, kind, scene):
+    positions, images, rotations, ctf = scene
+    encoder = make_encoder(config, ModelConfig(), positions, BAND)
+    assert type(encoder) is kind
+    assert encoder(images, rotations, ctf_terms(ctf))[0].shape == (16, 8)

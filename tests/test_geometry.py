@@ -85,7 +85,7 @@ def test_random_rotations_are_uniform(rng):
         np.broadcast_to(np.eye(3), rotations.shape),
         atol=1e-12,
     )
-    # Haar measure: E[R_ij] = 0 and E[R_ij R_kl] = delta_ik delta_jl / 3; one standard error is 0.003.
+    # Haar measure: E[R_ij] = 0, E[R_ij R_kl] = delta_ik delta_jl / 3; a standard error is 0.003.
     np.testing.assert_allclose(rotations.mean(0), 0, atol=0.015)
     entries = rotations.reshape(-1, 9)
     np.testing.assert_allclose(entries.T @ entries / len(entries), np.eye(9) / 3, atol=0.015)

@@ -1,16 +1,87 @@
-"""How many populations, and what moved: on densities and displacements whose answer is known."""
+"""The latent space: components, populations, and what moved, where the answer is known."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 from scipy.stats import norm
+from tiny import Line
 
 from cryostar_nb.evaluation import displacement
-from cryostar_nb.latents import latent_modes, score_density
+from cryostar_nb.latents import (
+    components_from_reference,
+    evenly_spaced,
+    latent_modes,
+    mean_around_percentiles,
+    principal_components,
+    score_density,
+    traverse,
+)
+
+# Components and the structures along them
+
+
+def test_principal_components_find_the_axes_and_their_share(generator):
+    spread = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 3.0, 0.1]) + 7
+    pca = principal_components(spread)
+    assert pca.components[0].abs().argmax() == 1 and pca.components[1].abs().argmax() == 0
+    torch.testing.assert_close(pca.explained[0].item(), 9 / 10.01, rtol=0.03, atol=0)
+    torch.testing.assert_close(pca.scores @ pca.components + pca.mean, spread, atol=1e-4, rtol=1e-4)
+
+
+# One of them needs another sign than that which comes of the latents.
+@pytest.mark.parametrize("start", [0, 10])
+def test_the_first_component_and_its_traversal_lead_away_from_the_reference(
+    helix, generator, start
+):
+    closed = torch.from_numpy(helix(12)).float()
+    latents = torch.stack(
+        [torch.linspace(0, 10, 1001), 0.1 * torch.randn(1001, generator=generator)], dim=1
+    )
+    decoder = Line(closed)
+    reference = decoder(torch.tensor([float(start), 0.0]))
+    pca = components_from_reference(decoder, latents, reference)
+    frames = traverse(decoder, latents, pca.scores[:, 0], torch.tensor([5.0, 50.0, 95.0]))
+    torch.testing.assert_close(
+        (frames - reference)[:, 0, 0].abs(), torch.tensor([0.5, 5.0, 9.5]), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        pca.scores @ pca.components + pca.mean, latents, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(pca.scores[:, 1], principal_components(latents).scores[:, 1])
+
+
+def test_the_structures_along_a_component_are_means_of_its_neighbours(generator):
+    latents = torch.randn(1001, 2, generator=generator)
+    scores = latents[:, 0]
+    frames = traverse(Line(torch.zeros(1, 3)), latents, scores, torch.tensor([0.0, 50.0, 100.0]))
+    middle = scores.sort().values[490:511].mean()  # ten particles on either side of the middle
+    assert frames[1, 0].tolist() == pytest.approx([float(middle), 0, 0])
+    assert frames[0, 0, 0] < -1.9 and frames[2, 0, 0] > 1.9
+
+
+def test_the_mean_around_a_percentile_of_a_few_particles_is_that_of_the_nearest():
+    values, scores = torch.arange(5.0)[:, None] ** 2, torch.tensor([3.0, 2.0, 5.0, 4.0, 1.0])
+    ends = mean_around_percentiles(values, scores, torch.tensor([0.0, 50.0, 100.0]))
+    order = [16.0, 1.0, 0.0, 9.0, 4.0]  # of the values, by their scores
+    expected = [np.mean(order[:2]), np.mean(order[1:4]), np.mean(order[3:])]
+    assert ends.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("count", "total"), [(1, 9), (4, 9), (9, 9), (20, 9), (2000, 50_000)])
+def test_evenly_spaced_rows_are_distinct_and_as_far_apart_as_can_be(count, total):
+    rows = evenly_spaced(count, total)
+    assert len(rows) == len(rows.unique()) == min(count, total)
+    assert rows[0] == 0 and rows.max() < total
+    if count > 1:
+        assert rows[-1] == total - 1 and rows.diff().max() - rows.diff().min() <= 1
+
+
+# Populations
 
 
 def two_gaussians(rng, apart, n, share=0.5):
-    """Scores of two populations of unit spread, `apart` from each other, the second of them holding this share."""
+    """Scores of two populations of unit spread, this far apart; the second has this share."""
     return rng.standard_normal(n) + apart * (np.arange(n) < share * n)
 
 
@@ -37,9 +108,7 @@ def test_two_gaussians_are_found_where_they_are(rng, share):
 
 
 def test_what_counts_as_two_is_the_depth_of_the_valley(rng):
-    assert (
-        len(latent_modes(two_gaussians(rng, 2.5, 50_000))) == 1
-    )  # it has two peaks, and hardly a valley
+    assert len(latent_modes(two_gaussians(rng, 2.5, 50_000))) == 1  # two peaks, hardly a valley
     assert len(latent_modes(two_gaussians(rng, 3.2, 50_000))) == 2
 
 
@@ -53,6 +122,9 @@ def test_modes_do_not_depend_on_sign_scale_or_a_few_stray_particles(rng):
 
 def test_particles_of_one_score_are_one_mode():
     np.testing.assert_array_equal(latent_modes(np.full(9, 2.5)), [2.5])
+
+
+# What moved
 
 
 def test_a_displacement_is_measured_with_its_direction(rng):

@@ -114,7 +114,7 @@ def test_with_every_edge_released_the_elastic_loss_is_zero():
 
 
 def lengths_with_deviations(deviations):
-    """Distances of two structures, around 8 Å, that differ by plus and minus these numbers: the variance is their square."""
+    """Distances of two structures, 8 Å plus and minus these numbers: the roots of the variances."""
     deviations = np.asarray(deviations)
     return np.stack([8 + deviations, 8 - deviations])
 
@@ -122,7 +122,7 @@ def lengths_with_deviations(deviations):
 @CONTAINERS
 def test_the_edges_that_vary_most_are_released(given):
     distances = given(lengths_with_deviations([0.5, 0.1, 0.9, 0.3, 0.2]).tolist())
-    # Variances 0.25, 0.01, 0.81, 0.09, 0.04; their median is 0.09, and only what lies below it stays.
+    # Variances 0.25, 0.01, 0.81, 0.09, 0.04; only what lies below their median, 0.09, stays.
     assert relaxed_edges(distances, 50).tolist() == [False, True, False, False, True]
 
 
@@ -138,8 +138,8 @@ def test_at_100_every_edge_is_kept():
 
 def test_the_variance_is_that_of_the_distance_not_of_its_squared_error():
     reference = torch.tensor([8.0, 8.0])
-    # The first edge oscillates by 1 Å around its reference: its squared error is always 1. The second one stands 5 Å off
-    # and moves by 0.2 Å: its squared error runs from 23 to 27.
+    # The first edge oscillates by 1 Å around its reference: its squared error is always 1. The
+    # second one is 5 Å off and moves by 0.2 Å: its squared error runs from 23 to 27.
     distances = torch.tensor([[9.0, 13.2], [7.0, 12.8]])
     squared_error = (distances - reference).square()
     assert (squared_error.var(0)[0] < squared_error.var(0)[1]) and (
@@ -172,7 +172,5 @@ def test_the_kl_divergence_of_the_prior_is_zero():
 
 
 def test_edges_that_all_vary_alike_all_stay():
-    assert relaxed_edges(
-        torch.ones(4, 6), 80
-    ).all()  # no strict subset is "below" a percentile of equal numbers
+    assert relaxed_edges(torch.ones(4, 6), 80).all()  # none is below a percentile of equal numbers
     assert relaxed_edges(torch.rand(1, 6), 80).all()  # a batch of one has no variance

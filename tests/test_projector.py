@@ -33,11 +33,10 @@ def complex_coefficients(vector):
 
 
 @BOXES
-@EITHER_SIGMA
-def test_both_projectors_agree_where_the_gaussian_is_well_sampled(box_size, sigma, asymmetric):
+def test_both_projectors_agree_where_the_gaussian_is_well_sampled(box_size, asymmetric):
     band = Band(box_size, 1.0, 2.0)
-    real = project_real(*asymmetric, sigma, box_size=box_size, pixel_size=1.0)
-    fourier = band.decode(project_band(*asymmetric, sigma, band))
+    real = project_real(*asymmetric, SIGMA, box_size=box_size, pixel_size=1.0)
+    fourier = band.decode(project_band(*asymmetric, SIGMA, band))
     assert (fourier - (real - real.mean())).abs().max() < 1e-5 * real.max()
 
 
@@ -70,21 +69,13 @@ def test_the_density_is_a_gaussian_of_the_distance(asymmetric):
     assert float(density[5, 1, 4]) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("project", ["real", "band", "density"])
-def test_a_width_per_node_is_the_sum_of_nodes_projected_alone(project, asymmetric):
-    band = Band(20, 1.5, 3.0)
-
-    def made(positions, amplitudes, sigma):
-        if project == "band":
-            return project_band(positions, amplitudes, sigma, band)
-        function = {"real": project_real, "density": gaussian_density}[project]
-        return function(positions, amplitudes, sigma, box_size=20, pixel_size=1.5)
-
+@pytest.mark.parametrize("function", [project_real, gaussian_density])
+def test_a_width_per_node_is_the_sum_of_nodes_projected_alone(function, asymmetric):
     positions, amplitudes = asymmetric
-    alone = [made(positions[i : i + 1], amplitudes[i : i + 1], WIDTHS[i]) for i in range(5)]
-    assert torch.allclose(
-        made(positions, amplitudes, WIDTHS), torch.stack(alone).sum(0), atol=1e-12
-    )
+    grid = {"box_size": 20, "pixel_size": 1.5}
+    alone = [function(positions[[i]], amplitudes[[i]], WIDTHS[i], **grid) for i in range(5)]
+    together = function(positions, amplitudes, WIDTHS, **grid)
+    assert torch.allclose(together, torch.stack(alone).sum(0), atol=1e-12)
 
 
 @pytest.mark.parametrize("project", ["real", "band"])
@@ -193,27 +184,21 @@ def test_a_shift_of_a_band_is_that_of_its_images(box_size, generator):
 # Batches and the whole image formation
 
 
-@EITHER_SIGMA
-def test_leading_dimensions_are_a_batch(sigma, asymmetric, rotations):
+def test_leading_dimensions_are_a_batch(asymmetric, rotations):
     positions, amplitudes = asymmetric
     batch = rotate(positions, rotations).unflatten(0, (2, 2))
     band = Band(16, 2.0, 4.0)
     grid = {"box_size": 16, "pixel_size": 2.0}
-    together = [
-        project_band(batch, amplitudes, sigma, band),
-        project_real(batch, amplitudes, sigma, **grid),
-        gaussian_density(batch, amplitudes, sigma, **grid),
-    ]
+
+    def all_three(x):
+        yield project_band(x, amplitudes, SIGMA, band)
+        yield project_real(x, amplitudes, WIDTHS, **grid)
+        yield gaussian_density(x, amplitudes, WIDTHS, **grid)
+
     for i in range(2):
         for j in range(2):
-            alone = [
-                project_band(batch[i, j], amplitudes, sigma, band),
-                project_real(batch[i, j], amplitudes, sigma, **grid),
-                gaussian_density(batch[i, j], amplitudes, sigma, **grid),
-            ]
-            assert all(
-                torch.allclose(a[i, j], b, atol=1e-12) for a, b in zip(together, alone, strict=True)
-            )
+            for together, alone in zip(all_three(batch), all_three(batch[i, j]), strict=True):
+                assert torch.allclose(together[i, j], alone, atol=1e-12)
 
 
 def test_rotation_left_multiplies_column_vectors(asymmetric, rotations):
@@ -258,11 +243,10 @@ def test_one_structure_is_seen_from_every_pose(asymmetric, rotations):
 # Gradients, against finite differences
 
 
-@EITHER_SIGMA
-def test_the_gradient_of_the_fourier_projector_is_right(sigma, asymmetric, rotations):
+def test_the_gradient_of_the_fourier_projector_is_right(asymmetric, rotations):
     positions, amplitudes = asymmetric
     batch = rotate(positions, rotations[:2]).requires_grad_()
-    assert gradcheck(lambda x: project_band(x, amplitudes, sigma, Band(9, 4.0, 8.0)), batch)
+    assert gradcheck(lambda x: project_band(x, amplitudes, SIGMA, Band(9, 4.0, 8.0)), batch)
 
 
 def test_the_gradients_of_the_real_space_projector_are_right(asymmetric):
@@ -288,11 +272,9 @@ def test_the_gradients_of_the_whole_image_formation_are_right(asymmetric, rotati
     assert gradcheck(made, [tensor.requires_grad_() for tensor in inputs])
 
 
-@EITHER_SIGMA
-def test_the_gradient_in_the_width_is_right(sigma, asymmetric):
-    assert gradcheck(
-        lambda s: project_band(*asymmetric, s, Band(9, 4.0, 8.0)), sigma.clone().requires_grad_()
-    )
+def test_the_gradient_in_the_width_is_right(asymmetric):
+    band, sigma = Band(9, 4.0, 8.0), SIGMA.clone().requires_grad_()
+    assert gradcheck(lambda s: project_band(*asymmetric, s, band), sigma)
 
 
 def test_the_gradient_in_the_amplitudes_is_right(asymmetric):

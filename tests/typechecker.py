@@ -1,7 +1,6 @@
-"""What checks the shapes and types of every public function while the tests run (see addopts in pyproject.toml)."""
+"""Checks the shapes and types of functions while the tests run (addopts in pyproject.toml)."""
 
 from beartype import BeartypeConf, beartype
 
-check = beartype(
-    conf=BeartypeConf(is_pep484_tower=True)
-)  # an int is welcome where a float is asked for
+# With the numeric tower an int is welcome where a float is asked for.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))

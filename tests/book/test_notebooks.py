@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom with small settings, as papermill runs it, its exercises work, and it is stored clean."""
+"""Every notebook runs from top to bottom with small settings, and is stored clean."""
 
 from pathlib import Path
 
@@ -31,6 +31,8 @@ def test_every_notebook_has_smoke_values():
     assert {path.stem for path in NOTEBOOKS} == set(SMOKE)
 
 
+@pytest.mark.notebook
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # papermill and the kernel's client warn about themselves
 def test_it_runs_and_its_checks_tell_an_answer_from_none(notebook, executed):
     known = set(papermill.inspect_notebook(str(notebook)))
@@ -81,3 +83,11 @@ def test_it_starts_in_colab_with_the_projects_address(notebook):
 def test_its_cells_can_be_read(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     assert max(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code") <= 45
+
+
+def test_its_set_up_is_one_import_and_twelve_lines(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    set_up = next(cell for cell in code if cell not in tagged(cells, "colab"))
+    assert len(set_up.source.splitlines()) <= 12
+    assert "import cryostar_nb as cs" in set_up.source

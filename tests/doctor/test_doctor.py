@@ -1,10 +1,11 @@
-"""The doctor: every fault is named, alone and with others; too little signal is said; and what it corrects is right afterwards."""
+"""The doctor names every fault, alone and with others; what it corrects is right afterwards."""
 
 import dataclasses
 import itertools
 import json
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 
 import mrcfile
@@ -24,11 +25,17 @@ from faults import TURN as TURN64
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.density import model_density
-from cryostar_nb.doctor import docking
-from cryostar_nb.doctor import verdict as verdict_module
+from cryostar_nb.doctor import thresholds
 from cryostar_nb.doctor.diagnosis import diagnose, diagnose_files, write_corrected
-from cryostar_nb.doctor.docking import MIRROR, STAY, Placement
-from cryostar_nb.doctor.hypotheses import FAULTS, MIRRORS, Hypothesis, Origin, placed, predict
+from cryostar_nb.doctor.docking import IDENTITY, MIRROR, Placement
+from cryostar_nb.doctor.hypotheses import (
+    FAULTS,
+    MIRRORS,
+    Hypothesis,
+    Origin,
+    predict,
+    reference_at,
+)
 from cryostar_nb.doctor.placing import structure_spectrum
 from cryostar_nb.doctor.remedies import (
     ADVICE,
@@ -39,21 +46,25 @@ from cryostar_nb.doctor.remedies import (
     train_flags,
 )
 from cryostar_nb.doctor.sample import correlations, take_sample
-from cryostar_nb.doctor.verdict import Scored, choose_band, decide, particles_needed
+from cryostar_nb.doctor.scoring import Scored, choose_band
+from cryostar_nb.doctor.verdict import candidates, decide, particles_needed
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.maps import DensityMap
+from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.reading import Reading, read_particles
+from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.star import write_star
 from cryostar_nb.io.structures import read_structure, write_structure
-from cryostar_nb.pages.doctor_report import as_json, as_text, doctor_page
+from cryostar_nb.pages.doctor_report import as_json, as_text, doctor_page, notes
 from cryostar_nb.projector import make_images, project_band, rotate
 
 DATA, BOOK = (Path(__file__).parents[2] / name for name in ("data", "book"))
 BOX, PIXEL, COUNT = 32, 3.0, 60
 TURN = TURN64.float()
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +112,7 @@ def truth():
 
 @pytest.fixture
 def write(tmp_path, write_stack, molecule, truth):
-    """Write images of the molecule with what is wrong with them, and return the particles with what is wrong with their file."""
+    """Write images of the molecule with faults; return particles with the faults of their file."""
 
     def make(*faults, snr=0.3):
         band = Band(BOX, PIXEL, 2 * PIXEL)
@@ -133,23 +144,21 @@ def write(tmp_path, write_stack, molecule, truth):
     return make
 
 
-@pytest.fixture
-def no_docking(monkeypatch):
-    """Only what the files say of the model's place: docking is tested by itself."""
-    monkeypatch.setattr(verdict_module, "docked", lambda sample, reference: [])
+examine = partial(diagnose, rotations=0)  # without docking, which is tested by itself
+examine_and_dock = partial(diagnose, rotations=1000)  # coarsely: the molecule has few features
 
 
 ALONE = (*IN_THE_IMAGES, *IN_THE_FILE, "model mirrored")
 
 
 @pytest.mark.parametrize("fault", [None, *ALONE])
-def test_every_fault_is_verdict(write, model, no_docking, fault):
+def test_every_fault_is_verdict(write, model, fault):
     faults = () if fault is None else (fault,)
     positions = spoil_model(torch.from_numpy(model.positions), faults)
-    found = diagnose(write(*faults), atoms=model.with_positions(positions.numpy()))
-    assert found.verdict == verdict(faults)
+    diagnosis = examine(write(*faults), atoms=model.with_positions(positions.numpy()))
+    assert diagnosis.verdict == verdict(faults)
     if fault and fault.startswith("pixel"):
-        assert found.particles.pixel_size * found.hypothesis.scale == pytest.approx(
+        assert diagnosis.particles.pixel_size * diagnosis.hypothesis.scale == pytest.approx(
             PIXEL, rel=0.005
         )
 
@@ -168,28 +177,28 @@ def test_every_fault_is_verdict(write, model, no_docking, fault):
         ("hand", "origin sign", "pixel too large"),
     ],
 )
-def test_faults_are_named_together(write, model, no_docking, faults):
-    assert diagnose(write(*faults), atoms=model).verdict == verdict(faults)
+def test_faults_are_named_together(write, model, faults):
+    assert examine(write(*faults), atoms=model).verdict == verdict(faults)
 
 
 @pytest.mark.parametrize("faults", [(), ("transpose", "hand")])
-def test_a_displaced_model_is_docked_against_the_images(write, model, monkeypatch, faults):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+def test_a_displaced_model_is_docked_against_the_images(write, model, faults):
     positions = torch.from_numpy(model.positions).float()
     moved = (
         (positions - positions.mean(0)) @ TURN.T
         + positions.mean(0)
         + torch.tensor([16.0, -12.0, 20.0])
     )
-    found = diagnose(write(*faults, snr=1.0), atoms=model.with_positions(moved.numpy()))
-    assert found.verdict == verdict((*faults, "model offset", "model orientation"))
-    place = corrected_placement(found.hypothesis, turn_poses=found.turn_poses)
+    diagnosis = examine_and_dock(write(*faults, snr=1.0), atoms=model.with_positions(moved.numpy()))
+    assert diagnosis.verdict == verdict((*faults, "model offset", "model orientation"))
+    place = corrected_placement(diagnosis.hypothesis, turn_poses=diagnosis.turn_poses)
     assert float((place(moved) - positions).norm(dim=-1).max()) < 1.5
-    assert (found.hypothesis.offset, found.hypothesis.angle) == pytest.approx((28.3, 40), abs=1)
+    assert (diagnosis.hypothesis.offset, diagnosis.hypothesis.angle) == pytest.approx(
+        (28.3, 40), abs=1
+    )
 
 
-def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkeypatch):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model):
     positions = torch.from_numpy(model.positions).float()
     density = DensityMap(
         model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL),
@@ -197,64 +206,57 @@ def test_a_map_does_as_well_as_a_model_and_places_the_model(write, model, monkey
         np.zeros(3),
     )
     moved = positions @ TURN.T + torch.tensor([16.0, -12.0, 20.0])
-    found = diagnose(
-        write("origin sign"), atoms=model.with_positions(moved.numpy()), density=density
+    diagnosis = examine_and_dock(
+        write("origin sign"), atoms=model.with_positions(moved.numpy()), density_map=density
     )
-    assert found.verdict == "origin sign + model offset + model orientation"
-    assert float((found.hypothesis.placement(moved) - positions).norm(dim=-1).max()) < 1.0
+    assert diagnosis.verdict == "origin sign + model offset + model orientation"
+    assert float((diagnosis.hypothesis.placement(moved) - positions).norm(dim=-1).max()) < 1.0
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_pixel_size_off_by_a_binning_is_found_and_the_shifts_with_it(
-    write, model, truth, no_docking, tmp_path, factor, moved
+    write, model, truth, tmp_path, factor, moved
 ):
     particles = write()
     wrong = dataclasses.replace(
         particles, pixel_size=PIXEL * factor, shifts=particles.shifts * (factor if moved else 1)
     )
-    found = diagnose(wrong, atoms=model)
-    assert found.verdict == "pixel size"
-    assert found.hypothesis.scale * factor == pytest.approx(1, rel=0.01)
-    # A flag is enough where the shifts are right in Å; where they are right in pixels, the file must be another.
-    assert found.needs_star == moved
-    corrected = corrected_particles(wrong, found.hypothesis, turn_poses=False)
+    diagnosis = examine(wrong, atoms=model)
+    assert diagnosis.verdict == "pixel size"
+    assert diagnosis.hypothesis.scale * factor == pytest.approx(1, rel=0.01)
+    # A flag is enough where the shifts are right in Å, not where they are right in pixels.
+    assert diagnosis.needs_star == moved
+    corrected = corrected_particles(wrong, diagnosis.hypothesis, turn_poses=False)
     torch.testing.assert_close(corrected.shifts, truth.shifts, rtol=0.02, atol=0.02)
 
 
-def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(
-    write, make_nodes, monkeypatch
-):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+def test_a_reference_of_another_molecule_is_not_believed_wherever_it_fits_best(write, make_nodes):
     rng = np.random.default_rng(13)
     steps = rng.standard_normal((60, 3)) + np.array([0.1, 0.5, 0.3])
     other = np.cumsum(3.8 * steps / np.linalg.norm(steps, axis=1)[:, None], axis=0)
-    found = diagnose(write(snr=1.0), atoms=make_nodes(other - other.mean(axis=0)))
-    assert found.verdict == "undecided" and not found.needs_model
-    assert any("about as well as its mirror image" in note for note in found.notes)
-    result = as_json(found)
+    diagnosis = examine_and_dock(write(snr=1.0), atoms=make_nodes(other - other.mean(axis=0)))
+    assert diagnosis.verdict == "undecided" and not diagnosis.needs_model
+    assert any("about as well as its mirror image" in note for note in notes(diagnosis))
+    result = as_json(diagnosis)
     assert result["train_flags"] == [] and not any(
         "particles would decide" in line for line in result["details"]
     )
 
 
 def test_both_hands_of_a_docked_reference_are_compared_however_many_sets_of_faults_are_better(
-    write, model, monkeypatch
+    write, model
 ):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
-    monkeypatch.setattr(verdict_module, "MOST_SETS", 1)
     moved = model.with_positions(model.positions @ TURN64.numpy().T + [16.0, -12.0, 20.0])
-    found = diagnose(write(snr=1.0), atoms=moved)
-    assert {one.hypothesis.placement.mirrored for one in found.scored if one.placed} == {
-        True,
-        False,
-    }
+    particles = write(snr=1.0)
+    sample = take_sample(particles, choose_band(particles))
+    reference = structure_spectrum(moved, 0.9 * sample.resolution)
+    scored = candidates(sample, reference, rotations=1000, most_sets=1)
+    hands = {row.hypothesis.placement.mirrored for row in scored if row.docked}
+    assert hands == {True, False}
 
 
-def test_a_model_of_another_molecule_is_not_placed_in_a_map(
-    write, model, make_nodes, no_docking, monkeypatch
-):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
+def test_a_model_of_another_molecule_is_not_placed_in_a_map(write, model, make_nodes):
     positions = torch.from_numpy(model.positions).float()
     density = DensityMap(
         model_density(positions, torch.full((60,), 30.0), 2.0, box_size=BOX, pixel_size=PIXEL),
@@ -263,55 +265,57 @@ def test_a_model_of_another_molecule_is_not_placed_in_a_map(
     )
     rng = np.random.default_rng(12)
     other = rng.standard_normal((60, 3)) * 12
-    found = diagnose(write(), atoms=make_nodes(other), density=density)
-    assert found.verdict == "undecided" and found.lost and not found.needs_model
-    assert "may not be the molecule of the map" in found.notes[-1]
+    diagnosis = examine_and_dock(write(), atoms=make_nodes(other), density_map=density)
+    assert diagnosis.verdict == "undecided" and diagnosis.lost and not diagnosis.needs_model
+    assert "may not be the molecule of the map" in notes(diagnosis)[-1]
 
 
 @pytest.mark.parametrize("voxel_size", [PIXEL / 2.1, PIXEL * 2.1])
 def test_a_map_of_another_width_is_refused(write, model, voxel_size):
     density = DensityMap(torch.zeros(BOX, BOX, BOX), voxel_size, np.zeros(3))
-    with pytest.raises(InputError, match=r"the map is .* Å wide .*--map-pixel-size.*--pixel-size"):
-        diagnose(write(), atoms=model, density=density)
+    particles = write()
+    with pytest.raises(InputError) as caught:
+        examine(particles, atoms=model, density_map=density)
+    assert caught.value.file == particles.source
+    assert caught.value.value == pytest.approx(BOX * voxel_size)
 
 
-def test_images_may_be_inverted_before_and_the_flag_is_passed_on(write, model, no_docking):
-    dark = diagnose(write("contrast sign"), atoms=model, invert=True)
+def test_images_may_be_inverted_before_and_the_flag_is_passed_on(write, model):
+    dark = examine(write("contrast sign"), atoms=model, invert=True)
     assert dark.verdict == "ok" and as_json(dark)["train_flags"] == ["--invert"]
-    bright = diagnose(write(), atoms=model, invert=True)
+    bright = examine(write(), atoms=model, invert=True)
     assert bright.verdict == "contrast sign" and as_json(bright)["train_flags"] == []
     assert "Leave out --invert." in as_json(bright)["details"][0]
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0.98, "CTF off"), (0.95, "CTF off + pixel size")])
 def test_where_the_ctf_is_no_ruler_a_small_difference_of_size_is_only_remarked(
-    write, model, no_docking, size, expected
+    write, model, size, expected
 ):
     """A model of another state is larger or smaller by some percent too."""
-    found = diagnose(write("CTF off", snr=1.0), atoms=model.with_positions(model.positions * size))
-    assert found.verdict == expected
-    assert any("% larger than the reference" in note for note in found.notes) == (
+    diagnosis = examine(
+        write("CTF off", snr=1.0), atoms=model.with_positions(model.positions * size)
+    )
+    assert diagnosis.verdict == expected
+    assert any("% larger than the reference" in note for note in notes(diagnosis)) == (
         expected == "CTF off"
     )
 
 
-def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model, monkeypatch):
-    monkeypatch.setattr(docking, "ROTATIONS", 1500)
-    found = diagnose(write(snr=0), atoms=model)
-    assert found.verdict == "undecided" and found.needed > 2 * COUNT
-    assert str(f"{found.needed:,}") in as_text(found, as_json(found))
+def test_noise_decides_nothing_and_more_particles_are_asked_for(write, model):
+    diagnosis = examine_and_dock(write(snr=0), atoms=model)
+    assert diagnosis.verdict == "undecided" and diagnosis.needed > 2 * COUNT
+    assert str(f"{diagnosis.needed:,}") in as_text(diagnosis, as_json(diagnosis))
 
 
-def test_few_particles_of_a_weak_signal_leave_it_open_and_enough_of_them_do_not(
-    write, model, no_docking
-):
+def test_few_particles_of_a_weak_signal_leave_it_open_and_enough_of_them_do_not(write, model):
     particles = write("transpose", snr=0.01)
-    few = diagnose(particles, atoms=model, count=4)
+    few = examine(particles, atoms=model, count=4)
     assert few.verdict == "undecided" and few.needed > 4
-    assert diagnose(particles, atoms=model).verdict == "transpose"
+    assert examine(particles, atoms=model).verdict == "transpose"
 
 
-def test_without_shifts_nothing_is_said_about_origins(write, model, truth, no_docking):
+def test_without_shifts_nothing_is_said_about_origins(write, model, truth):
     particles = write()
     # The images are moved back instead: what is left are particles in the centre.
     band = Band(BOX, PIXEL, 2 * PIXEL)
@@ -327,20 +331,22 @@ def test_without_shifts_nothing_is_said_about_origins(write, model, truth, no_do
     )
     with mrcfile.mmap(particles.stacks[0], mode="r+") as handle:
         handle.data[...] = images.numpy() + 0.1 * handle.data
-    found = diagnose(dataclasses.replace(particles, shifts=0 * particles.shifts), atoms=model)
-    assert found.verdict == "ok"
-    assert (
-        "The particles have no shifts, so nothing is said about how their origins are read."
-        in found.notes
+    diagnosis = examine(dataclasses.replace(particles, shifts=0 * particles.shifts), atoms=model)
+    assert diagnosis.verdict == "ok"
+    assert "The particles have no shifts, so nothing is said about their origins." in notes(
+        diagnosis
     )
-    assert not any("origin" in name for one in found.scored for name in one.faults)
+    assert not any("origin" in name for row in diagnosis.scored for name in row.faults)
 
 
 # Laws
 
 
 def test_the_mirrored_reference_is_the_mirrored_poses(asymmetric, rng):
-    """Projections do not see a mirror along the beam: M R M on the right hand is R on the left one; x and y are a half turn more."""
+    """Projections do not see a mirror along the beam: M R M on the right hand is R on the left.
+
+    Mirrors along x and y are a half turn more.
+    """
     positions, electrons = asymmetric
     rotations, band = torch.from_numpy(random_rotations(10, rng)), Band(24, 2.0, 4.0)
 
@@ -383,7 +389,7 @@ HYPOTHESES = [
 @pytest.mark.parametrize("hypothesis", HYPOTHESES)
 @pytest.mark.parametrize("turn_poses", [True, False])
 def test_what_is_corrected_is_right_as_it_is_read(write, model, hypothesis, turn_poses):
-    """Predictions of a hypothesis for the faulty file are those of the corrected file, and of the moved model, taken at their word."""
+    """The corrected file and the moved model, taken at their word, predict the same images."""
     if turn_poses and not hypothesis.placement.mirrored:
         return
     faulty = take_sample(write(), Band(BOX, PIXEL, 9.0))
@@ -419,15 +425,17 @@ def test_whitened_images_have_the_same_power_on_every_shell(write):
 def test_a_mirror_is_no_turn_and_a_small_move_is_no_fault():
     centre = torch.tensor([5.0, 0.0, -7.0])
     for name, signs in MIRRORS.items():
-        assert placed(
+        assert reference_at(
             Placement(torch.diag(torch.tensor(signs).float()), torch.zeros(3)), centre
         ).faults() == ("hand",), name
-    assert placed(Placement(torch.eye(3), torch.tensor([1.0, 2.0, 1.0])), centre).faults() == ()
-    assert placed(Placement(torch.eye(3), torch.tensor([10.0, 2.0, 1.0])), centre).faults() == (
-        "model offset",
+    assert (
+        reference_at(Placement(torch.eye(3), torch.tensor([1.0, 2.0, 1.0])), centre).faults() == ()
     )
+    assert reference_at(
+        Placement(torch.eye(3), torch.tensor([10.0, 2.0, 1.0])), centre
+    ).faults() == ("model offset",)
     about_its_centre = Placement(TURN, centre - TURN @ centre)
-    assert placed(about_its_centre, centre).faults() == ("model orientation",)
+    assert reference_at(about_its_centre, centre).faults() == ("model orientation",)
 
 
 def test_the_chirality_of_a_model_is_seen_with_side_chains_and_without():
@@ -442,7 +450,7 @@ def test_the_chirality_of_a_model_is_seen_with_side_chains_and_without():
 
 @pytest.fixture
 def scored(generator):
-    """Make hypotheses with correlations drawn about a mean, and predictions that are alike or not."""
+    """Make hypotheses with correlations about a mean, and predictions that are alike or not."""
     base = torch.randn(100, 50, dtype=torch.complex64, generator=generator)
 
     def make(hypothesis, mean, *, spread=0.05, own=True):
@@ -463,31 +471,34 @@ TRANSPOSE, HAND, OFF = (
 
 def test_the_simplest_explanation_wins_unless_another_is_clearly_better(scored):
     ok = scored(Hypothesis(), 0.30)
-    winner, rivals = decide(
+    decision = decide(
         [ok, scored(TRANSPOSE, 0.10), scored(dataclasses.replace(TRANSPOSE, ctf="off"), 0.305)]
     )
-    assert winner is ok and not rivals
+    assert decision.winner is ok and not decision.rivals
     better = scored(TRANSPOSE, 0.40)
-    winner, rivals = decide([ok, better, scored(HAND, 0.1)])
-    assert winner is better and not rivals
+    decision = decide([ok, better, scored(HAND, 0.1)])
+    assert decision.winner is better and not decision.rivals
 
 
 def test_two_that_fit_as_well_as_each_other_leave_it_open(scored):
-    winner, rivals = decide(
+    decision = decide(
         [
             scored(Hypothesis(), 0.1),
             scored(TRANSPOSE, 0.3, spread=0.2),
             scored(HAND, 0.3, spread=0.2),
         ]
     )
-    assert {winner.faults, *(one.faults for one in rivals)} == {("transpose",), ("hand",)}
+    assert {decision.winner.faults, *(row.faults for row in decision.rivals)} == {
+        ("transpose",),
+        ("hand",),
+    }
 
 
 def test_predictions_that_are_the_same_are_no_rivals(scored):
-    winner, rivals = decide(
+    decision = decide(
         [scored(Hypothesis(), 0.3, own=False), scored(OFF, 0.3, own=False), scored(TRANSPOSE, 0.1)]
     )
-    assert winner.faults == () and not rivals
+    assert decision.winner.faults == () and not decision.rivals
 
 
 def test_the_particles_that_are_needed_grow_as_the_z_score_falls(scored):
@@ -500,21 +511,21 @@ def test_the_particles_that_are_needed_grow_as_the_z_score_falls(scored):
 # Files
 
 
-def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path, no_docking):
+def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path):
     faulty = write("transpose", "hand", "origin in Å", "pixel too large", "contrast sign")
     write_star(tmp_path / "particles.star", faulty)
     write_structure(tmp_path / "model.cif", model)
-    found = diagnose_files(tmp_path / "particles.star", reference=tmp_path / "model.cif")
-    out = tmp_path / "out"
-    result = as_json(found, write_corrected(found, out, tmp_path / "model.cif"))
+    out, files = tmp_path / "out", {"reference": tmp_path / "model.cif", "out": tmp_path / "out"}
+    diagnosis = diagnose_files(tmp_path / "particles.star", **files, rotations=0)
+    result = as_json(diagnosis)
     assert result["verdict"] == "contrast sign + transpose + hand + origin unit + pixel size"
     assert result["train_flags"] == ["--invert", "--root", str(tmp_path.resolve())]
-    assert result["written"] == {
-        "particles": str(out / "particles.star")
-    }  # the model is no mirror image: it stays
-    again = diagnose(read_particles(out / "particles.star", root=tmp_path), atoms=model)
+    # The model is no mirror image: it stays.
+    names = {"particles": "particles.star", "page": "doctor.html"}
+    assert result["written"] == {key: str(out / name) for key, name in names.items()}
+    again = examine(read_particles(out / "particles.star", Reading(root=tmp_path)), atoms=model)
     assert again.verdict == "contrast sign"
-    page = doctor_page(found, result)
+    page = doctor_page(diagnosis)
     assert page.count("data:image/png") == 2 and "http" not in page.replace("http-equiv", "")
     assert "transpose + hand + origin unit + pixel size" in page
     json.dumps(result)
@@ -528,13 +539,13 @@ def test_train_gets_what_the_doctor_was_told_and_what_it_found(write, tmp_path):
         *plain,
         "--phase-flipped",
     ]
-    found = Hypothesis(contrast=-1, scale=1.03)
-    assert train_flags(write(), found, Reading(), None) == [
+    dark = Hypothesis(contrast=-1, scale=1.03)
+    assert train_flags(write(), dark, Reading(), None) == [
         "--invert",
         "--pixel-size",
         f"{1.03 * PIXEL:.5g}",
     ]
-    assert train_flags(write(), found, reading, tmp_path / "particles.star") == [
+    assert train_flags(write(), dark, reading, tmp_path / "particles.star") == [
         "--invert"
     ]  # beside its images
 
@@ -560,12 +571,10 @@ def test_a_corrected_file_finds_its_images_wherever_it_is(
     write_star(path, particles, root=root)
     flags = train_flags(particles, Hypothesis(transpose=True), Reading(), path)
     assert flags == ([] if root is None else ["--root", str(root)])
-    assert read_particles(path, root=root).images(slice(None)).shape == (COUNT, BOX, BOX)
+    assert read_particles(path, Reading(root=root)).images(slice(None)).shape == (COUNT, BOX, BOX)
 
 
-def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(
-    write, truth, tmp_path, no_docking
-):
+def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(write, truth, tmp_path):
     atoms = read_structure(DATA / "1ake.pdb")
     band, view = (
         Band(BOX, PIXEL, 2 * PIXEL),
@@ -582,18 +591,20 @@ def test_a_model_that_is_a_mirror_image_is_turned_round_and_the_poses_stay(
         handle.data[...] = images.numpy() / float(images.std()) + handle.data
     wrong = atoms.with_positions(atoms.positions * [-1, 1, 1])
     write_structure(tmp_path / "wrong.pdb", wrong)
-    found = diagnose(particles, atoms=wrong)
-    assert found.verdict == "hand" and not found.turn_poses
-    written = write_corrected(found, tmp_path / "out", tmp_path / "wrong.pdb")
+    diagnosis = examine(particles, atoms=wrong)
+    assert diagnosis.verdict == "hand" and not diagnosis.turn_poses
+    files = {"model_file": tmp_path / "wrong.pdb", "out": tmp_path / "out"}
+    written = write_corrected(dataclasses.replace(diagnosis, **files))
     assert set(written) == {"reference"}
     right = read_structure(written["reference"])
     assert not is_mirror_image(right)
-    assert diagnose(particles, atoms=right).verdict == "ok"
+    assert examine(particles, atoms=right).verdict == "ok"
 
 
 def test_a_doctor_without_a_reference_asks_for_one(write):
-    with pytest.raises(InputError, match="--reference, --map"):
-        diagnose(write())
+    with pytest.raises(InputError) as caught:
+        examine(write())
+    assert "--map" in caught.value.remedy
 
 
 def test_the_band_ends_where_the_pixels_or_the_numbers_do(truth):
@@ -611,7 +622,16 @@ def test_every_fault_has_its_advice_and_the_book_says_the_same():
     assert text == runpy.run_path(str(BOOK / "make_troubleshooting.py"))["page"]()
 
 
+def test_the_book_has_every_threshold():
+    """Run book/make_troubleshooting.py when this fails."""
+    text = (BOOK / "doctor.md").read_text(encoding="utf-8")
+    assert text == runpy.run_path(str(BOOK / "make_troubleshooting.py"))["doctor_page"]()
+    assert {name for name in vars(thresholds) if name.isupper()} == set(
+        re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| [^|]+ \| [^|]+ \| [^|]+ \|$", text, re.M)
+    )
+
+
 def test_names_of_faults_are_apart():
     assert len(set(FAULTS)) == len(FAULTS)
     assert not any(a in b for a, b in itertools.permutations(FAULTS, 2))
-    assert STAY.mirrored is False
+    assert IDENTITY.mirrored is False

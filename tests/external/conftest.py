@@ -1,6 +1,7 @@
-"""Reading files that others wrote, and projecting a *map* without the package: what the external tests stand on."""
+"""What the external tests stand on: files that others wrote, maps projected without the package."""
 
 import warnings
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -8,9 +9,17 @@ import pytest
 from scipy import ndimage
 
 
+def pytest_collection_modifyitems(items):
+    """Every external test is slow: its files are large."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def read_map():
-    """Pixels of an MRC file as float64. Some of these files lack the format's mark or its machine stamp; mrcfile says so."""
+    """Pixels of an MRC file as float64, also of one without the format's mark or stamp."""
 
     def read(path):
         with (
@@ -24,7 +33,7 @@ def read_map():
 
 @pytest.fixture
 def project_map():
-    """Rotate a map (z, y, x) about its centre voxel, x_view = R @ x_ref, by cubic splines, and sum it along z."""
+    """Rotate a map (z, y, x) about its centre voxel, x_view = R @ x_ref, and sum it along z."""
 
     def project(density, rotation):
         centre = np.full(3, len(density) // 2)

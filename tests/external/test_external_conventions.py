@@ -1,6 +1,7 @@
-"""Our conventions on images that others made: the right ones correlate, and every wrong one does clearly worse.
+"""Conventions on images that others made: the right one correlates, every wrong one does worse.
 
-The maps are projected by splines (see conftest.py), independently of the package; shifts, CTF and band are the package's.
+The maps are projected by splines (see conftest.py), independently of the package; shifts, CTF and
+band are the package's.
 """
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.fourier import Band, shift_band
 from cryostar_nb.io.cryodrgn import read_pickle
+from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.star import StarFile
 from cryostar_nb.projector import make_images, project_band, rotate
 
 
@@ -20,7 +23,7 @@ def correlations(observed, predicted):
 
 @pytest.fixture
 def score(project_map):
-    """Mean correlation of images with projections of a map under these poses, in a band and, if given, a circle."""
+    """Mean correlation of images with projections of a map, in a band and, if given, a circle."""
 
     def mean_correlation(images, density, band, rotations, *, shifts=None, ctf=None, mask=None):
         """Centre the images and blur the projections; `mask` multiplies both in real space."""
@@ -93,7 +96,7 @@ def test_relions_images_of_a_point_mass_are_our_images_of_a_node(relion):
 def test_relions_images_are_projections_of_its_map(relion, score):
     particles, images, density = relion
     every = np.arange(0, len(particles), 3)
-    particles, images = particles.select(every), images[every]
+    particles, images = particles[every], images[every]
     band = Band(particles.box_size, particles.pixel_size, 10.0)
     poses = {"rotations": particles.rotations, "shifts": particles.shifts, "ctf": particles.ctf}
     assert score(images, density, band, **poses) > 0.97
@@ -111,7 +114,7 @@ def test_real_particles_of_trpv1_correlate_with_its_map(
     (tmp_path / "batch_0_restacked.mrc").symlink_to(
         source / "trpv1_small_stack.mrcs"
     )  # the name in the STAR file
-    particles = read_particles(source / "trpv1_small_stack.star", root=tmp_path)
+    particles = read_particles(source / "trpv1_small_stack.star", Reading(root=tmp_path))
     density, images = read_map(source / "trpv1_volume.mrc"), particles.images(slice(None))
     band = Band(particles.box_size, particles.pixel_size, 20.0)
     right = {
@@ -133,26 +136,17 @@ def test_real_particles_of_trpv1_correlate_with_its_map(
 # The ribosome of tomoDRGN, without CTF, in the STAR format of RELION 3.0
 
 
-def test_tomodrgns_clean_images_correlate_with_their_map(
-    external_data, tmp_path, read_map, mirror, score
-):
+def test_tomodrgns_clean_images_correlate_with_their_map(external_data, read_map, mirror, score):
     source = external_data / "tomodrgn"
-    images, density = (
-        read_map(source / "10076_classE_32_clean.mrcs"),
-        read_map(source / "10076_classE_32.mrc"),
-    )
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "10076_classE_32_clean.mrcs").symlink_to(
-        source / "10076_classE_32_clean.mrcs"
-    )  # the name in the STAR file
-    particles = read_particles(
-        source / "10076_classE_32_clean.star", root=tmp_path, pixel_size=13.1, ctf=False
-    )
-    assert torch.equal(particles.images(slice(None)).double(), torch.from_numpy(images))
+    images = read_map(source / "10076_classE_32_clean.mrcs")
+    density = read_map(source / "10076_classE_32.mrc")
+    metadata = StarFile(source / "10076_classE_32_clean.star")
+    assert metadata.image_names().image_in_file.tolist() == list(range(len(images)))
+    poses = metadata.poses(13.1, ctf=False)
 
     every = slice(0, len(images), 15)
     band = Band(32, 13.1, 40.0)
-    right = {"rotations": particles.rotations[every], "shifts": particles.shifts[every]}
+    right = {"rotations": poses.rotations[every], "shifts": poses.shifts[every]}
     assert score(images[every], density, band, **right) > 0.99
     assert score(images[every], mirror(density), band, **right) < 0.9
     assert score(images[every], density, band, **right | {"rotations": right["rotations"].mT}) < 0.9
@@ -166,9 +160,11 @@ def test_tomodrgns_pickles_are_its_star_file(external_data, tmp_path):
     (tmp_path / "data" / "10076_classE_32_sim.mrcs").symlink_to(
         source / "10076_classE_32_sim.mrcs"
     )  # the name in the STAR file
-    star = read_particles(source / "10076_classE_32_sim.star", root=tmp_path, pixel_size=13.1)
-    pickles = {"poses_pkl": source / "pose_classE.pkl", "ctf_pkl": source / "ctf_classE.pkl"}
-    pickled = read_particles(source / "10076_classE_32_sim.mrcs", **pickles)
+    star = read_particles(
+        source / "10076_classE_32_sim.star", Reading(root=tmp_path, pixel_size=13.1)
+    )
+    pickles = Reading(poses_pkl=source / "pose_classE.pkl", ctf_pkl=source / "ctf_classE.pkl")
+    pickled = read_particles(source / "10076_classE_32_sim.mrcs", pickles)
     assert (pickled.pixel_size, pickled.box_size) == (pytest.approx(13.1), 32)
     assert torch.equal(pickled.images(slice(None)), star.images(slice(None)))
     np.testing.assert_allclose(pickled.rotations, star.rotations, atol=1e-6)
@@ -192,8 +188,8 @@ def test_tomodrgns_pickles_are_its_star_file(external_data, tmp_path):
 def test_cryodrgns_toy_images_correlate_with_their_map(external_data, read_map, mirror, score):
     source = external_data / "cryodrgn"
     density = read_map(source / "toymodel_small_nocenter.mrc")
-    pickles = {"poses_pkl": source / "toy_rot_trans.pkl", "ctf_pkl": source / "test_ctf.pkl"}
-    particles = read_particles(source / "toy_projections.mrcs", **pickles)
+    pickles = Reading(poses_pkl=source / "toy_rot_trans.pkl", ctf_pkl=source / "test_ctf.pkl")
+    particles = read_particles(source / "toy_projections.mrcs", pickles)
     assert (len(particles), particles.box_size, particles.pixel_size) == (1000, 30, 1.0)
     every, band = slice(0, len(particles), 20), Band(30, 1.0, 2.0)
     images, rotations = particles.images(every).numpy(), particles.rotations[every].numpy()
@@ -215,17 +211,12 @@ def test_cryodrgns_toy_images_correlate_with_their_map(external_data, read_map, 
 # Poses that cryoDRGN parsed from a STAR file of RELION 3.0
 
 
-def test_cryodrgn_reads_the_same_poses_from_relions_star_file(external_data, tmp_path, write_stack):
-    stack = tmp_path / "Extract" / "job012" / "FinalRefinement-OriginalParticles-PfCRT.mrcs"
-    stack.parent.mkdir(parents=True)
-    write_stack(stack, np.zeros((6, 4, 4)))  # the STAR file comes without its images
+def test_cryodrgn_reads_the_same_poses_from_relions_star_file(external_data):
     parsers = external_data / "parsers"
-    particles = read_particles(
-        parsers / "FinalRefinement-OriginalParticles-PfCRT.star", root=tmp_path, ctf=False
-    )
-    rotations, translations = read_pickle(
-        parsers / "pose.star.pkl", "poses"
-    )  # translations: RELION's origins over the box of 300
-    assert particles.pixel_size == pytest.approx(1.035)
-    np.testing.assert_allclose(particles.rotations, rotations, atol=1e-7)
-    np.testing.assert_allclose(particles.shifts, -translations * 300 * 1.035, atol=1e-6)
+    star = StarFile(parsers / "FinalRefinement-OriginalParticles-PfCRT.star")
+    poses = star.poses(ctf=False)
+    # translations: RELION's origins over the box of 300
+    rotations, translations = read_pickle(parsers / "pose.star.pkl", "poses")
+    assert star.pixel_size() == pytest.approx(1.035)
+    np.testing.assert_allclose(poses.rotations, rotations, atol=1e-7)
+    np.testing.assert_allclose(poses.shifts, -translations * 300 * 1.035, atol=1e-6)

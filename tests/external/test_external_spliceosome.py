@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_translations_follow_the_rotations_as_x_view_is_R_x_ref(external_data):
-    """A map that is not centred on its particle leaves its mark: translations hold (R c)_xy for one point c, and only for R."""
+    """Translations hold (R c)_xy, for R alone, where a map is centred beside its particle at c."""
     meta = np.load(external_data / "spliceosome" / "empiar10180_meta.npz")
     rotations = Rotation.from_quat(meta["quat_xyzw"]).as_matrix()
     shifts = meta["trans_frac"] - meta["trans_frac"].mean(axis=0)

@@ -1,4 +1,7 @@
-"""The GPU's kernels do what the CPU's do. Without a GPU, Triton's interpreter runs them here, where Triton is installed."""
+"""The GPU's kernels do what the CPU's do.
+
+Without a GPU, Triton's interpreter runs them here, where Triton is installed.
+"""
 
 import os
 
@@ -19,17 +22,15 @@ from cryostar_nb.fourier import Band
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BAND = Band(32, 3.0, 8.0)
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning"
-)  # the interpreter's integers overflow, as they should
+# The interpreter's integers overflow, as they should.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture
 def nodes(generator):
     """Three images of fifty nodes, a part of them beyond the box, and their amplitudes."""
-    return ((torch.rand(3, 50, 3, generator=generator) - 0.5) * 120).to(DEVICE), torch.rand(
-        50, generator=generator
-    ).to(DEVICE)
+    positions = (torch.rand(3, 50, 3, generator=generator) - 0.5) * 120
+    return positions.to(DEVICE), torch.rand(50, generator=generator).to(DEVICE)
 
 
 def test_spreading(nodes):
@@ -72,11 +73,11 @@ def test_the_losses_and_their_gradients_come_out_the_same(nodes, generator, monk
     bonded = torch.ones(50, dtype=torch.bool)
 
     def run(device):
-        mine = (positions.to(device) * 0.3).requires_grad_()
-        vectors = transform_nodes(mine, amplitudes.to(device), BAND)
-        penalties, _ = clash_sums(mine.permute(1, 2, 0), bonded.to(device), 4.0)
+        leaf = (positions.to(device) * 0.3).requires_grad_()
+        vectors = transform_nodes(leaf, amplitudes.to(device), BAND)
+        penalties, _ = clash_sums(leaf.permute(1, 2, 0), bonded.to(device), 4.0)
         ((vectors * gradient.to(device)).sum() + penalties.sum()).backward()
-        return vectors.detach().cpu(), penalties.detach().cpu(), mine.grad.cpu()
+        return vectors.detach().cpu(), penalties.detach().cpu(), leaf.grad.cpu()
 
     expected = run("cpu")
     monkeypatch.setattr(dispatch, "uses_gpu", lambda tensor: True)

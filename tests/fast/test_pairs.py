@@ -1,4 +1,4 @@
-"""Sums over pairs of nodes: they are those of the distances, and the search for clashes finds what brute force finds."""
+"""Sums over pairs of nodes are those of the distances; clashes are those of brute force."""
 
 import math
 
@@ -38,7 +38,7 @@ def fresh():
 
 @pytest.fixture
 def network(fresh):
-    """Twelve structures of forty nodes, 200 pairs of them, and the pairs' lengths in another structure."""
+    """Twelve structures of forty nodes, 200 pairs of them, and their lengths in another one."""
     pairs = torch.randint(40, (200, 2), generator=fresh)
     pairs[:, 1] = (pairs[:, 0] + 1 + pairs[:, 1] % 39) % 40
     reference = torch.randn(40, 3, generator=fresh) * 10
@@ -124,14 +124,14 @@ def test_clashes_are_those_of_brute_force(spread, threshold, fresh):
     )  # so that some clash
     bonded = torch.rand(90, generator=fresh) < 0.7
     positions[:, 0], bonded[0] = positions[:, 1] + 0.5, False  # and one does in any case
-    mine = positions.clone().requires_grad_()
-    penalties, counts = clash_sums(mine, bonded, threshold)
+    leaf = positions.clone().requires_grad_()
+    penalties, counts = clash_sums(leaf, bonded, threshold)
     penalties.sum().backward()
     expected, number, gradient = brute_force(positions, bonded, threshold)
     assert counts.tolist() == number.tolist() and counts.min() > 0
     # Far from the origin, float32 places an atom only to 0.004 Å.
     np.testing.assert_allclose(penalties.detach(), expected, rtol=1e-4 if spread < 1e3 else 2e-2)
-    assert (mine.grad - gradient).norm() < (1e-4 if spread < 1e3 else 2e-2) * gradient.norm()
+    assert (leaf.grad - gradient).norm() < (1e-4 if spread < 1e3 else 2e-2) * gradient.norm()
 
 
 def test_a_pair_across_cells_in_each_direction_is_found():

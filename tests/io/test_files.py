@@ -4,9 +4,9 @@ import errno
 
 import numpy as np
 import pytest
+from refusals import refused
 
-from cryostar_nb.errors import InputError
-from cryostar_nb.io.files import MetricsLog, replacing, write_text
+from cryostar_nb.io.files import MetricsLog, check_outputs, check_room, replacing, write_text
 
 
 def fill_up(*_):
@@ -24,10 +24,7 @@ def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_a_full_disk_is_one_line_that_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
     write_text(tmp_path / "notes.txt", "old")
-    with (
-        pytest.raises(InputError, match=r"notes.txt: the disk is full; .*make room"),
-        replacing(tmp_path / "notes.txt"),
-    ):
+    with refused("notes.txt"), replacing(tmp_path / "notes.txt"):
         fill_up()
     assert (tmp_path / "notes.txt").read_text() == "old"
 
@@ -42,7 +39,7 @@ def test_an_error_without_a_number_counts_as_a_full_disk_only_where_there_is_no_
         raise OSError("4000 requested and 96 written")  # as NumPy does
     room = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("cryostar_nb.io.files.shutil.disk_usage", lambda _: room)
-    with pytest.raises(InputError, match="the disk is full"), replacing(tmp_path / "latents.npy"):
+    with refused("latents.npy"), replacing(tmp_path / "latents.npy"):
         raise OSError("4000 requested and 96 written")
     with pytest.raises(IsADirectoryError), replacing(tmp_path / "latents.npy"):
         (tmp_path).write_bytes(b"")
@@ -95,10 +92,35 @@ def test_a_full_disk_stops_the_log_with_one_line(tmp_path, monkeypatch):
         "_handle",
         type("Full", (), {"write": fill_up, "flush": fill_up, "close": lambda self: None})(),
     )
-    with pytest.raises(InputError, match=r"metrics.csv: the disk is full"):
+    with refused("metrics.csv"):
         log.write({"step": 1})
 
 
 def test_no_path_is_no_log(tmp_path):
     write_lines(None, [1])
     assert not np.any(list(tmp_path.iterdir()))
+
+
+def test_room_is_looked_for_on_the_disk_of_the_nearest_folder(tmp_path, monkeypatch):
+    asked = []
+    room = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(
+        "cryostar_nb.io.files.shutil.disk_usage", lambda path: asked.append(path) or room
+    )
+    check_room(tmp_path / "new" / "deep" / "stack.mrcs", 1000, "the stack")
+    with refused("stack.mrcs", value=1001):
+        check_room(tmp_path / "new" / "deep" / "stack.mrcs", 1001, "the stack")
+    assert asked == [tmp_path, tmp_path]
+
+
+def test_outputs_are_neither_folders_nor_inputs_nor_there_already(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "file/inside", "x" * 300):
+        with refused((tmp_path / name).name):
+            check_outputs([tmp_path / name], overwrite=True)
+    with refused("file"):
+        check_outputs([tmp_path / "file"])
+    with refused("file"):
+        check_outputs([tmp_path / "file"], inputs=[None, tmp_path / "file"], overwrite=True)
+    check_outputs([tmp_path / "file", tmp_path / "new" / "file"], overwrite=True)

@@ -4,10 +4,10 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from cryostar_nb.density import model_density
 from cryostar_nb.doctor.spectrum import map_spectrum, model_spectrum
-from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band, centred_fft, fourier_crop
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.maps import DensityMap, read_map, write_map
@@ -22,9 +22,7 @@ def write_mrc(tmp_path):
         path = tmp_path / "map.mrc"
         with mrcfile.new(path, overwrite=True) as handle:
             handle.set_data(np.zeros(np.shape(values), dtype=np.float32))
-            handle.data[...] = (
-                values  # afterwards, because set_data warns of voxels that are not finite
-            )
+            handle.data[...] = values  # afterwards: set_data warns of what is not finite
             if axes != (1, 2, 3):  # mrcfile takes the edges from columns, rows and sections
                 sizes = dict(zip(axes, values.shape[::-1], strict=True))
                 handle.header.mapc, handle.header.mapr, handle.header.maps = axes
@@ -59,9 +57,8 @@ def test_voxel_0_lies_where_origin_and_nstart_say(write_mrc, origin, start, corn
 def test_axes_in_another_order_are_put_right_and_so_are_their_starts(write_mrc):
     values = np.zeros((4, 5, 6))
     values[1, 2, 3] = 1  # section 1, row 2, column 3
-    density = read_map(
-        write_mrc(values, axes=(3, 1, 2), start=(10, 20, 30))
-    )  # columns run along z, rows along x, sections along y
+    # columns run along z, rows along x, sections along y
+    density = read_map(write_mrc(values, axes=(3, 1, 2), start=(10, 20, 30)))
     assert torch.nonzero(density.values).tolist() == [[3, 1, 2]]
     np.testing.assert_allclose(density.corner, [40, 60, 20])
 
@@ -76,8 +73,9 @@ def test_a_map_that_is_no_cube_is_filled_up_at_its_far_ends(write_mrc):
 
 def test_a_header_without_a_voxel_size_asks_for_it(write_mrc):
     path = write_mrc(CUBE, voxel_size=0)
-    with pytest.raises(InputError, match=r"voxel size of 0 Å.*--pixel-size"):
+    with refused("map.mrc", value=0.0) as caught:
         read_map(path)
+    assert "--pixel-size" in caught.value.remedy
     assert read_map(path, pixel_size=3.5).voxel_size == 3.5
 
 
@@ -112,10 +110,8 @@ def test_narrow_gaussians_are_band_limited_not_aliased(asymmetric):
     both = [
         centred_fft(volume.double(), 3) * size**3 for volume, size in ((fine, 0.5), (coarse, 2.0))
     ]
-    inner = (
-        slice(12 - 7, 12 + 8),
-        slice(48 - 7, 48 + 8),
-    )  # down to 7 of the 12 indices; nearer to Nyquist the wide Gaussians alias
+    # down to 7 of the 12 indices; nearer to Nyquist the wide Gaussians alias
+    inner = (slice(12 - 7, 12 + 8), slice(48 - 7, 48 + 8))
     exact, made = both[0][(inner[1],) * 3], both[1][(inner[0],) * 3]
     assert float((made - exact).abs().max() / exact.abs().max()) < 0.01
 
@@ -159,6 +155,5 @@ def test_slices_of_a_maps_spectrum_are_its_projections(asymmetric, rng, box_size
         np.array([100.0, 0, 0]),
     )
     made = projections(map_spectrum(density, 6.0), band, rotations) * (2**0.5 / (32 * 2.0**2))
-    assert (
-        float((made - exact).norm() / exact.norm()) < 0.03
-    )  # whatever the background, and whatever the header says of its place
+    # whatever the background, and whatever the header says of its place
+    assert float((made - exact).norm() / exact.norm()) < 0.03

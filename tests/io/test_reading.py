@@ -1,19 +1,23 @@
-"""The same particles from RELION, cryoSPARC and cryoDRGN; what each format means by its numbers; and files of indices."""
+"""The same particles from RELION, cryoSPARC and cryoDRGN, and files of indices."""
 
 import contextlib
+import dataclasses
 import pickle
 import pickletools
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from bad_inputs import write_sound_files
+from refusals import refused
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.cryodrgn import read_pickle
 from cryostar_nb.io.cryosparc import write_cs
+from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import open_metadata, read_indices, read_particles
 from cryostar_nb.io.star import write_star
 
@@ -22,7 +26,7 @@ COUNT, BOX, PIXEL = 7, 12, 1.5
 
 @pytest.fixture
 def truth(rng):
-    """Seven particles in the words of no format: rotation, origin in pixels (to the image's centre), CTF in the units of RELION."""
+    """Seven particles in no format: rotations, origins in pixels, CTFs in RELION's units."""
     return {
         "rotation": Rotation.random(COUNT, random_state=rng),
         "origin": rng.uniform(-2, 2, (COUNT, 2)),
@@ -67,7 +71,7 @@ def star(tmp_path, truth, stack, write_table):
 
 @pytest.fixture
 def cs_fields(truth, stack):
-    """Fields of a .cs file. The alignment was made on images of half the box, so its pixels are twice as large."""
+    """Fields of a .cs file, aligned on images of half the box: pixels are twice as large there."""
     return {
         "uid": np.arange(COUNT, dtype=np.uint64) * 17 + 3,
         "blob/path": np.array([b">stack.mrcs"] * COUNT),
@@ -103,7 +107,7 @@ def pickled(tmp_path, truth, stack):
     poses = (truth["rotation"].as_matrix().astype(np.float32), truth["origin"] / BOX)
     for name, content in (("pose.pkl", poses), ("ctf.pkl", ctf)):
         (tmp_path / name).write_bytes(pickle.dumps(content))
-    return {"poses_pkl": tmp_path / "pose.pkl", "ctf_pkl": tmp_path / "ctf.pkl"}
+    return Reading(poses_pkl=tmp_path / "pose.pkl", ctf_pkl=tmp_path / "ctf.pkl")
 
 
 def assert_same(particles, truth, atol=1e-5):
@@ -136,7 +140,7 @@ def test_star_cs_and_pickles_of_the_same_particles_are_the_same(
 ):
     assert_same(read_particles(star), truth, atol=1e-12)
     assert_same(read_particles(write_cs_table(tmp_path / "particles.cs", cs_fields)), truth)
-    assert_same(read_particles(stack, **pickled), truth)
+    assert_same(read_particles(stack, pickled), truth)
 
 
 def test_what_is_written_is_read_as_it_was(truth, star, tmp_path):
@@ -150,7 +154,7 @@ def test_what_is_written_is_read_as_it_was(truth, star, tmp_path):
 def test_uids_are_distinct_and_depend_on_the_image_alone(star, tmp_path):
     particles = read_particles(star)
     write_cs(tmp_path / "all.cs", particles)
-    write_cs(tmp_path / "some.cs", particles.select(np.array([4, 2])))
+    write_cs(tmp_path / "some.cs", particles[np.array([4, 2])])
     uids = np.load(tmp_path / "all.cs")["uid"]
     assert len(np.unique(uids)) == COUNT
     assert np.load(tmp_path / "some.cs")["uid"].tolist() == uids[[4, 2]].tolist()
@@ -158,19 +162,15 @@ def test_uids_are_distinct_and_depend_on_the_image_alone(star, tmp_path):
 
 @pytest.mark.parametrize("name", ["particles.txt", "particles", "particles.star.gz"])
 def test_another_suffix_is_refused(name, tmp_path):
-    with pytest.raises(
-        InputError, match=r"particles are read from \.star \(RELION\), \.cs \(cryoSPARC\) or \.mrcs"
-    ):
+    with refused(name):
         read_particles(tmp_path / name)
 
 
 def test_options_of_another_format_are_refused(star, stack, pickled, tmp_path):
-    with pytest.raises(
-        InputError, match=r"particles\.star: --poses-pkl .* belongs to a \.mrcs file"
-    ):
-        read_particles(star, poses_pkl=pickled["poses_pkl"])
-    with pytest.raises(InputError, match=r"stack\.mrcs: --passthrough .* belongs to a \.cs file"):
-        read_particles(stack, **pickled, passthrough=tmp_path / "x.cs")
+    with refused("particles.star", value=pickled.poses_pkl):
+        read_particles(star, Reading(poses_pkl=pickled.poses_pkl))
+    with refused("stack.mrcs", value=tmp_path / "x.cs"):
+        read_particles(stack, dataclasses.replace(pickled, passthrough=tmp_path / "x.cs"))
 
 
 def test_the_columns_that_were_used_and_ignored_are_told(
@@ -187,7 +187,7 @@ def test_the_columns_that_were_used_and_ignored_are_told(
     assert particles.columns_ignored == ("rlnOpticsGroup",)
     particles = read_particles(write_cs_table(tmp_path / "particles.cs", cs_fields))
     assert particles.columns_ignored == ("uid", "blob/sign")
-    assert len(read_particles(stack, **pickled).columns_used) == 2 + 9
+    assert len(read_particles(stack, pickled).columns_used) == 2 + 9
 
 
 # cryoSPARC
@@ -201,21 +201,17 @@ def test_a_passthrough_file_gives_what_is_missing_by_uid(
         for name, values in cs_fields.items()
         if name == "uid" or name.startswith("align")
     }
-    order = np.append(
-        rng.permutation(COUNT), 3
-    )  # and one more particle, which the refinement has not
+    order = np.append(rng.permutation(COUNT), 3)  # one more, which the refinement has not
     rest = {
         name: values[order] for name, values in cs_fields.items() if not name.startswith("align")
     }
     rest["uid"][-1] = 1_000_000
     main = write_cs_table(tmp_path / "J30_particles.cs", in_refinement)
     passthrough = write_cs_table(tmp_path / "J30_passthrough_particles.cs", rest)
-    assert_same(read_particles(main, passthrough=passthrough), truth)
-    with pytest.raises(
-        InputError,
-        match=r"J30_particles\.cs: has no column blob/path, .*--passthrough .*J30_passthrough_particles\.cs",
-    ):
+    assert_same(read_particles(main, Reading(passthrough=passthrough)), truth)
+    with refused("J30_particles.cs", value="blob/path") as caught:
         read_particles(main)
+    assert f"--passthrough {passthrough}" in caught.value.remedy
 
 
 def test_where_both_files_have_a_field_the_first_one_counts(
@@ -225,11 +221,11 @@ def test_where_both_files_have_a_field_the_first_one_counts(
     passthrough = write_cs_table(
         tmp_path / "passthrough.cs", cs_fields | {"ctf/df1_A": np.zeros(COUNT, dtype=np.float32)}
     )
-    assert_same(read_particles(main, passthrough=passthrough), truth)
+    assert_same(read_particles(main, Reading(passthrough=passthrough)), truth)
 
 
 def abinitio(fields, *posteriors):
-    """The fields with one class of an ab-initio job for each posterior; classes but the first have every pose turned."""
+    """Fields with a class of an ab-initio job for each posterior; all but the first are turned."""
     rest = {name: values for name, values in fields.items() if not name.startswith("align")}
     for number, posterior in enumerate(posteriors):
         rest |= {
@@ -252,10 +248,7 @@ def test_the_poses_of_an_ab_initio_job_are_read(truth, cs_fields, tmp_path, writ
 def test_particles_of_several_ab_initio_classes_are_refused(cs_fields, tmp_path, write_cs_table):
     first = np.array([0.9, 0.9, 0.2, 0.9, 0.9, 0.9, 0.9])
     path = write_cs_table(tmp_path / "two.cs", abinitio(cs_fields, first, 1 - first))
-    with pytest.raises(
-        InputError,
-        match=r"particle 1 is most likely of alignments_class_0 and particle 3 of alignments_class_1",
-    ):
+    with refused("two.cs", row=3, value="alignments_class_1"):
         read_particles(path)
 
 
@@ -297,22 +290,22 @@ def test_arrays_are_read_from_every_protocol(protocol, tmp_path, rng):
 
 
 def test_rotations_may_come_without_translations(truth, stack, pickled, tmp_path):
-    pickled["poses_pkl"].write_bytes(pickle.dumps(truth["rotation"].as_matrix()))
-    particles = read_particles(stack, **pickled)
+    pickled.poses_pkl.write_bytes(pickle.dumps(truth["rotation"].as_matrix()))
+    particles = read_particles(stack, pickled)
     np.testing.assert_allclose(particles.rotations, truth["rotation"].as_matrix(), atol=1e-12)
     assert torch.equal(particles.shifts, torch.zeros(COUNT, 2, dtype=torch.float64))
 
 
 def test_without_ctfs_the_pixel_size_is_given(truth, stack, pickled):
-    with pytest.raises(
-        InputError,
-        match=r"stack\.mrcs: without CTFs there is no pixel size; .*--ctf-pkl.*--pixel-size",
-    ):
-        read_particles(stack, poses_pkl=pickled["poses_pkl"])
-    particles = read_particles(stack, poses_pkl=pickled["poses_pkl"], pixel_size=PIXEL, ctf=False)
-    np.testing.assert_allclose(particles.shifts, -PIXEL * truth["origin"], atol=1e-12)
-    with pytest.raises(InputError, match=r"the CTF needs; give cryoDRGN's CTFs \(--ctf-pkl\)"):
-        read_particles(stack, poses_pkl=pickled["poses_pkl"], pixel_size=PIXEL)
+    poses_alone = dataclasses.replace(pickled, ctf_pkl=None)
+    with refused("stack.mrcs") as caught:
+        read_particles(stack, poses_alone)
+    assert "--ctf-pkl" in caught.value.remedy and "--pixel-size" in caught.value.remedy
+    shifts = open_metadata(stack, poses_alone).shifts(PIXEL)
+    np.testing.assert_allclose(shifts, -PIXEL * truth["origin"], atol=1e-12)
+    with refused("stack.mrcs") as caught:
+        read_particles(stack, dataclasses.replace(poses_alone, pixel_size=PIXEL))
+    assert "--ctf-pkl" in caught.value.remedy
 
 
 class Evil:
@@ -330,11 +323,9 @@ class Evil:
 def test_a_pickle_runs_nothing(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(
-        InputError,
-        match=r"evil\.pkl: cannot be read as a pickle of arrays \(it asks for (_io|io)\.open\)",
-    ):
+    with refused("evil.pkl") as caught:
         read_pickle(tmp_path / "evil.pkl", "arrays")
+    assert re.search(r"it asks for (_io|io)\.open", caught.value.problem)
     assert not (tmp_path / "made_by_a_pickle").exists()
 
 
@@ -352,7 +343,7 @@ def test_a_pickle_runs_nothing(content, tmp_path, monkeypatch):
 def test_nothing_can_be_called_by_name(module, tmp_path):
     module, _, name = module.rpartition(".")
     (tmp_path / "evil.pkl").write_bytes(f"c{module}\n{name}\n(S'x'\ntR.".encode())
-    with pytest.raises(InputError, match=r"only NumPy arrays in plain containers are read"):
+    with refused("evil.pkl"):
         read_pickle(tmp_path / "evil.pkl", "arrays")
 
 
@@ -377,7 +368,7 @@ def test_objects_in_an_array_are_refused(tmp_path):
         operation.name == "BUILD" for operation, *_ in pickletools.genops(pickle.dumps(content))
     )
     (tmp_path / "objects.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=r"array of type 'O8', which is not one of numbers"):
+    with refused("objects.pkl"):
         read_pickle(tmp_path / "objects.pkl", "arrays")
 
 
@@ -417,47 +408,50 @@ def test_a_range_needs_no_file(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "value"),
     [
-        ([0, 7], "entry 2 is 7, and the 7 particles are counted from 0"),
-        ([-1], "entry 1 is -1"),
-        ([1, 2, 1], "entry 3 is 1, which came before"),
-        ([0.5], "holds float64"),
-        ([], "holds float64"),
-        ([False] * 7, "is a mask that chooses none of 7 particles"),
-        ([True, False], r"is a mask of shape \(2,\) and there are 7 particles"),
-        ([[1, 2]], r"of shape \(1, 2\)"),
-        (np.array([1, None]), "cannot be read as indices"),
+        ([0, 7], 7),
+        ([-1], -1),
+        ([1, 2, 1], 1),
+        ([0.5], (1,)),
+        ([], (0,)),
+        ([False] * 7, None),
+        ([True, False], (2,)),
+        ([[1, 2]], (1, 2)),
+        (np.array([1, None]), None),
     ],
 )
-def test_bad_indices_are_named(content, expected, tmp_path):
+def test_bad_indices_are_named(content, value, tmp_path):
     np.save(tmp_path / "i.npy", content)
-    with pytest.raises(InputError, match=rf"i\.npy: .*{expected}"):
+    with refused("i.npy", value=value):
         read_indices(tmp_path / "i.npy", COUNT)
+
+
+@pytest.mark.parametrize("text", ["pc1\n0.5\n", "index\n", "particle\nx\n", "particle\n1.5\n"])
+def test_a_table_without_indices_is_refused(text, tmp_path):
+    (tmp_path / "i.csv").write_text(text)
+    with refused("i.csv"):
+        read_indices(tmp_path / "i.csv", COUNT)
 
 
 def test_a_pickle_of_unequal_rows_is_no_indices(tmp_path):
     (tmp_path / "i.pkl").write_bytes(pickle.dumps([[1, 2], 3]))
-    with pytest.raises(
-        InputError, match=r"i\.pkl: cannot be read as indices \(.*\); give an integer"
-    ):
+    with refused("i.pkl"):
         read_indices(tmp_path / "i.pkl", COUNT)
 
 
 def test_an_empty_range_is_refused():
-    with pytest.raises(InputError, match=r"9:12: none of 7 particles is in this range"):
+    with refused(value="9:12"):
         read_indices("9:12", COUNT)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"pixel_size": -2.0}, r"pixel size = -2 Å was given; .*--pixel-size"),
-        ({"pixel_size": float("nan")}, r"pixel size = nan Å was given"),
-        ({"root": "nowhere"}, r"nowhere: is no folder; .*particles\.star .*--root"),
-    ],
-)
-def test_an_option_that_cannot_be_is_not_blamed_on_the_file(options, said, tmp_path):
+@pytest.mark.parametrize("pixel_size", [-2.0, 0.0, 1e4, float("nan")])
+def test_a_pixel_size_that_cannot_be_is_not_blamed_on_a_file(pixel_size):
+    with refused(value=pixel_size):
+        Reading(pixel_size=pixel_size)
+
+
+def test_a_root_that_is_no_folder_is_not_blamed_on_the_particles(tmp_path):
     write_sound_files(tmp_path)
-    with pytest.raises(InputError, match=said):
-        read_particles(tmp_path / "particles.star", **options)
+    with refused("nowhere"):
+        read_particles(tmp_path / "particles.star", Reading(root="nowhere"))

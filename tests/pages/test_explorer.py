@@ -1,4 +1,4 @@
-"""The latent explorer holds what the run holds: structures, pictures, and particles that stand for all."""
+"""The latent explorer holds what the run holds, and particles that stand for all."""
 
 import base64
 import dataclasses
@@ -7,36 +7,18 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
-from cryostar_nb.config import TrainConfig
-from cryostar_nb.io.structures import write_structure
 from cryostar_nb.pages.explorer import latent_explorer, representatives
-from cryostar_nb.runs.config import InputFiles
-from cryostar_nb.runs.start import start_run
-from cryostar_nb.simulation.particles import SimulationConfig, simulate
-
-
-def train_run(folder, nodes, low_pass, **sizes):
-    write_structure(folder / "closed.pdb", nodes)
-    write_structure(folder / "open.pdb", nodes.with_positions(1.1 * nodes.positions))
-    config = SimulationConfig(n_particles=60, resolution=6.0, states=5, **sizes)
-    simulate(config, closed=folder / "closed.pdb", open_=folder / "open.pdb", out=folder)
-    inputs = InputFiles(folder / "particles.star", reference=folder / "closed.pdb")
-    return start_run(inputs, TrainConfig(steps=5, batch_size=8, low_pass=low_pass), folder / "run")
-
-
-@pytest.fixture
-def run(tmp_path, helix_nodes):
-    return train_run(tmp_path, helix_nodes, 8.0, box_size=48, pixel_size=2.0)
 
 
 def data_of(html):
-    return json.loads(
-        re.search(
-            r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}), window", html
-        ).group(1)
-    )
+    """The data that the explorer's script is called with."""
+    call = r"exploreLatents\(document.getElementById\(\"[\w-]+\"\), (\{.*\}),\s*window"
+    return json.loads(re.search(call, html).group(1))
+
+
+def unpacked(text, kind, *shape):
+    return np.frombuffer(base64.b64decode(text), dtype=kind).reshape(shape)
 
 
 def test_representatives_lie_where_the_particles_are(rng):
@@ -54,37 +36,55 @@ def test_few_particles_are_all_shown(rng):
 
 def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run):
     html = latent_explorer(run, points=10)
-    assert not re.search(r"https?://|src=|href=", html)
+    assert not re.search(r"https?://|src=|href=|@import|url\(", html)
     data = data_of(html)
-    labels = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
-    assert 1 < len(labels) <= 10
-    packed = np.frombuffer(base64.b64decode(data["structures"]), dtype=np.int16).reshape(
-        len(labels), len(run.nodes), 3
-    )
-    with torch.no_grad():
-        decoded = run.model.decoder(run.latents()[labels])
-    assert np.abs(packed * data["step"] - decoded.numpy()).max() < 0.01  # Å
-    pictures = np.frombuffer(base64.b64decode(data["particles"]), dtype=np.uint8).reshape(
-        len(labels), data["side"], data["side"]
-    )
+    rows = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
+    assert 1 < len(rows) <= 10
+    packed = unpacked(data["structures"], np.int16, len(rows), len(run.nodes), 3)
+    decoded = run.decode(run.latents[rows]).numpy()
+    assert np.abs(packed * data["step"] - decoded).max() < 0.01  # Å
+    pictures = unpacked(data["particles"], np.uint8, len(rows), data["side"], data["side"])
     assert (pictures.std(axis=(1, 2)) > 10).all()
-    assert np.sum(data["density"]) == 60
+    assert np.sum(data["density"]) == len(run.latents)
+
+
+def test_two_explorers_of_a_page_have_names_of_their_own(run):
+    first, second = (latent_explorer(run, points=3) for _ in range(2))
+    assert re.search(r'id="(.*?)"', first).group(1) != re.search(r'id="(.*?)"', second).group(1)
 
 
 @pytest.mark.parametrize(
-    ("box_size", "pixel_size", "low_pass"),
+    ("box_size", "pixel_size", "resolution"),
     [(48, 2.0, 4.0), (32, 3.0, 4.0), (33, 3.0, 4.0), (72, 1.5, 2.0)],
 )
-def test_pictures_are_of_one_size_whatever_the_box(
-    box_size, pixel_size, low_pass, tmp_path, helix_nodes
-):
-    run = train_run(tmp_path, helix_nodes, low_pass, box_size=box_size, pixel_size=pixel_size)
-    data = data_of(latent_explorer(run, points=4))
+def test_pictures_are_of_one_size_whatever_the_box(box_size, pixel_size, resolution, make_run):
+    data = data_of(latent_explorer(make_run(box_size, pixel_size, resolution), points=4))
     for name in ("predictions", "particles"):
         assert len(base64.b64decode(data[name])) == len(data["points"]) * data["side"] ** 2
+
+
+def test_a_picture_shows_the_projection_at_its_place(make_run):
+    """Every other pixel of a picture of 64 pixels is a pixel of a particle of 32."""
+    run = make_run(32, 3.0, 8.0)
+    data = data_of(latent_explorer(run, points=4))
+    rows = [int(label.split(":")[0]) - 1 for label in data["labels"]]
+    pictures = unpacked(data["predictions"], np.uint8, len(rows), 64, 64)[:, ::2, ::2]
+    images = run.project(run.decode(run.latents[rows]), run.particles[rows]).numpy()
+    for picture, image in zip(pictures, images, strict=True):
+        assert np.corrcoef(picture.ravel(), image.ravel())[0, 1] > 0.98
 
 
 def test_a_chain_without_a_name_takes_its_column(run):
     nameless = dataclasses.replace(run.nodes, chains=np.full(len(run.nodes), ""))
     atoms = data_of(latent_explorer(dataclasses.replace(run, nodes=nameless), points=4))["atoms"]
     assert [chain for _, _, chain, _ in atoms] == [" "] * len(run.nodes)
+
+
+def test_no_name_of_a_residue_ends_the_script(run):
+    names = np.full(len(run.nodes), "</s")
+    hostile = dataclasses.replace(run, nodes=dataclasses.replace(run.nodes, residue_names=names))
+    html = latent_explorer(hostile, points=3)
+    assert "</s" not in html.replace("</style>", "").replace("</script>", "").replace(
+        "</section>", ""
+    )
+    assert data_of(html)["atoms"][0][1] == "</s"

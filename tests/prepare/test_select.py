@@ -1,20 +1,19 @@
 """A selection keeps every column of what was chosen, byte for byte where the format stays."""
 
-import types
-
 import numpy as np
 import pytest
 import starfile
 import torch
+from refusals import refused
 
 from cryostar_nb.cli import parse
 from cryostar_nb.config import ModelConfig, TrainConfig
-from cryostar_nb.errors import InputError
-from cryostar_nb.io.reading import Reading, read_particles
+from cryostar_nb.io.options import Reading
+from cryostar_nb.io.reading import read_particles
 from cryostar_nb.latents import principal_components
-from cryostar_nb.prepare import select as module
-from cryostar_nb.prepare.select import Choice, select_particles
-from cryostar_nb.runs.config import InputFiles, RunConfig
+from cryostar_nb.prepare.options import Choice
+from cryostar_nb.prepare.select import select_particles
+from cryostar_nb.runs.run_config import Grid, InputFiles, RunConfig
 
 COUNT = 6
 STAR = """# version 30001
@@ -77,7 +76,8 @@ def test_a_star_file_keeps_every_byte_but_the_rows_that_were_not_chosen(ending, 
     chosen, count, remark = select_particles(
         star, tmp_path / "out.star", Choice(indices=str(tmp_path / "i.npy"))
     )
-    assert (chosen, count) == (3, COUNT) and f"start from {tmp_path}" in remark
+    assert (chosen, count) == (3, COUNT)
+    assert remark == f"every column and table as it was; image names start from {tmp_path}"
     dropped = {rows_of(star.read_text())[row] for row in (1, 3, 5)}
     expected = [line for line in star.read_bytes().decode().split(ending) if line not in dropped]
     assert sorted((tmp_path / "out.star").read_bytes().decode().split(ending)) == sorted(expected)
@@ -117,14 +117,12 @@ def test_an_optics_group_is_chosen(star, tmp_path):
         200,
         200,
     ]
-    with pytest.raises(InputError, match=r"in\.star: has no optics group 3; it has 1, 2"):
+    with refused("in.star", value="3"):
         select_particles(star, tmp_path / "none.star", Choice(optics_group="3"))
 
 
 def test_repeats_are_left_out(star, tmp_path):
-    with pytest.raises(
-        InputError, match=r"in\.star: particle 6 is particle 5 again .*select --unique"
-    ):
+    with refused("in.star", row=6):
         read_particles(star)
     assert select_particles(star, tmp_path / "out.star", Choice(unique=True))[0] == 5
     assert len(read_particles(tmp_path / "out.star")) == 5
@@ -136,22 +134,20 @@ def test_images_need_not_exist_to_be_chosen(star, tmp_path):
 
 
 def test_nothing_chosen_is_refused_and_nothing_is_written(star, tmp_path):
-    with pytest.raises(InputError, match=r"in\.star: no particle of 6 is chosen; loosen"):
+    with refused("in.star"):
         select_particles(star, tmp_path / "out.star", Choice(indices="0:1", optics_group="1"))
     assert not (tmp_path / "out.star").exists()
 
 
 def test_the_input_is_never_overwritten(star):
     before = star.read_bytes()
-    with pytest.raises(
-        InputError, match=r"in\.star: is the file that is read; write to another one"
-    ):
+    with refused("in.star"):
         select_particles(star, star, Choice(indices="0:2"))
     assert star.read_bytes() == before
 
 
 def test_another_suffix_is_refused(star, tmp_path):
-    with pytest.raises(InputError, match=r"out\.txt: particles are written as \.star or \.cs"):
+    with refused("out.txt", value=".txt"):
         select_particles(star, tmp_path / "out.txt", Choice(indices="0:2"))
 
 
@@ -200,7 +196,8 @@ def cs(star, tmp_path, rng, write_cs_table):
 def test_a_cs_file_keeps_every_field_of_the_rows_that_were_chosen(cs, tmp_path):
     main, passthrough = cs
     reading = Reading(passthrough=passthrough)
-    _, _, remark = select_particles(main, tmp_path / "out.cs", Choice(indices="2:5"), reading)
+    choice = Choice(indices="2:5")
+    _, _, remark = select_particles(main, tmp_path / "out.cs", choice, reading=reading)
     assert "out_passthrough.cs" in remark
     before, after = np.load(main), np.load(tmp_path / "out.cs")
     assert before.dtype == after.dtype and before[2:5].tobytes() == after.tobytes()
@@ -208,8 +205,10 @@ def test_a_cs_file_keeps_every_field_of_the_rows_that_were_chosen(cs, tmp_path):
     assert rest.dtype == written.dtype and written["uid"].tolist() == after["uid"].tolist()
     by_uid = {row["uid"]: row.tobytes() for row in rest}
     assert [row.tobytes() for row in written] == [by_uid[uid] for uid in after["uid"]]
-    chosen = read_particles(tmp_path / "out.cs", passthrough=tmp_path / "out_passthrough.cs")
-    every = read_particles(main, passthrough=passthrough)
+    chosen = read_particles(
+        tmp_path / "out.cs", Reading(passthrough=tmp_path / "out_passthrough.cs")
+    )
+    every = read_particles(main, Reading(passthrough=passthrough))
     assert torch.equal(chosen.images(slice(None)), every.images(slice(2, 5))) and torch.equal(
         chosen.shifts, every.shifts[2:5]
     )
@@ -217,9 +216,12 @@ def test_a_cs_file_keeps_every_field_of_the_rows_that_were_chosen(cs, tmp_path):
 
 def test_each_format_becomes_the_other_with_what_a_refinement_needs(cs, tmp_path):
     main, passthrough = cs
-    every = read_particles(main, passthrough=passthrough)
+    every = read_particles(main, Reading(passthrough=passthrough))
     _, _, remark = select_particles(
-        main, tmp_path / "out.star", Choice(indices="1:4"), Reading(passthrough=passthrough)
+        main,
+        tmp_path / "out.star",
+        Choice(indices="1:4"),
+        reading=Reading(passthrough=passthrough),
     )
     assert "2 other columns have no place" in remark  # uid and alignments3D/odd
     select_particles(tmp_path / "out.star", tmp_path / "back.cs", Choice(indices=":"))
@@ -236,15 +238,10 @@ def test_each_format_becomes_the_other_with_what_a_refinement_needs(cs, tmp_path
 
 def test_flipped_phases_are_refused_where_the_format_cannot_say_so(star, tmp_path):
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
-    with pytest.raises(
-        InputError,
-        match=r"out\.cs: particles with flipped phases cannot be written as \.cs, which has no field",
-    ):
+    reading = Reading(phase_flipped=True)
+    with refused("out.cs"):
         select_particles(
-            tmp_path / "once.star",
-            tmp_path / "out.cs",
-            Choice(indices=":"),
-            Reading(phase_flipped=True),
+            tmp_path / "once.star", tmp_path / "out.cs", Choice(indices=":"), reading=reading
         )
 
 
@@ -254,56 +251,49 @@ def test_flipped_phases_are_refused_where_the_format_cannot_say_so(star, tmp_pat
 def write_run(folder, particles, reading=None):
     """A run folder that says what it was trained on, and holds nothing else."""
     inputs = InputFiles(particles, folder / "model.pdb", reading=reading or Reading())
-    RunConfig(inputs, TrainConfig(), ModelConfig(), 8, 1.5, COUNT).write(folder / "run")
+    RunConfig(inputs, Grid(8, 1.5, COUNT), TrainConfig(), ModelConfig()).write(folder / "run")
     return folder / "run"
 
 
 @pytest.fixture
-def a_run(star, tmp_path, monkeypatch, rng):
-    """A run on the particles, with latents that are known."""
+def scored(star, tmp_path, rng):
+    """Five particles, and scores that are known but for the signs of the components."""
     select_particles(star, tmp_path / "once.star", Choice(unique=True))
-    latents = torch.from_numpy(
-        np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)])
-    )
-    monkeypatch.setattr(
-        module,
-        "open_run",
-        lambda folder: types.SimpleNamespace(components=lambda: principal_components(latents)),
-    )
-    return write_run(tmp_path, tmp_path / "once.star")
+    latents = np.column_stack([[0.0, 40, 10, 30, 20], 0.01 * rng.standard_normal(5)])
+    return tmp_path / "once.star", principal_components(torch.from_numpy(latents)).scores.numpy()
 
 
-def test_a_percentile_of_a_component_is_chosen(a_run, tmp_path):
-    low, high = (
-        {row.split("@")[0] for row in rows_of((tmp_path / name).read_text())}
-        for name, choice in {"a.star": Choice(above=60), "b.star": Choice(below=40)}.items()
-        if select_particles(a_run, tmp_path / name, choice)
-    )
+def test_a_percentile_of_a_component_is_chosen(scored, tmp_path):
+    particles, scores = scored
+
+    def chosen(**limits):
+        select_particles(particles, tmp_path / "a.star", Choice(**limits), scores=scores)
+        return {row.split("@")[0] for row in rows_of((tmp_path / "a.star").read_text())}
+
+    high, low = chosen(above=60.0), chosen(below=40.0)
     assert {frozenset(low), frozenset(high)} == {
         frozenset({"000002", "000004"}),
         frozenset({"000001", "000003"}),
     }
-    middle = select_particles(a_run, tmp_path / "c.star", Choice(above=30, below=70))
-    assert middle[0] == 1 and rows_of((tmp_path / "c.star").read_text())[0].startswith("000005")
+    assert chosen(above=30.0, below=70.0) == {"000005"}
 
 
-@pytest.mark.parametrize(
-    ("choice", "words"),
-    [
-        (Choice(pc=3, above=50), "pc = 3: the run has components 1 to 2"),
-        (Choice(above=101), "above = 101: a percentile is 0 to 100"),
-    ],
-)
-def test_impossible_components_are_refused(choice, words, a_run, tmp_path):
-    with pytest.raises(InputError, match=words):
-        select_particles(a_run, tmp_path / "a.star", choice)
+def test_impossible_components_are_refused(scored, star, tmp_path):
+    particles, scores = scored
+    with refused(value=3):
+        select_particles(particles, tmp_path / "a.star", Choice(pc=3, above=50.0), scores=scores)
+    with refused(value=101.0):
+        Choice(above=101.0)
+    with refused("in.star", value=COUNT):
+        select_particles(star, tmp_path / "a.star", Choice(above=50.0), scores=scores)
+    with refused("in.star"):
+        select_particles(star, tmp_path / "a.star", Choice(above=50.0))
 
 
 def test_indices_of_a_run_need_no_checkpoint(star, tmp_path):
-    assert (
-        select_particles(write_run(tmp_path, star), tmp_path / "a.star", Choice(indices="1:3"))[0]
-        == 2
-    )
+    words = ["--out", f"{tmp_path}/a.star", "--indices", "1:3"]
+    parse(["select", str(write_run(tmp_path, star)), *words]).run()
+    assert len(rows_of((tmp_path / "a.star").read_text())) == 2
 
 
 def test_what_is_said_of_the_reading_of_a_run_comes_before_what_the_run_knows(star, tmp_path):
@@ -313,65 +303,20 @@ def test_what_is_said_of_the_reading_of_a_run_comes_before_what_the_run_knows(st
     folder = write_run(
         tmp_path, tmp_path / "once.star", Reading(root=tmp_path / "gone", pixel_size=2.0)
     )
-    parse(
-        [
-            "select",
-            str(folder),
-            "--out",
-            f"{tmp_path}/out.cs",
-            "--indices",
-            ":",
-            "--root",
-            f"{tmp_path}/moved",
-        ]
-    ).run()
-    chosen = read_particles(tmp_path / "out.cs", root=tmp_path / "moved")
-    assert len(chosen) == 5 and chosen.pixel_size == 2.0
-    parse(
-        [
-            "select",
-            str(folder),
-            "--out",
-            f"{tmp_path}/3.cs",
-            "--indices",
-            ":",
-            "--root",
-            f"{tmp_path}/moved",
-            "--pixel-size",
-            "3",
-        ]
-    ).run()
-    assert read_particles(tmp_path / "3.cs", root=tmp_path / "moved").pixel_size == 3.0
+    root, reading = tmp_path / "moved", Reading(root=tmp_path / "moved")
+    for name, pixel_size, more in (("2.cs", 2.0, ()), ("3.cs", 3.0, ("--pixel-size", "3"))):
+        words = ["--out", f"{tmp_path / name}", "--indices", ":", "--root", str(root), *more]
+        parse(["select", str(folder), *words]).run()
+        chosen = read_particles(tmp_path / name, reading)
+        assert len(chosen) == 5 and chosen.pixel_size == pixel_size
 
 
 def test_no_file_that_a_run_reads_is_replaced(cs, tmp_path):
     main, passthrough = cs
-    mine = passthrough.rename(tmp_path / "high_passthrough.cs")
-    before, folder = mine.read_bytes(), write_run(tmp_path, main, Reading(passthrough=mine))
-    with pytest.raises(InputError, match=r"high_passthrough\.cs: is a file that is read"):
-        parse(
-            [
-                "select",
-                str(folder),
-                "--out",
-                f"{tmp_path}/high.cs",
-                "--indices",
-                "0:2",
-                "--overwrite",
-            ]
-        ).run()
-    assert mine.read_bytes() == before and not (tmp_path / "high.cs").exists()
-
-
-def test_particles_alone_have_no_components(star, tmp_path):
-    with pytest.raises(
-        InputError, match=r"principal components are a run's; give the folder of one"
-    ):
-        select_particles(star, tmp_path / "a.star", Choice(above=50))
-
-
-def test_the_command_says_what_it_wrote(star, tmp_path, capsys):
-    parse(["select", str(star), "--out", f"{tmp_path}/out.star", "--indices", "1:3"]).run()
-    assert capsys.readouterr().out.startswith(
-        f"wrote {tmp_path}/out.star: 2 of 6 particles; every column and table as it was"
-    )
+    passthrough = passthrough.rename(tmp_path / "high_passthrough.cs")
+    before = passthrough.read_bytes()
+    folder = write_run(tmp_path, main, Reading(passthrough=passthrough))
+    words = ["--out", f"{tmp_path}/high.cs", "--indices", "0:2", "--overwrite"]
+    with refused("high_passthrough.cs"):
+        parse(["select", str(folder), *words]).run()
+    assert passthrough.read_bytes() == before and not (tmp_path / "high.cs").exists()

@@ -1,20 +1,22 @@
 """The morphs, and the particles that are simulated from them."""
 
 import datetime
+from collections import namedtuple
 
 import mrcfile
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from scipy.spatial.transform import Rotation
 
 from cryostar_nb.density import atom_sigma
-from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import write_structure, write_trajectory
 from cryostar_nb.projector import make_images
-from cryostar_nb.simulation.particles import SimulationConfig, draw_particles, load_path, simulate
+from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.particles import draw_poses, load_path, simulate
 from cryostar_nb.simulation.paths import linear_morph, matching_atoms, rigid_morph
 
 STATES = 5
@@ -23,21 +25,19 @@ STATES = 5
 @pytest.fixture
 def hinge(helix):
     """A helix, and the same helix with one half turned by a right angle about a hinge."""
-    closed = helix(40) - helix(40).mean(axis=0)
-    open_ = closed.copy()
-    open_[20:] = (closed[20:] - closed[20]) @ Rotation.from_euler(
-        "x", 90, degrees=True
-    ).as_matrix().T + closed[20]
-    return closed, open_
+    start = helix(40) - helix(40).mean(axis=0)
+    end, turn = start.copy(), Rotation.from_euler("x", 90, degrees=True)
+    end[20:] = turn.apply(start[20:] - start[20]) + start[20]
+    return {"start": start, "end": end}
 
 
 @pytest.fixture
 def ends(hinge, make_nodes, tmp_path):
     """The two ends as files of alpha carbons alone, so that the atoms are the nodes."""
-    paths = [tmp_path / "closed.pdb", tmp_path / "open.pdb"]
-    for path, positions in zip(paths, hinge, strict=True):
-        write_structure(path, make_nodes(positions))
-    return {"closed": paths[0], "open_": paths[1]}
+    paths = {name: tmp_path / f"{name}.pdb" for name in hinge}
+    for name, path in paths.items():
+        write_structure(path, make_nodes(hinge[name]))
+    return paths
 
 
 def config(**changes):
@@ -57,16 +57,18 @@ def config(**changes):
 
 @pytest.mark.parametrize("morph", [linear_morph, rigid_morph])
 def test_a_morph_begins_and_ends_exactly_at_its_ends(morph, hinge):
-    path = morph(*hinge, STATES)
+    path = morph(**hinge, states=STATES)
     assert path.shape == (STATES, 40, 3)
-    np.testing.assert_array_equal(path[0], hinge[0])
-    np.testing.assert_array_equal(path[-1], hinge[1])
+    np.testing.assert_array_equal(path[0], hinge["start"])
+    np.testing.assert_array_equal(path[-1], hinge["end"])
 
 
 def test_the_linear_morph_goes_in_equal_steps_on_straight_lines(hinge):
-    path = linear_morph(*hinge, STATES)
+    path = linear_morph(**hinge, states=STATES)
     np.testing.assert_allclose(
-        np.diff(path, axis=0), np.broadcast_to((hinge[1] - hinge[0]) / 4, (4, 40, 3)), atol=1e-12
+        np.diff(path, axis=0),
+        np.broadcast_to((hinge["end"] - hinge["start"]) / 4, (4, 40, 3)),
+        atol=1e-12,
     )
 
 
@@ -77,7 +79,11 @@ def test_the_rigid_morph_keeps_bonds_that_the_linear_one_shrinks(hinge):
     def change_midway(morph):
         return np.sqrt(
             np.mean(
-                (bond_lengths(morph(*hinge, STATES)[STATES // 2]) - bond_lengths(hinge[0])) ** 2
+                (
+                    bond_lengths(morph(**hinge, states=STATES)[STATES // 2])
+                    - bond_lengths(hinge["start"])
+                )
+                ** 2
             )
         )
 
@@ -86,22 +92,23 @@ def test_the_rigid_morph_keeps_bonds_that_the_linear_one_shrinks(hinge):
 
 
 def test_distances_of_the_rigid_morph_go_evenly_from_one_end_to_the_other(helix):
-    closed = helix(40)
-    path = rigid_morph(closed, 1.2 * closed, STATES)
+    path = rigid_morph(start=helix(40), end=1.2 * helix(40), states=STATES)
     bonds = np.linalg.norm(np.diff(path, axis=1), axis=-1).mean(axis=-1)
     np.testing.assert_allclose(bonds / bonds[0], np.linspace(1.0, 1.2, STATES), atol=0.01)
 
 
 def test_the_rigid_morph_is_on_its_way(hinge):
-    path = rigid_morph(*hinge, STATES)
-    to_closed, to_open = (np.sqrt(np.square(path - end).sum(-1).mean(-1)) for end in hinge)
-    assert (np.diff(to_closed) > 0).all()
-    assert (np.diff(to_open) < 0).all()
+    path = rigid_morph(**hinge, states=STATES)
+    to_start, to_end = (
+        np.sqrt(np.square(path - hinge[name]).sum(-1).mean(-1)) for name in ("start", "end")
+    )
+    assert (np.diff(to_start) > 0).all()
+    assert (np.diff(to_end) < 0).all()
 
 
-def test_a_morph_of_one_state_is_the_closed_end(hinge):
-    np.testing.assert_array_equal(linear_morph(*hinge, 1), hinge[0][None])
-    np.testing.assert_array_equal(rigid_morph(*hinge, 1), hinge[0][None])
+def test_a_morph_of_one_state_is_the_start(hinge):
+    np.testing.assert_array_equal(linear_morph(**hinge, states=1), hinge["start"][None])
+    np.testing.assert_array_equal(rigid_morph(**hinge, states=1), hinge["start"][None])
 
 
 def test_the_transform_of_an_atom_falls_to_one_over_e_at_the_resolution():
@@ -113,12 +120,11 @@ def test_the_transform_of_an_atom_falls_to_one_over_e_at_the_resolution():
 
 
 def test_the_atoms_of_both_ends_are_brought_into_one_order(make_nodes, rng):
-    closed, open_ = make_nodes(rng.standard_normal((6, 3))), make_nodes(rng.standard_normal((6, 3)))
-    order = rng.permutation(6)
-    first, second = matching_atoms(closed, open_[order])
+    start, end = (make_nodes(rng.standard_normal((6, 3))) for _ in range(2))
+    first, second = matching_atoms(start, end[rng.permutation(6)])
     assert first.residue_keys == second.residue_keys
-    np.testing.assert_array_equal(first.positions, closed.positions)
-    np.testing.assert_array_equal(second.positions, open_.positions)
+    np.testing.assert_array_equal(first.positions, start.positions)
+    np.testing.assert_array_equal(second.positions, end.positions)
 
 
 def test_atoms_of_one_end_alone_are_left_out(make_nodes):
@@ -130,18 +136,14 @@ def test_atoms_of_one_end_alone_are_left_out(make_nodes):
 
 
 def test_a_residue_of_one_end_alone_is_named(make_nodes):
-    closed, open_ = make_nodes(np.zeros((6, 3))), make_nodes(np.zeros((6, 3)))
-    with pytest.raises(
-        InputError,
-        match="residue chain A 6 is GLY in the closed and absent in the open structure; give two models",
-    ):
-        matching_atoms(closed, open_[:5])
-    open_.residue_names[2] = "ALA"
-    with pytest.raises(
-        InputError,
-        match="residue chain A 3 is GLY in the closed and ALA in the open structure; give two models",
-    ):
-        matching_atoms(closed, open_)
+    start, end = make_nodes(np.zeros((6, 3))), make_nodes(np.zeros((6, 3)))
+    with refused() as caught:
+        matching_atoms(start, end[:5])
+    assert "chain A 6 is GLY at the start and absent at the end" in caught.value.problem
+    end.residue_names[2] = "ALA"
+    with refused() as caught:
+        matching_atoms(start, end)
+    assert "chain A 3 is GLY at the start and ALA at the end" in caught.value.problem
 
 
 # Particles
@@ -226,7 +228,9 @@ def test_the_states_share_the_particles_evenly_and_in_no_order(count, ends, tmp_
 def test_the_truth_holds_the_path(ends, hinge, tmp_path):
     simulate(config(), **ends, out=tmp_path)
     positions = np.load(tmp_path / "truth.npz")["positions"]
-    np.testing.assert_allclose(positions, linear_morph(*hinge, STATES), atol=1e-3)  # as PDB rounds
+    np.testing.assert_allclose(
+        positions, linear_morph(**hinge, states=STATES), atol=1e-3
+    )  # as PDB rounds
 
 
 def written(folder):
@@ -263,16 +267,16 @@ def test_the_same_seed_gives_the_same_files_byte_by_byte(name, ends, tmp_path, m
     assert (tmp_path / "2001" / name).read_bytes() == (tmp_path / "2002" / name).read_bytes()
 
 
-def test_poses_and_defocus_are_drawn_as_table_1_says(tmp_path, rng):
+def test_poses_and_defocus_are_drawn_as_table_1_says(rng):
     settings = SimulationConfig(n_particles=20_000)
-    particles = draw_particles(settings, tmp_path / "x.mrcs", tmp_path / "x.star", rng)
+    poses = draw_poses(settings, rng)
     assert (settings.box_size, settings.pixel_size, settings.states) == (128, 1.0, 50)
-    logarithm = (particles.ctf.defocus_u / 1e4).log()
+    logarithm = (poses.ctf.defocus_u / 1e4).log()
     assert float(logarithm.mean()) == pytest.approx(1.0, abs=0.01)
     assert float(logarithm.std()) == pytest.approx(0.3, abs=0.01)
-    assert torch.equal(particles.ctf.defocus_u, particles.ctf.defocus_v)
-    assert torch.equal(particles.shifts, torch.zeros(20_000, 2, dtype=torch.float64))
-    np.testing.assert_allclose(particles.rotations.mean(0), 0, atol=0.02)
+    assert torch.equal(poses.ctf.defocus_u, poses.ctf.defocus_v)
+    assert torch.equal(poses.shifts, torch.zeros(20_000, 2, dtype=torch.float64))
+    np.testing.assert_allclose(poses.rotations.mean(0), 0, atol=0.02)
     constants = {
         "voltage_kv": 300.0,
         "spherical_aberration_mm": 2.7,
@@ -281,46 +285,55 @@ def test_poses_and_defocus_are_drawn_as_table_1_says(tmp_path, rng):
         "b_factor": 0.0,
     }
     for name, value in constants.items():
-        assert (getattr(particles.ctf, name) == value).all(), name
+        assert (getattr(poses.ctf, name) == value).all(), name
 
 
 # Paths from a trajectory
 
 
 def test_states_are_spread_over_the_frames_of_a_trajectory(ends, hinge, make_nodes, tmp_path):
-    frames = linear_morph(*hinge, 9)
-    write_trajectory(tmp_path / "path.dcd", make_nodes(hinge[0]), frames)
-    _, path = load_path(config(), ends["closed"], None, tmp_path / "path.dcd")
+    frames = linear_morph(**hinge, states=9)
+    write_trajectory(tmp_path / "path.dcd", make_nodes(hinge["start"]), frames)
+    _, path = load_path(config(), ends["start"], None, tmp_path / "path.dcd")
     np.testing.assert_allclose(path, frames[::2], atol=1e-3)
-    with pytest.raises(
-        InputError,
-        match=r"path\.dcd: holds 9 frames, fewer than the 10 states asked for; give --states 9 or less",
-    ):
-        load_path(config(states=10), ends["closed"], None, tmp_path / "path.dcd")
+    with refused("path.dcd", value=9):
+        load_path(config(states=10), ends["start"], None, tmp_path / "path.dcd")
 
 
 # Errors
 
 
 @pytest.mark.parametrize(
-    "name", ["n_particles", "box_size", "pixel_size", "snr", "states", "resolution", "voltage_kv"]
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("n_particles", "box_size", "pixel_size", "snr", "states")),
+        *((name, 0) for name in ("resolution", "voltage_kv")),
+        *(("amplitude_contrast", 2.0), ("defocus_log_sd", -1.0), ("seed", -1)),
+    ],
 )
-def test_a_number_that_is_not_positive_is_refused(name, ends, tmp_path):
-    with pytest.raises(InputError, match=f"{name} = 0; give a positive number"):
-        simulate(config(**{name: 0}), **ends, out=tmp_path / "out")
+def test_a_setting_that_cannot_be_simulated_is_refused(name, value):
+    with refused(value=value) as caught:
+        config(**{name: value})
+    assert caught.value.problem.startswith(f"{name} = ")
 
 
 def test_a_model_beyond_the_box_is_refused(ends, tmp_path):
-    with pytest.raises(
-        InputError,
-        match=r"closed\.pdb: an atom lies .* Å from the origin, outside the box's half edge of 8 Å; centre",
-    ):
+    with refused("start.pdb"):
         simulate(config(pixel_size=0.5), **ends, out=tmp_path / "out")
 
 
 def test_a_morph_needs_both_ends(ends):
-    with pytest.raises(InputError, match="a morph needs both ends: give --open, or --trajectory"):
-        load_path(config(), ends["closed"], None)
+    with refused() as caught:
+        load_path(config(), ends["start"])
+    assert "--end" in caught.value.remedy
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(ends, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 60 * 4096 - 1)
+    monkeypatch.setattr("cryostar_nb.io.files.shutil.disk_usage", lambda _: usage)
+    with refused("particles.mrcs"):
+        simulate(config(), **ends, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_simulation_that_fails_leaves_nothing_half_written(ends, tmp_path, monkeypatch):
@@ -331,14 +344,3 @@ def test_a_simulation_that_fails_leaves_nothing_half_written(ends, tmp_path, mon
     with pytest.raises(RuntimeError, match="the disk is full"):
         simulate(config(), **ends, out=tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"particles.mrcs"}
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"amplitude_contrast": 2.0}, {"defocus_log_sd": -1.0}, {"seed": -1}],
-    ids=lambda s: next(iter(s)),
-)
-def test_a_setting_that_cannot_be_simulated_is_refused(setting):
-    (name, value) = next(iter(setting.items()))
-    with pytest.raises(InputError, match=f"{name} = {value}; give"):
-        SimulationConfig(**setting).check()

@@ -1,0 +1,107 @@
+"""A small run for the pages: what they ask of a `Run`, without training or files."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cryostar_nb.config import TrainConfig
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import random_rotations
+from cryostar_nb.latents import ENDS, components_from_reference, traverse
+from cryostar_nb.projector import make_images
+from cryostar_nb.structure import Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Directions from which particles are seen; the images are computed when asked for."""
+
+    rotations: torch.Tensor
+    box_size: int
+    pixel_size: float
+
+    def __getitem__(self, rows):
+        return dataclasses.replace(self, rotations=self.rotations[torch.as_tensor(rows)])
+
+
+class Line(nn.Module):
+    """A decoder that moves the structure by 10 Å along x for each unit of the first latent."""
+
+    def __init__(self, reference):
+        super().__init__()
+        self.reference = reference
+
+    def forward(self, latents):
+        return self.reference + 10 * latents[:, :1, None] * torch.tensor([1.0, 0.0, 0.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class LineRun:
+    """A run whose decoder is a `Line`."""
+
+    folder: Path
+    nodes: Structure
+    latents: torch.Tensor
+    particles: Views
+    band: Band
+    config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    step: int = 1_200
+    metrics: dict = dataclasses.field(default_factory=dict)
+    evaluation: dict | None = None
+
+    @property
+    def reference(self):
+        return torch.from_numpy(self.nodes.positions).float()
+
+    @property
+    def decode(self):
+        return Line(self.reference)
+
+    def components(self):
+        return components_from_reference(self.decode, self.latents, self.reference)
+
+    def traverse(self, pc=1, frames=21):
+        scores = self.components().scores[:, pc - 1]
+        return traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
+
+    def project(self, structures, particles, band=None):
+        band, electrons = band or self.band, torch.from_numpy(self.nodes.electrons).float()
+        rotations, width = particles.rotations, torch.tensor(2.0)
+        return band.decode(make_images(structures, electrons, width, band, rotations=rotations))
+
+    def images(self, particles, band=None):
+        structures = self.reference.expand(len(particles.rotations), -1, -1)
+        images = self.project(structures, particles, band)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+        return images + images.std() * noise
+
+
+@pytest.fixture
+def make_run(tmp_path, helix_nodes, rng):
+    """Make a run of sixty particles, for these pixels and this resolution, in Å."""
+
+    def make(box_size=48, pixel_size=2.0, resolution=8.0, **values):
+        rotations = torch.from_numpy(random_rotations(60, rng)).float()
+        particles = Views(rotations, box_size, pixel_size)
+        latents = torch.from_numpy(rng.normal(0.5, 1, (60, 3))).float()
+        band = Band(box_size, pixel_size, resolution)
+        return LineRun(tmp_path, helix_nodes, latents, particles, band, **values)
+
+    return make
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run()
+
+
+@pytest.fixture
+def evaluation():
+    """An `evaluation.json` of two states, one of them without a particle."""
+    errors = {"rmsd_per_state": [1.0, None], "rmsd_std_per_state": [0.5, None]}
+    idle = {"do_nothing_mean": 2.0, "do_nothing_per_state": [2.0, 3.0]}
+    means = {"rmsd_mean": 1.0, "rmsd_most_open": None, "bond_error": 0.1}
+    return errors | idle | means

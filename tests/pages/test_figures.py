@@ -1,0 +1,55 @@
+"""Figures show the numbers that they are given, each curve in a colour of its own."""
+
+import numpy as np
+import pytest
+
+from cryostar_nb.evaluation import ErrorPerState
+from cryostar_nb.pages import figures, views
+
+
+def test_rmsd_takes_evaluations_and_doing_nothing_is_grey():
+    score = ErrorPerState(1.5, 2.0, [1.0, 2.0], [0.1, 0.2])
+    idle = ErrorPerState(3.5, 4.0, [3.0, 4.0], [0.0, 0.0])
+    ax = figures.rmsd({"this run": score, "doing nothing": idle}).axes[0]
+    run, nothing = ax.lines
+    np.testing.assert_array_equal(run.get_ydata(), [1.0, 2.0])
+    np.testing.assert_array_equal(nothing.get_ydata(), [3.0, 4.0])
+    assert nothing.get_color() == figures.COLOURS["idle"] != run.get_color()
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((0.9, 2.2))
+
+
+def test_images_keep_their_order_and_can_share_a_scale():
+    pictures = [np.full((3, 3), value) for value in (1.0, 2.0, 3.0)]
+    figure = figures.images(pictures, ["a", "b", "c"], columns=2, same_scale=True)
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c"]
+    assert {ax.images[0].get_clim() for ax in figure.axes} == {(1.0, 3.0)}
+
+
+def test_an_axis_of_detail_has_ticks_that_do_not_touch():
+    frequencies = np.linspace(0.01, 0.25, 50)
+    ax = figures.correlations(frequencies, {"a": np.ones(50)}).axes[0]
+    ticks = ax.get_xticks()
+    assert (np.diff(ticks) > 0.06 * 0.25).all() and ticks[-1] == 0.25
+    assert [text.get_text() for text in ax.get_xticklabels()][-1] == "4"
+
+
+def test_latents_are_drawn_with_their_marks(rng):
+    figure = figures.latents(rng.normal(size=(50, 3)), [0.6, 0.3, 0.1], {"5 %": (-1.0, 0.0)})
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.texts[0].get_text()) == ("PC1 (60 % of variance)", "5 %")
+
+
+def test_views_hold_what_they_show(run):
+    frames = run.traverse(frames=3)
+    text = views.structure(run.nodes, frames, ghost=run.reference)._make_html()
+    assert text.count("MODEL ") >= 3 and "backAndForth" in text
+    moved = {"moved": (frames[-1], run.reference, np.arange(len(run.nodes)) < 3)}
+    assert "moved" in views.side_by_side(run.nodes, moved)._make_html()
+    volume = np.zeros((4, 4, 6))
+    volume[2, 2, 3] = 1.0  # the centre
+    cube = views._cube_text(volume, 2.0).splitlines()
+    corner = np.array(cube[2].split()[1:], dtype=float) * views.BOHR
+    np.testing.assert_allclose(corner, [-6.0, -4.0, -4.0], atol=1e-5)
+    values = np.array(cube[-1].split(), dtype=float).reshape(6, 4, 4)  # x is the slowest
+    assert values[3, 2, 2] == values.sum() == 1.0

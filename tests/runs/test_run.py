@@ -1,0 +1,190 @@
+"""A run as an object: latents, structures, images and numbers, from its folder alone."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from refusals import refused
+
+from cryostar_nb.config import PRESETS
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import rmsd
+from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.projector import make_images
+from cryostar_nb.runs.folder import FILES, open_run
+from cryostar_nb.runs.run_config import Hardware, InputFiles
+from cryostar_nb.runs.start import start_run
+
+REFERENCE = Path(__file__).parents[2] / "data" / "1ake.pdb"
+STATES, COUNT, NODES, BOX = 4, 96, 214, 32
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def finished(request, particles, tmp_path_factory):
+    """The folder of a short run with a preset."""
+    config = dataclasses.replace(PRESETS[request.param], steps=20, batch_size=16, low_pass=9.0)
+    inputs = InputFiles(particles / "particles.star", REFERENCE)
+    folder = tmp_path_factory.mktemp("run") / request.param
+    start_run(inputs, config, folder, hardware=Hardware("cpu"))
+    return folder
+
+
+@pytest.fixture
+def run(finished):
+    return open_run(finished)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The same run in a folder that may be changed."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_folder_holds_what_it_promises_and_no_more(run):
+    by_atoms = run.config.density == "atoms"
+    promised = {name for name in FILES if name != "atoms.cif" or by_atoms}
+    assert {path.name for path in run.folder.iterdir()} == promised
+    assert run.step == 20 and not run.model.training
+
+
+# Latents
+
+
+def test_there_is_a_latent_for_every_particle(run):
+    assert run.latents.shape == (COUNT, 8)
+    assert len(run.particles) == COUNT
+
+
+def test_the_latents_are_those_that_the_encoder_infers(run):
+    """Training keeps images at half precision; `infer` reads them at single precision."""
+    rows = np.array([5, 3, 90])
+    scale = float(run.latents.abs().max())
+    found = run.infer(run.particles[rows])
+    torch.testing.assert_close(found, run.latents[rows], atol=5e-3 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("age", ["missing", "stale"])
+def test_latents_that_are_missing_or_older_than_the_checkpoint_are_inferred_anew(age, copy):
+    kept = np.load(copy / "latents.npy")
+    if age == "missing":
+        (copy / "latents.npy").unlink()
+    else:
+        np.save(copy / "latents.npy", kept + 1)
+        os.utime(copy / "latents.npy", (0, 0))
+    torch.testing.assert_close(open_run(copy).latents, torch.from_numpy(kept))
+    np.testing.assert_allclose(np.load(copy / "latents.npy"), kept, atol=1e-6)
+
+
+def test_the_first_component_leads_away_from_the_reference(run):
+    components = run.components()
+    assert components.scores.shape == (COUNT, 8)
+    assert float(components.explained.sum()) == pytest.approx(1)
+    ends = run.traverse(frames=2)
+    low, high = rmsd(ends, run.reference)
+    assert low <= high
+
+
+# Structures
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8)])
+def test_latents_are_decoded_to_structures(shape, run, generator):
+    latents = torch.randn(shape, generator=generator)
+    structures = run.decode(latents)
+    assert structures.shape == (*shape[:-1], NODES, 3) and not structures.requires_grad
+    assert torch.equal(structures, run.model.decoder(latents).detach())
+
+
+def test_a_traversal_goes_from_the_5th_to_the_95th_percentile(run):
+    """Its ends are decoded from the mean of the three particles around place 5 and 90 of 96."""
+    frames = run.traverse()
+    assert frames.shape == (21, NODES, 3)
+    order = run.components().scores[:, 0].argsort()
+    for frame, place in ((0, 5), (-1, 90)):
+        expected = run.decode(run.latents[order[place - 1 : place + 2]].mean(0))
+        torch.testing.assert_close(frames[frame], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pc", [0, 9])
+def test_a_component_that_the_latents_do_not_have_is_refused(pc, run):
+    with refused(value=pc):
+        run.traverse(pc)
+
+
+# Images
+
+
+@pytest.mark.parametrize("band", [None, Band(BOX, 4.0, 16.0)], ids=["the run's band", "another"])
+def test_a_projection_is_the_image_of_the_density_of_the_structures(band, run):
+    structures, particles = run.decode(run.latents[:5]), run.particles[:5]
+    vectors = make_images(
+        run.density.centres(structures),
+        run.density.amplitudes,
+        run.density.sigma,
+        band or run.band,
+        rotations=particles.rotations.float(),
+        ctf=particles.ctf.to(torch.float32),
+    )
+    images = run.project(structures, particles, band)
+    assert images.shape == (5, BOX, BOX) and not images.requires_grad
+    assert torch.equal(images, (band or run.band).decode(vectors))
+
+
+def test_the_gaussians_are_the_atoms_or_the_nodes(run):
+    count = 1656 if run.config.density == "atoms" else NODES
+    assert run.density.centres(run.reference).shape == (count, 3)
+    electrons = float(run.density.amplitudes.sum())
+    assert electrons == pytest.approx(run.nodes.electrons.sum(), rel=1e-5)
+
+
+def test_projections_without_a_ctf_are_without_one(run):
+    without = dataclasses.replace(run.particles[:3], ctf=None)
+    images = run.project(run.decode(run.latents[:3]), without)
+    assert (images.amax((1, 2)) > -2 * images.amin((1, 2))).all()  # bright, and without rings
+
+
+def test_the_images_are_those_that_training_compares(run):
+    vectors = load_band_vectors(run.particles[4:8], run.band)
+    images = run.images(run.particles[4:8])
+    assert images.shape == (4, BOX, BOX)
+    assert torch.equal(images, run.band.decode(vectors))
+
+
+def test_the_reference_looks_more_like_its_images_than_like_those_of_others(run):
+    """At a signal-to-noise ratio of 1, each image resembles its own projection the most."""
+    rows = np.arange(8)
+    given = run.images(run.particles[rows]).flatten(1)
+    made = run.project(run.reference.expand(8, -1, -1), run.particles[rows]).flatten(1)
+    correlation = torch.nn.functional.cosine_similarity(given[:, None], made, dim=-1)
+    assert correlation.argmax(1).tolist() == rows.tolist()
+
+
+# The truth
+
+
+def test_an_evaluation_is_returned_and_written(copy, particles):
+    run = open_run(copy)
+    assert run.evaluation is None
+    score = run.evaluate(particles / "truth.npz")
+    written = json.loads((copy / "evaluation.json").read_text())
+    assert run.evaluation == written
+    about = {"method": "star", "steps": 20, "seed": 0, "version": run.settings.version}
+    assert about.items() <= written.items()
+    assert score.as_dict().items() <= written.items()
+    assert score.n_particles == COUNT and len(score.rmsd_per_state) == STATES
+
+
+def test_doing_nothing_is_the_distance_of_the_reference_to_each_state(copy, particles):
+    run, truth = open_run(copy), np.load(particles / "truth.npz")
+    score = run.evaluate(particles / "truth.npz")
+    apart = np.square(truth["positions"] - run.nodes.positions).sum(-1).mean(-1) ** 0.5
+    assert score.idle.rmsd_per_state == pytest.approx(apart, rel=1e-4, abs=2e-3)
+    assert score.idle.rmsd_mean == pytest.approx(apart[truth["state"]].mean(), rel=1e-4)
+    assert score.idle.rmsd_std_per_state == pytest.approx([0] * STATES, abs=1e-5)
+    assert score.idle.rmsd_most_open == pytest.approx(apart.mean(), rel=1e-3)
