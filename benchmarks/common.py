@@ -16,7 +16,8 @@ from scipy.spatial.distance import pdist
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.structures import read_nodes
-from cryostar_nb.simulation.particles import SimulationConfig, draw_poses
+from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.particles import draw_poses
 from cryostar_nb.structure import Structure
 
 HERE = Path(__file__).parent
@@ -25,36 +26,30 @@ KINASE = HERE.parent / "data" / "1ake.pdb"
 BATCH = 64
 Parts = dict[str, Callable[[], Any]]
 
-CHAIN, RISE, VOLUME = (
-    (30, 2, 4),
-    3.8,
-    130.0,
-)  # residues along x, y and z in a chain; Å along the chain; Å^3 of a residue of a protein
+CHAIN_RESIDUES = (30, 2, 4)  # along x, y and z
+RISE = 3.8  # Å from residue to residue along the chain
+RESIDUE_VOLUME = 130.0  # Å^3, of a residue of a protein
 
 
 def synthetic_structure(count: int) -> Structure:
-    """A compact stand-in for a complex of `count` residues: chains of 240 that run up and down, at the density of a protein.
+    """A compact stand-in for a complex of `count` residues, at the density of a protein.
 
-    A node has 13 edges of an elastic network of 12 Å, as in a real complex: 12.7 in the spliceosome with 13,936 nodes.
+    Chains of 240 residues run up and down. A node has 13 edges of an elastic network of 12 Å, as in
+    a real complex: 12.7 in the spliceosome with 13,936 nodes.
     """
-    spacing = np.sqrt(VOLUME / RISE) * np.array([0, 1, 1]) + RISE * np.array([1, 0, 0])
-    x, y, z = (axis.flatten() for axis in np.meshgrid(*map(np.arange, CHAIN), indexing="ij"))
-    order = np.lexsort(
-        (x * (-1) ** (y + z), y * (-1) ** z, z)
-    )  # every line starts beside the end of the one before
+    spacing = np.sqrt(RESIDUE_VOLUME / RISE) * np.array([0, 1, 1]) + RISE * np.array([1, 0, 0])
+    axes = np.meshgrid(*map(np.arange, CHAIN_RESIDUES), indexing="ij")
+    x, y, z = (axis.flatten() for axis in axes)
+    # Every line starts beside the end of the one before.
+    order = np.lexsort((x * (-1) ** (y + z), y * (-1) ** z, z))
     chain = np.stack([x, y, z], axis=-1)[order] * spacing
     chains = -(-count // len(chain))
-    places = (
-        np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-        * spacing
-        * CHAIN
-    )
+    cells = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    places = cells * spacing * CHAIN_RESIDUES
     places = places[np.argsort(np.linalg.norm(places, axis=-1), kind="stable")[:chains]]
-    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + np.random.default_rng(0).normal(
-        scale=0.2, size=(count, 3)
-    )
-    same = dict.fromkeys(("atom_names", "elements", "residue_names", "insertion_codes"), "")
-    same |= {"atom_names": "CA", "elements": "C", "residue_names": "ALA"}
+    noise = np.random.default_rng(0).normal(scale=0.2, size=(count, 3))
+    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + noise
+    same = {"atom_names": "CA", "elements": "C", "residue_names": "ALA", "insertion_codes": ""}
     numbers = np.arange(count)
     return Structure(
         positions=positions - positions.mean(0),
@@ -71,7 +66,10 @@ def molecule(count: int) -> Structure:
 
 
 def quarter_band(nodes: Structure, box_size: int) -> Band:
-    """Frequencies up to half of Nyquist, as in the paper (1 Å pixels, 4 Å), with pixels of at least 1 Å such that the box holds the molecule."""
+    """Frequencies up to half of Nyquist, as in the paper (1 Å pixels, 4 Å).
+
+    Pixels are of at least 1 Å, and such that the box holds the molecule.
+    """
     some = nodes.positions[:: max(1, len(nodes) // 1000)]
     pixel_size = max(1.0, 1.2 * float(pdist(some).max()) / box_size)
     return Band(box_size, pixel_size, 4 * pixel_size)
@@ -114,22 +112,14 @@ def wait(device: str) -> None:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a figure was measured on, and when."""
-    names = [
-        line.split(":")[1].strip()
-        for line in _lines("/proc/cpuinfo")
-        if line.startswith("model name")
-    ]
-    memory = [
-        int(line.split()[1]) / 2**20
-        for line in _lines("/proc/meminfo")
-        if line.startswith("MemTotal")
-    ]
+    processor = _value("/proc/cpuinfo", "model name")
+    kibibytes = _value("/proc/meminfo", "MemTotal")
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": names[0] if names else "unknown",
+        "processor": processor or "unknown",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(memory[0], 1) if memory else None,
+        "memory_gib": round(int(kibibytes.split()[0]) / 2**20, 1) if kibibytes else None,
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "CPU",
         "torch": torch.__version__,
         "numba": numba.__version__,
@@ -143,11 +133,17 @@ def machine_line(of: dict[str, Any]) -> str:
     processor = (
         f"{of['processor']}, {of['cores']} cores, {of['threads']} threads, {of['memory_gib']:g} GiB"
     )
-    return f"{device}{processor}; torch {of['torch']}, numba {of['numba']}; {of['date']}, load average {of['load_average']:g} at the start."
+    versions = f"torch {of['torch']}, numba {of['numba']}"
+    load = f"load average {of['load_average']:g} at the start."
+    return f"{device}{processor}; {versions}; {of['date']}, {load}"
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+def _value(path: str, name: str) -> str | None:
+    """The value of a name in one of the files of Linux about a machine."""
+    if not Path(path).exists():
+        return None
+    lines = (line.partition(":") for line in Path(path).read_text().splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), None)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

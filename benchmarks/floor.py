@@ -1,10 +1,11 @@
-"""The time that no version of a training step can beat on this machine: its necessary work over the machine's two ceilings.
+"""The time that no training step can beat on this machine: necessary work over two ceilings.
 
     python benchmarks/floor.py [--device cuda]
 
-The work of each part is counted by the formulas of `step_work`, which README.md explains. The ceilings are measured: the rate
-of a float32 matrix product, and that of a copy in memory. A part takes at least the longer of the two times that they give.
-Prints the table for 214 and 13,936 nodes and writes it to `results/floor.md`.
+The work of each part is counted by the formulas of `step_work`, which README.md explains. The
+ceilings are measured: the rate of a float32 matrix product, and that of a copy in memory. A part
+takes at least the longer of the two times that they give. Prints the table for 214 and 13,936 nodes
+and writes it to `results/floor.md`.
 """
 
 import itertools
@@ -79,21 +80,17 @@ def layer_sizes(sizes: tuple[int, ...]) -> list[int]:
 
 
 def projection_operations(nodes: int, band: Band) -> float:
-    """Of one image, forward and backward: by matrix products or by spreading, whichever needs fewer."""
+    """Of one image, forward and backward, by matrix products or by spreading: the fewer of them."""
     m, size = band.max_index, plan(band, torch.device("cpu"), torch.float32).size
-    exact = nodes * (
-        2 * 6 * (m + 1) + 3 * 2 * (2 * (m + 1)) ** 2
-    )  # two tables of powers; a product and its two gradients
-    windows = (
-        2 * WINDOW * 2 * (DEGREE + DEGREE + DEGREE - 1)
-    )  # along x and y: forward, and with their slopes backward
-    spread = nodes * (
-        windows + 3 * 2 * WINDOW**2
-    )  # onto the grid; off it through the window and through its slope
+    # Two tables of powers; a product and its two gradients.
+    exact = nodes * (2 * 6 * (m + 1) + 3 * 2 * (2 * (m + 1)) ** 2)
+    # Windows along x and y: forward, and with their slopes backward.
+    windows = 2 * WINDOW * 2 * (DEGREE + DEGREE + DEGREE - 1)
+    # Onto the grid; off it through the window and through its slope.
+    spread = nodes * (windows + 3 * 2 * WINDOW**2)
     one_axis = 5 * size * math.log2(size)  # of a complex transform; half for a real one
-    transforms = 2 * (
-        size * one_axis / 2 + (m + 1) * one_axis
-    )  # only the columns of the band along y
+    # Along y, only the columns of the band.
+    transforms = 2 * (size * one_axis / 2 + (m + 1) * one_axis)
     return min(exact, spread + transforms)
 
 
@@ -105,7 +102,7 @@ def step_work(
     batch: int = BATCH,
     model: ModelConfig | None = None,
 ) -> dict[str, Work]:
-    """Operations and bytes of each part of a training step, forward and backward. README.md has the reasons."""
+    """Operations and bytes of each part of a step, forward and backward (reasons: README.md)."""
     model = model or ModelConfig()
     b, c = batch, band.size // 2
     encoder = layer_sizes((band.size, *model.encoder_widths, 2 * model.latent_dim))
@@ -136,10 +133,11 @@ def main(
     device: str = "cpu",
     nodes: Annotated[tuple[int, ...], tyro.conf.arg(help="numbers of nodes")] = (214, 13_936),
 ) -> None:
-    """Measure the ceilings and print the floor of a step: 128 x 128 pixels, batch 64, the paper's network."""
+    """Measure the ceilings; print the floor of a step: 128 x 128 pixels and the paper's network."""
     ceilings, here = measure_ceilings(device), machine(device)
     text = machine_line(here) + "\n\n"
-    text += f"Ceilings: {ceilings.operations / 1e9:,.0f} GFLOP/s (float32 matrix product), {ceilings.bytes / 1e9:,.1f} GB/s (copy).\n"
+    text += f"Ceilings: {ceilings.operations / 1e9:,.0f} GFLOP/s (float32 matrix product), "
+    text += f"{ceilings.bytes / 1e9:,.1f} GB/s (copy).\n"
     for count in nodes:
         structure = molecule(count)
         edges, band = len(elastic_edges(structure)), quarter_band(structure, 128)
@@ -153,18 +151,13 @@ def main(
             ]
             for name, part in work.items()
         ]
-        totals = [
-            sum(part.operations for part in work.values()) / 1e6,
-            sum(part.bytes for part in work.values()) / 1e6,
-        ]
-        rows.append(
-            [
-                "**step**",
-                *map(figures, totals),
-                f"**{figures(sum(part.milliseconds(ceilings) for part in work.values()))}**",
-            ]
-        )
-        text += f"\nN = {count:,}, {edges:,} edges, 128 × 128 pixels, {band.size:,} numbers a particle, batch {BATCH}:\n\n"
+        operations = sum(part.operations for part in work.values()) / 1e6
+        megabytes = sum(part.bytes for part in work.values()) / 1e6
+        floor = sum(part.milliseconds(ceilings) for part in work.values())
+        total = [figures(operations), figures(megabytes), f"**{figures(floor)}**"]
+        rows.append(["**step**", *total])
+        text += f"\nN = {count:,}, {edges:,} edges, 128 × 128 pixels, "
+        text += f"{band.size:,} numbers a particle, batch {BATCH}:\n\n"
         text += table(["part", "MFLOP", "MB", "floor, ms"], rows)
     print(text)
     RESULTS.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Import the peer (see peer.py) from a checkout, without the packages that only its reading, writing and plotting use."""
+"""Import the peer (see peer.py) from a checkout, without the packages that a step does not use."""
 
 import importlib.util
 import sys
@@ -16,7 +16,10 @@ from torch import Tensor
 from cryostar_nb.errors import InputError
 
 # The peer's files import these at their head, to read, write and plot.
-UNUSED = "Bio biotite cv2 lightning mmengine numba seaborn six sklearn torch.utils.tensorboard torchinfo torchvision tree umap".split()
+UNUSED = """
+Bio biotite cv2 lightning mmengine numba seaborn six sklearn torch.utils.tensorboard torchinfo
+torchvision tree umap
+""".split()
 
 
 class _Nothing:
@@ -28,12 +31,8 @@ class _Nothing:
 class _LightningModule(torch.nn.Module):
     """What a training step asks of Lightning, on one device."""
 
-    device, global_step, current_epoch, trainer = (
-        torch.device("cpu"),
-        0,
-        0,
-        SimpleNamespace(num_training_batches=0),
-    )
+    device, trainer = torch.device("cpu"), SimpleNamespace(num_training_batches=0)
+    global_step = current_epoch = 0
 
     def all_gather(self, values: Tensor) -> Tensor:
         return values
@@ -42,23 +41,18 @@ class _LightningModule(torch.nn.Module):
 
 
 def _map_structure(function: Callable[[Any], Any], values: Any) -> Any:
-    """Of dm-tree: the peer builds tables of residues with it when it is imported; a step reads none of them."""
-    return (
-        [_map_structure(function, value) for value in values]
-        if isinstance(values, list)
-        else function(values)
-    )
+    """Of dm-tree, with which the peer builds tables of residues that a step does not read."""
+    if isinstance(values, list):
+        return [_map_structure(function, value) for value in values]
+    return function(values)
 
 
 class _StandIns(MetaPathFinder, Loader):
     """Finds an empty module under every name in UNUSED and below."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        return (
-            ModuleSpec(fullname, self, is_package=True)
-            if f"{fullname}.".startswith(tuple(f"{name}." for name in UNUSED))
-            else None
-        )
+        stood_in = f"{fullname}.".startswith(tuple(f"{name}." for name in UNUSED))
+        return ModuleSpec(fullname, self, is_package=True) if stood_in else None
 
     def exec_module(self, module: ModuleType) -> None:
         named = {
@@ -68,48 +62,39 @@ class _StandIns(MetaPathFinder, Loader):
         }
 
         def attribute(name: str) -> Any:
-            if name.startswith("__") and name != "__version__":
+            if name == "__version__":
+                return "9"
+            if name.startswith("__"):
                 raise AttributeError(name)
-            return (
-                "9"
-                if name == "__version__"
-                else Warning
-                if name.endswith("Warning")
-                else named.get(name, _Nothing)
-            )
+            return Warning if name.endswith("Warning") else named.get(name, _Nothing)
 
         module.__getattr__ = attribute  # type: ignore[method-assign]
 
 
 def load(path: Path | str) -> ModuleType:
-    """The peer's `train_atom` module. Raises InputError where the path is not its checkout, or a package that it needs is missing."""
+    """The peer's `train_atom` module.
+
+    Raises InputError where the path is no checkout of it, or a package that it needs is missing.
+    """
     path = Path(path).resolve()
     project = path / "projects" / "star"
-    if not (
-        (project / "train_atom.py").is_file() and (project / "atom_configs" / "1ake.py").is_file()
-    ):
-        raise InputError(
-            f"{path}: has no projects/star/train_atom.py and atom_configs/1ake.py; give a checkout of bytedance/cryostar"
-        )
+    for needed in ("train_atom.py", "atom_configs/1ake.py"):
+        if not (project / needed).is_file():
+            problem, remedy = "has no file {value}", "give a checkout of bytedance/cryostar"
+            raise InputError(problem, file=project, value=needed, remedy=remedy)
     if importlib.util.find_spec("einops") is None:
-        raise InputError("the peer needs einops, which is not installed; pip install einops")
+        raise InputError("the peer needs einops", remedy="pip install einops")
     sys.path[:0] = [str(project), str(path)]
     stand_ins = _StandIns()
     sys.meta_path.insert(0, stand_ins)
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # its deprecated calls are not ours to report
+        with warnings.catch_warnings(action="ignore"):  # of its deprecated calls
             return importlib.import_module("train_atom")
     except ImportError as error:
-        raise InputError(
-            f"{path}: cannot be imported ({error}); install what is missing"
-        ) from error
+        problem = f"cannot be imported ({error})"
+        raise InputError(problem, file=path, remedy="install what is missing") from error
     finally:
         sys.meta_path.remove(stand_ins)
-        for name in [
-            name
-            for name, module in sys.modules.items()
-            if getattr(module, "__loader__", None) is stand_ins
-        ]:
-            del sys.modules[name]  # whoever imports it next gets the real one
+        for name, module in list(sys.modules.items()):
+            if getattr(module, "__loader__", None) is stand_ins:
+                del sys.modules[name]  # whoever imports it next gets the real one

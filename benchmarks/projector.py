@@ -1,21 +1,25 @@
-"""The projector alone, forward and backward, beside every other way to sum over the nodes that can be had.
+"""The projector alone, forward and backward, beside the other ways to sum over the nodes.
 
     python benchmarks/projector.py [--peer PATH] [--nodes 214 13936] [--device cuda]
 
-128 x 128 pixels, batch 64, at the half band (m = 32 cycles per box, as in training) and at the full one (m = 63):
+128 x 128 pixels, batch 64, at the half band (m = 32 cycles per box, as in training) and at the full
+one (m = 63):
 
-* spread, exact: the two ways of `project_band`;
-* finufft: the library of that name, where it is installed, in the place of the spreading. One plan, set anew for every image;
-  1e-5, a grid twice as fine. It runs both with all threads on one image and with an image a thread; the faster counts;
-* dense: a separable product on the pixels (`project_real`), in pieces of the batch that fit a cache, which is its best; and
-  with `--peer`, the same of the peer's (see peer.py).
+* spread, exact: the two methods of `project_band`;
+* finufft: the library of that name, where it is installed, in the place of the spreading. One plan,
+  set anew for every image; 1e-5, a grid twice as fine. It runs both with all threads on one image
+  and with an image a thread; the faster counts;
+* dense: a separable product on the pixels (`project_real`), in pieces of the batch that fit a
+  cache, which is its best; and with `--peer`, the same of the peer's (see peer.py).
 
-Errors are relative in norm, against the exact sum in float64. Also: the memory of a process that spreads the most nodes.
+Errors are relative in norm, against the exact sum in float64. Also: the memory of a process that
+spreads the most nodes.
 """
 
 import importlib.util
 import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,7 @@ FULL = 2 - 1e-9  # pixels to the end of the full band
 
 
 class _Library:
-    """What finufft needs for a band: a plan of each kind for every worker, and where the band lies among its frequencies."""
+    """What finufft needs for a band: plans for every worker, and the band among its frequencies."""
 
     def __init__(self, band: Band, workers: int) -> None:
         import finufft
@@ -71,10 +75,10 @@ class _Library:
             (band.max_index + sign * kx) * side + band.max_index + sign * ky for sign in (1, -1)
         )
         self.field = [np.zeros((side, side), np.complex64) for _ in range(workers)]
-        # The two slopes are real, so one transform gives both: the coefficients i kx f + i (i ky f), and at -k the conjugates of f.
-        self.slope = ((1j * kx - ky) * np.pi / (band.box_size * band.pixel_size)).astype(
-            np.complex64
-        )
+        # The two slopes are real, so one transform gives both: coefficients i kx f + i (i ky f),
+        # and at -k the conjugates of f.
+        slope = (1j * kx - ky) * np.pi / (band.box_size * band.pixel_size)
+        self.slope = slope.astype(np.complex64)
         self.mirrored_slope = -self.slope
 
     def over_images(self, function: Callable[[int, int], None], count: int) -> None:
@@ -88,26 +92,26 @@ class _Library:
 
 
 class _LibraryTransform(torch.autograd.Function):
-    """sum_i A_i exp(-2 pi i k . x_i) on a band, by finufft: real, then imaginary parts. Differentiable in the positions."""
+    """sum_i A_i exp(-2 pi i k . x_i) on a band, by finufft: real, then imaginary parts.
+
+    Differentiable in the positions.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band, use: _Library
     ) -> Tensor:
-        points = (
-            (positions[..., :2].mT * (2 * np.pi / (band.box_size * band.pixel_size)))
-            .contiguous()
-            .numpy()
-        )  # (batch, 2, atom)
+        angles = positions[..., :2].mT * (2 * np.pi / (band.box_size * band.pixel_size))
+        points = angles.contiguous().numpy()  # (batch, 2, atom)
         strengths, size = amplitudes.numpy().astype(np.complex64), band.size // 2
         out = np.empty((len(points), band.size), np.float32)
 
-        def one(worker: int, image: int) -> None:
+        def transform(worker: int, image: int) -> None:
             use.forward[worker].setpts(*points[image])
             kept = use.forward[worker].execute(strengths).ravel()[use.places]
             out[image, :size], out[image, size:] = kept.real, kept.imag
 
-        use.over_images(one, len(points))
+        use.over_images(transform, len(points))
         ctx.rest = points, amplitudes, use
         return torch.from_numpy(out)
 
@@ -117,7 +121,7 @@ class _LibraryTransform(torch.autograd.Function):
         half = torch.complex(*gradients[0].chunk(2, dim=-1)).numpy()
         out = np.zeros((len(points), points.shape[2], 3), np.float32)
 
-        def one(worker: int, image: int) -> None:
+        def transform(worker: int, image: int) -> None:
             field = use.field[worker]
             field.ravel()[use.places] = half[image] * use.slope
             field.ravel()[use.mirrored] = half[image].conj() * use.mirrored_slope
@@ -125,7 +129,7 @@ class _LibraryTransform(torch.autograd.Function):
             slopes = use.backward[worker].execute(field)
             out[image, :, 0], out[image, :, 1] = slopes.real, slopes.imag
 
-        use.over_images(one, len(points))
+        use.over_images(transform, len(points))
         return torch.from_numpy(out).mul_(amplitudes[:, None]), None, None, None
 
 
@@ -135,74 +139,70 @@ def finufft_band(
     """`project_band` with finufft in the place of the spreading."""
     scale = np.sqrt(2) / (band.box_size * band.pixel_size**2)
     envelope = scale * torch.exp(-2 * (np.pi * sigma).square() * band.frequencies.square().sum(-1))
-    return _LibraryTransform.apply(positions, amplitudes, band, use) * band.per_coefficient(
-        envelope.float()
-    )
+    vectors = _LibraryTransform.apply(positions, amplitudes, band, use)
+    return vectors * band.per_coefficient(envelope.float())
+
+
+def on_band(
+    amplitudes: Tensor, sigma: Tensor, band: Band, device: str
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The ways to make vectors of a band from positions."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "spread": lambda x: project_band(x, amplitudes, sigma, band, method="spread"),
+        "exact": lambda x: project_band(x, amplitudes, sigma, band, method="exact"),
+    }
+    if device == "cpu" and importlib.util.find_spec("finufft"):
+        kinds = {"all threads an image": 1, "an image a thread": torch.get_num_threads()}
+        for kind, workers in kinds.items():
+            library = _Library(band, workers)
+            function = partial(finufft_band, amplitudes=amplitudes, sigma=sigma, band=band)
+            functions[f"finufft, {kind}"] = partial(function, use=library)
+    return functions
 
 
 def ways(
     count: int, resolution: float, device: str, peer: Any = None
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, list[float]]]:
-    """What to time for so many nodes, and the errors of those on the band."""
+    """What to time for so many nodes, and the errors of the ways on the band."""
     nodes = molecule(count)
-    band = quarter_band(nodes, BOX)
-    band = Band(BOX, band.pixel_size, resolution * band.pixel_size)
-    positions = torch.from_numpy(nodes.positions).float() + torch.randn(
-        BATCH, count, 3, generator=torch.Generator().manual_seed(0)
-    )
+    pixel_size = quarter_band(nodes, BOX).pixel_size
+    band = Band(BOX, pixel_size, resolution * pixel_size)
+    noise = torch.randn(BATCH, count, 3, generator=torch.Generator().manual_seed(0))
+    positions = torch.from_numpy(nodes.positions).float() + noise
     positions = rotate(positions, particle_parameters(BATCH)[0]).to(device).requires_grad_()
-    amplitudes, sigma = (
-        torch.from_numpy(nodes.electrons).float().to(device),
-        torch.tensor(2.0, device=device),
-    )
+    amplitudes = torch.from_numpy(nodes.electrons).float().to(device)
+    sigma = torch.tensor(2.0, device=device)
     gradient = torch.randn(BATCH, band.size, device=device)
     on_pixels = torch.randn(BATCH, BOX, BOX, device=device)
-    on_band: dict[str, Callable[[Tensor], Tensor]] = {
-        "spread": lambda x: project_band(x, amplitudes, sigma, band, method="spread"),
-        "exact": lambda x: project_band(x, amplitudes, sigma, band, method="exact"),
-    }
-    if device == "cpu" and importlib.util.find_spec("finufft"):
-        together, apart = _Library(band, 1), _Library(band, torch.get_num_threads())
-        on_band["finufft, all threads an image"] = lambda x: finufft_band(
-            x, amplitudes, sigma, band, together
-        )
-        on_band["finufft, an image a thread"] = lambda x: finufft_band(
-            x, amplitudes, sigma, band, apart
-        )
+    functions = on_band(amplitudes, sigma, band, device)
     parts: dict[str, Callable[[], Any]] = {
         name: lambda way=way: torch.autograd.grad(way(positions), positions, gradient)
-        for name, way in on_band.items()
+        for name, way in functions.items()
     }
     piece = BATCH if device != "cpu" else max(1, PIECE_FLOATS // (count * BOX))
 
     def dense() -> None:
-        for part, seen in zip(positions.split(piece), on_pixels.split(piece), strict=True):
-            torch.autograd.grad(
-                project_real(part, amplitudes, sigma, box_size=BOX, pixel_size=band.pixel_size),
-                part,
-                seen,
-            )
+        for part, pull in zip(positions.split(piece), on_pixels.split(piece), strict=True):
+            images = project_real(part, amplitudes, sigma, box_size=BOX, pixel_size=pixel_size)
+            torch.autograd.grad(images, part, pull)
 
     parts["dense"] = dense
     if peer is not None:
         from peer import dense_projection
 
+        grid = {"box_size": BOX, "pixel_size": pixel_size, "batch_size": BATCH}
         memory = 12.0 * 4 * BOX * count * piece
-        parts["peer's dense"] = dense_projection(
-            peer, count, box_size=BOX, pixel_size=band.pixel_size, batch_size=BATCH, memory=memory
-        )
+        parts["peer's dense"] = dense_projection(peer, count, **grid, memory=memory)
     doubles = positions[:CHECKED].detach().double().requires_grad_()
-    image = project_band(doubles, amplitudes.double(), sigma.double(), band, method="exact")
-    (slope,) = torch.autograd.grad(image, doubles, gradient[:CHECKED].double())
+    images = project_band(doubles, amplitudes.double(), sigma.double(), band, method="exact")
+    (slopes,) = torch.autograd.grad(images, doubles, gradient[:CHECKED].double())
     errors = {}
-    for name, way in on_band.items():
-        some = positions[:CHECKED].detach().requires_grad_()
-        seen = way(some)
-        (pulled,) = torch.autograd.grad(seen, some, gradient[:CHECKED])
-        errors[name] = [
-            float((a.double() - b).norm() / b.norm())
-            for a, b in ((seen.detach(), image.detach()), (pulled, slope))
-        ]
+    for name, way in functions.items():
+        singles = positions[:CHECKED].detach().requires_grad_()
+        made = way(singles)
+        (made_slopes,) = torch.autograd.grad(made, singles, gradient[:CHECKED])
+        pairs = ((made.detach(), images.detach()), (made_slopes, slopes))
+        errors[name] = [float((a.double() - b).norm() / b.norm()) for a, b in pairs]
     return parts, errors
 
 
@@ -213,20 +213,14 @@ def resident_gb() -> float:
 
 
 def peak_memory(count: int, resolution: float) -> tuple[float, float]:
-    """The peak of a process that projects so many nodes by spreading, in GB, and what of it has come with the projector."""
+    """Peak memory of a process that spreads so many nodes, and the projector's part, in GB."""
     keep_freed_memory()
     nodes = molecule(count)
     positions = torch.from_numpy(nodes.positions).float().repeat(BATCH, 1, 1).requires_grad_()
     band = quarter_band(nodes, BOX)
     band, before = Band(BOX, band.pixel_size, resolution * band.pixel_size), resident_gb()
-    vectors = project_band(
-        positions,
-        torch.from_numpy(nodes.electrons).float(),
-        torch.tensor(2.0),
-        band,
-        method="spread",
-    )
-    vectors.sum().backward()
+    amplitudes, sigma = torch.from_numpy(nodes.electrons).float(), torch.tensor(2.0)
+    project_band(positions, amplitudes, sigma, band, method="spread").sum().backward()
     return resident_gb(), resident_gb() - before
 
 
@@ -237,7 +231,10 @@ def main(
     repeats: int = 15,
     seconds: float = 6.0,
 ) -> None:
-    """Time the projector; writes results/projector.json and projector.md. A table entry takes at most about `seconds`."""
+    """Time the projector; writes results/projector.json and projector.md.
+
+    A table entry takes at most about `seconds`.
+    """
     keep_freed_memory()  # as training does
     here, results, modules = machine(device), [], None
     if peer is not None:
@@ -260,18 +257,15 @@ def main(
                     "errors": errors,
                 }
             )
-            print(
-                f"N = {count:6,}  m = {results[-1]['max_index']}  "
-                + "  ".join(f"{name} {figures(ms)} ms" for name, ms in times.items())
-            )
+            listing = "  ".join(f"{name} {figures(ms)} ms" for name, ms in times.items())
+            print(f"N = {count:6,}  m = {results[-1]['max_index']}  {listing}")
     memory = None
     if device == "cpu" and Path("/proc/self/status").exists():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             memory = pool.apply(peak_memory, (max(nodes), FULL))
     RESULTS.mkdir(exist_ok=True)
-    write_json(
-        RESULTS / "projector.json", {"machine": here, "results": results, "peak_memory_gb": memory}
-    )
+    everything = {"machine": here, "results": results, "peak_memory_gb": memory}
+    write_json(RESULTS / "projector.json", everything)
     text = report(results, machine_line(here), max(nodes), memory)
     write_text(RESULTS / "projector.md", text)
     print("\n" + text)
@@ -281,47 +275,29 @@ def report(
     results: list[dict[str, Any]], where: str, most: int, memory: tuple[float, float] | None
 ) -> str:
     """The table in Markdown."""
-    columns = [
-        name
-        for name in ("spread", "exact", "finufft", "dense", "peer's dense")
-        if name in results[0]["ms"]
-    ]
-    head = [
-        "N",
-        "m",
-        *(f"{name}, ms" for name in columns),
-        "dense / spread",
-        "error of the images",
-        "of the gradients",
-    ]
-    rows = [
-        [f"{of['nodes']:,}", str(of["max_index"])]
-        + [
-            figures(value)
-            for value in (
-                *(of["ms"][name] for name in columns),
-                of["ms"]["dense"] / of["ms"]["spread"],
-            )
-        ]
-        + [f"{error:.1e}" for error in of["errors"]["spread"]]
-        for of in results
-    ]
+    names = ("spread", "exact", "finufft", "dense", "peer's dense")
+    columns = [name for name in names if name in results[0]["ms"]]
+    head = ["N", "m", *(f"{name}, ms" for name in columns), "dense / spread"]
+    head += ["error of the images", "of the gradients"]
+    rows = []
+    for of in results:
+        times = [of["ms"][name] for name in columns]
+        ratio = of["ms"]["dense"] / of["ms"]["spread"]
+        row = [f"{of['nodes']:,}", str(of["max_index"]), *map(figures, [*times, ratio])]
+        rows.append(row + [f"{error:.1e}" for error in of["errors"]["spread"]])
     text = where + "\n\n" + table(head, rows) + "\n"
     for m in sorted({of["max_index"] for of in results}):
-        few = [
-            of["nodes"]
-            for of in results
-            if of["max_index"] == m and of["ms"]["exact"] < of["ms"]["spread"]
-        ]
-        many = [
-            of["nodes"]
-            for of in results
-            if of["max_index"] == m and of["ms"]["exact"] >= of["ms"]["spread"]
-        ]
-        text += f"At m = {m} the exact sum is the faster one at N = {listed(few)}, spreading at {listed(many)}. "
+        few, many = [], []
+        for of in results:
+            if of["max_index"] == m:
+                exact_is_faster = of["ms"]["exact"] < of["ms"]["spread"]
+                (few if exact_is_faster else many).append(of["nodes"])
+        text += f"At m = {m} the exact sum is the faster one at N = {listed(few)}, "
+        text += f"spreading at {listed(many)}. "
     text += f"`auto` spreads above {FEW_NODES} nodes.\n"
     if memory is not None:
-        text += f"A process that spreads {most:,} nodes at the full band takes {memory[0]:.2f} GB at its peak, {memory[1]:.2f} GB of them for that.\n"
+        text += f"A process that spreads {most:,} nodes at the full band takes {memory[0]:.2f} GB "
+        text += f"at its peak, {memory[1]:.2f} GB of them for that.\n"
     return text
 
 

@@ -1,16 +1,19 @@
-"""Time of a training step, and of its parts, against the floor (floor.py) and against the peer (peer.py).
+"""Time of a training step, and of its parts, beside the floor (floor.py) and the peer (peer.py).
 
     python benchmarks/step.py [--peer PATH] [--device cuda] [--quick] [--structure FILE]
 
-The network is the paper's, the batch 64, the band half of Nyquist as in the paper. 214 nodes are adenylate kinase, any other
-number a synthetic complex; `--structure` takes a real one, in the place of the synthetic one if there is one of its size.
-Pixels are noise, which costs what pictures cost.
+The settings are the preset `paper`, with a batch of 64 and a band of half of Nyquist. 214 nodes are
+adenylate kinase, any other number a synthetic complex; `--structure` takes a real one, in the place
+of the synthetic one if there is one of its size. Pixels are noise, which costs what pictures cost.
 
-* A part's time is that of running it alone, forward and backward: the median over the repeats, the parts interleaved.
-* The step's is that of `train()`, loading included: its log tells the time after every few steps, and the first few do not
-  count. On one GPU `train()` replays a recorded step; the parts there are launched one by one and add up to more.
-* The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every number of nodes, and at
-  214 nodes for every box. For 214 nodes at 128 x 128 it reads its particles as in a run; elsewhere its batch is ready.
+* A part's time is that of running it alone, forward and backward: the median over the repeats, the
+  parts interleaved.
+* The step's is that of `run_training()`, loading included: its log tells the time after every few
+  steps, and the first few do not count. On one GPU it replays a recorded step; the parts there are
+  launched one by one and add up to more.
+* The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every
+  number of nodes, and at 214 nodes for every box. For 214 nodes at 128 x 128 it reads its particles
+  as in a run; elsewhere its batch is ready.
 
 Writes results/step.json, step.md, step.svg and step.png.
 """
@@ -44,21 +47,24 @@ from common import (
 from floor import Work, measure_ceilings, work_of
 from step_report import draw, summary
 
-from cryostar_nb.config import ModelConfig, TrainConfig
+from cryostar_nb.config import PRESETS, ModelConfig, TrainConfig
 from cryostar_nb.ctf import ctf_terms
+from cryostar_nb.density import node_density
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.batches import batches_from, resident
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.io.structures import read_nodes
-from cryostar_nb.losses import correlation_loss, kl_divergence
-from cryostar_nb.models import DeformationVAE
+from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
+from cryostar_nb.models import make_network
 from cryostar_nb.projector import make_images
+from cryostar_nb.runs.engine import run_training
 from cryostar_nb.runs.machine import keep_freed_memory
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import TrainingData, make_restraints, train
+from cryostar_nb.training import TrainingData
 
 PARTICLES = 4096
-ROUNDS, SPANS = 3, 4  # runs of train() in turn with the peer; stretches of steps that count in each
+ROUNDS = 3  # runs of training in turn with the peer
+SPANS = 4  # stretches of steps that count in each
 SPAN_SECONDS = 0.2  # of a stretch, about
 
 
@@ -68,44 +74,37 @@ def training_data(band: Band, device: str) -> TrainingData:
     for rows in vectors.split(512):
         rows.copy_(torch.randn(rows.shape))
     rotations, ctf = particle_parameters(PARTICLES)
-    placed = resident(vectors, torch.device(device))
-    return TrainingData(placed, rotations.to(device), ctf.to(device))
+    vectors = resident(vectors, torch.device(device))
+    return TrainingData(vectors, rotations.to(device), ctf_terms(ctf).to(device))
 
 
 @contextlib.contextmanager
 def parts_of(
     config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, device: str
 ) -> Iterator[Parts]:
-    """The parts of a step. `autograd.grad` makes new gradients each time, as a step does; the optimiser's stay as they are."""
-    on = torch.device(device)
-    model = DeformationVAE(band.size, torch.from_numpy(nodes.positions).float(), ModelConfig()).to(
-        on
-    )
-    encoder_weights, decoder_weights = (
-        list(model.encoder.parameters()),
-        list(model.decoder.parameters()),
-    )
-    optimiser = torch.optim.AdamW(
-        model.parameters(), 1e-4, weight_decay=config.weight_decay, fused=True
-    )
+    """The parts of a step.
+
+    `autograd.grad` makes new gradients each time, as a step does; the optimiser's stay as they are.
+    """
+    on, size = torch.device(device), config.batch_size
+    model = make_network(config, ModelConfig(), nodes, band).to(on)
+    encoder_weights = list(model.encoder.parameters())
+    decoder_weights = list(model.decoder.parameters())
+    decay = config.weight_decay
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=decay, fused=True)
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
-    restraints = make_restraints(config, nodes, on)
-    amplitudes, sigma = (
-        torch.from_numpy(nodes.electrons).float().to(on),
-        torch.tensor(config.sigma, device=on),
-    )
-    positions = (
-        model.decoder.reference + 0.5 * torch.randn(config.batch_size, len(nodes), 3, device=on)
-    ).requires_grad_()
+    restraints = Restraints(nodes, config, device=on)
+    density = node_density(nodes, config.sigma).to(on)
+    noise = 0.5 * torch.randn(size, len(nodes), 3, device=on)
+    positions = (model.decoder.reference + noise).requires_grad_()
     assert data.ctf is not None
-    terms, gradient = ctf_terms(data.ctf), torch.randn_like(positions)
-    latent = torch.randn(config.batch_size, model.latent_dim, device=on, requires_grad=True)
-    with contextlib.closing(
-        batches_from(data.vectors, config.batch_size, seed=0, device=on)
-    ) as batches:
+    gradient = torch.randn_like(positions)
+    latent = torch.randn(size, model.latent_dim, device=on, requires_grad=True)
+    with contextlib.closing(batches_from(data.vectors, size, seed=0, device=on)) as batches:
         rows, vectors = next(batches)
         rows, images = rows.to(on), vectors.float()
+        pose = {"rotations": data.rotations[rows], "ctf": data.ctf[rows]}
 
         def loading() -> None:
             next(batches)[1].float()
@@ -117,15 +116,12 @@ def parts_of(
             torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
 
         def projector() -> None:
-            seen = make_images(
-                positions, amplitudes, sigma, band, rotations=data.rotations[rows], ctf=terms[rows]
-            )
-            torch.autograd.grad(correlation_loss(images, seen), positions)
+            predictions = make_images(positions, density.amplitudes, density.sigma, band, **pose)
+            torch.autograd.grad(correlation_loss(images, predictions), positions)
 
         def structural_losses() -> None:
-            torch.autograd.grad(
-                torch.stack(list(restraints.losses(positions).values())).sum(), positions
-            )
+            losses = restraints.losses(positions)
+            torch.autograd.grad(torch.stack(list(losses.values())).sum(), positions)
 
         def optimiser_step() -> None:
             optimiser.step()
@@ -135,7 +131,6 @@ def parts_of(
             "encoder": encoder,
             "decoder": decoder,
             "projector": projector,
-        } | {
             "structural losses": structural_losses,
             "optimiser": optimiser_step,
         }
@@ -144,10 +139,13 @@ def parts_of(
 def train_times(
     config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int
 ) -> list[float]:
-    """Milliseconds a step of `train()`, over stretches of `span` steps. Set-up and the first stretch are left out."""
+    """Milliseconds a step of training, over stretches of `span` steps.
+
+    Set-up and the first stretch are left out.
+    """
     config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
     with tempfile.TemporaryDirectory() as folder:
-        train(config, data, nodes, band, Path(folder))
+        run_training(config, data, nodes, band, Path(folder))
         with (Path(folder) / "metrics.csv").open(newline="") as handle:
             seconds = [float(row["seconds"]) for row in csv.DictReader(handle)]
     return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
@@ -156,10 +154,11 @@ def train_times(
 def peer_step(
     peer: Any, nodes: Structure, band: Band, batch: int, device: str, folder: Path
 ) -> Callable[[], Any]:
-    """One step of the peer, from its own files for adenylate kinase at 128 x 128, from a ready batch otherwise."""
+    """A step of the peer: from files for adenylate kinase at 128 x 128, else from a ready batch."""
     from peer import PeerStep
 
-    from cryostar_nb.simulation.particles import SimulationConfig, simulate
+    from cryostar_nb.simulation.options import SimulationConfig
+    from cryostar_nb.simulation.particles import simulate
 
     arrays = (nodes.positions, nodes.electrons, nodes.chains, nodes.residue_numbers)
     box = {"box_size": band.box_size, "pixel_size": band.pixel_size, "low_pass": band.resolution}
@@ -167,15 +166,10 @@ def peer_step(
     if len(nodes) != 214 or band.box_size != 128 or device != "cpu":
         ready = theirs.noise_batch(batch)
         return lambda: theirs.step(ready)
-    simulate(
-        SimulationConfig(n_particles=2000),
-        closed=KINASE,
-        open_=KINASE.with_name("4ake.pdb"),
-        out=folder,
-    )
-    batches = itertools.chain.from_iterable(
-        itertools.repeat(theirs.loader(folder / "particles.star", batch))
-    )
+    config, end = SimulationConfig(n_particles=2000), KINASE.with_name("4ake.pdb")
+    simulate(config, start=KINASE, end=end, out=folder)
+    loader = theirs.loader(folder / "particles.star", batch)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
     return lambda: theirs.step(next(batches))
 
 
@@ -192,11 +186,9 @@ def measure(
     ours: list[float] = []
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        step = (
-            None
-            if peer is None
-            else peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
-        )
+        step = None
+        if peer is not None:
+            step = peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
         for _ in range(ROUNDS):
             ours += train_times(config, data, nodes, band, span)
             began = time.perf_counter()
@@ -206,16 +198,14 @@ def measure(
                 step()
                 wait(device)
                 theirs.append(1e3 * (time.perf_counter() - before))
+    works = work_of(nodes, band, config.batch_size)
     return {
         "nodes": len(nodes),
         "box_size": box_size,
         "band": band.size,
         "parts": times,
         "step": statistics.median(ours),
-        "work": {
-            name: dataclasses.asdict(work)
-            for name, work in work_of(nodes, band, config.batch_size).items()
-        },
+        "work": {name: dataclasses.asdict(work) for name, work in works.items()},
         "peer": statistics.median(theirs[1:]) if theirs else None,
     }
 
@@ -230,34 +220,33 @@ def main(
     structure: Path | None = None,
     quick: bool = False,
 ) -> None:
-    """Fill the table. `quick`: two small molecules and boxes. `structure`: a PDB or mmCIF file, beside those of `nodes`, or in the place of the one of its size."""
+    """Fill the table. `quick`: two small molecules and boxes. `structure`: a PDB or mmCIF file,
+    beside those of `nodes`, or in the place of the one of its size.
+    """
     if quick:
         nodes, boxes, repeats = (214, 1000), (64, 128), 5
     keep_freed_memory()  # as training does
-    here, modules = machine(device), None
+    here, modules, entries = machine(device), None, []
     if peer is not None:
         from peer_modules import load
 
         modules = load(peer)
+    config = dataclasses.replace(PRESETS["paper"], batch_size=batch)
     molecules = {count: molecule(count) for count in nodes}
     if structure is not None:
         real = read_nodes(structure)
         molecules[len(real)] = real
     sources = {} if structure is None else {structure.name: len(real)}
-    entries, ceilings = [], measure_ceilings(device)
+    ceilings = measure_ceilings(device)
     for (count, of), box_size in itertools.product(molecules.items(), boxes):
         beside = modules if count == 214 or box_size == 128 else None
-        entries.append(
-            measure(of, box_size, TrainConfig(batch_size=batch), repeats, device, beside)
-        )
-        ceilings = ceilings.or_better(
-            measure_ceilings(device)
-        )  # a busy moment of the machine lowers them
+        entries.append(measure(of, box_size, config, repeats, device, beside))
+        # A busy moment of the machine lowers the ceilings.
+        ceilings = ceilings.or_better(measure_ceilings(device))
         print(f"N = {count:6,}  D = {box_size:3}  {entries[-1]['step']:9.2f} ms", flush=True)
     for entry in entries:
-        entry["floor_parts"] = {
-            name: Work(**work).milliseconds(ceilings) for name, work in entry["work"].items()
-        }
+        works = {name: Work(**work) for name, work in entry["work"].items()}
+        entry["floor_parts"] = {name: work.milliseconds(ceilings) for name, work in works.items()}
         entry["floor"] = sum(entry["floor_parts"].values())
     result = {
         "machine": here,

@@ -14,38 +14,38 @@ from common import RESULTS, exponent, figures, machine_line, table
 from cryostar_nb.io.files import write_text
 
 matplotlib.use("Agg")
-COLOURS = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-]  # Okabe and Ito: told apart without red and green
+# Okabe and Ito: told apart without red and green.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
 
 
 def exponents(entries: list[dict[str, Any]]) -> list[str]:
     """How the time of a step grows, as sentences."""
     lines = []
     for box in sorted({entry["box_size"] for entry in entries}):
-        row = sorted(
-            (entry["nodes"], entry["step"]) for entry in entries if entry["box_size"] == box
-        )
+        row = sorted((e["nodes"], e["step"]) for e in entries if e["box_size"] == box)
         if len(row) > 1:
-            steepest = max(exponent([a[0], b[0]], [a[1], b[1]]) for a, b in itertools.pairwise(row))
-            fitted = exponent([n for n, _ in row], [ms for _, ms in row])
+            fitted, steepest = _exponents(row)
             lines.append(
-                f"At D = {box} the step grows as N to the power {fitted:.2f} (between neighbours at most {steepest:.2f})."
+                f"At D = {box} the step grows as N to the power {fitted:.2f} "
+                f"(between neighbours at most {steepest:.2f})."
             )
     for count in sorted({entry["nodes"] for entry in entries}):
-        row = sorted(
-            (entry["box_size"] ** 2, entry["step"]) for entry in entries if entry["nodes"] == count
-        )
+        row = sorted((e["box_size"] ** 2, e["step"]) for e in entries if e["nodes"] == count)
         if len(row) > 1:
-            steepest = max(exponent([a[0], b[0]], [a[1], b[1]]) for a, b in itertools.pairwise(row))
-            fitted = exponent([d for d, _ in row], [ms for _, ms in row])
+            fitted, steepest = _exponents(row)
             lines.append(
-                f"At N = {count:,} it grows as D² to the power {fitted:.2f} (at most {steepest:.2f})."
+                f"At N = {count:,} it grows as D² to the power {fitted:.2f} "
+                f"(at most {steepest:.2f})."
             )
     return lines
+
+
+def _exponents(row: list[tuple[float, float]]) -> tuple[float, float]:
+    """Of sizes and times: that of the whole row, and that of the steepest pair of neighbours."""
+    steepest = max(
+        exponent(*map(list, zip(*pair, strict=True))) for pair in itertools.pairwise(row)
+    )
+    return exponent(*map(list, zip(*row, strict=True))), steepest
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -56,36 +56,19 @@ def summary(result: dict[str, Any]) -> str:
     for entry in entries:
         step, peer, floor = entry["step"], entry["peer"], entry["floor"]
         size = [f"{entry['nodes']:,}", str(entry["box_size"])]
-        compared.append(
-            [
-                *size,
-                figures(step),
-                figures(floor),
-                figures(step / floor, 2),
-                figures(peer),
-                figures(peer and peer / step),
-            ]
-        )
-        alone.append(
-            [
-                *size,
-                *(
-                    f"{figures(entry['parts'][part])} ({figures(entry['floor_parts'][part], 2)})"
-                    for part in parts
-                ),
-            ]
-        )
+        times = [figures(step), figures(floor), figures(step / floor, 2)]
+        compared.append([*size, *times, figures(peer), figures(peer and peer / step)])
+        pairs = [(entry["parts"][part], entry["floor_parts"][part]) for part in parts]
+        alone.append([*size, *(f"{figures(ms)} ({figures(least, 2)})" for ms, least in pairs)])
     text = f"{machine_line(result['machine'])} Batch {result['batch']}; milliseconds. "
-    text += f"Ceilings: {ceilings['operations'] / 1e9:,.0f} GFLOP/s and {ceilings['bytes'] / 1e9:,.1f} GB/s."
-    text += (
-        "".join(f" N = {count:,} is {name}." for name, count in result["structures"].items())
-        + "\n\n"
-    )
+    text += f"Ceilings: {ceilings['operations'] / 1e9:,.0f} GFLOP/s "
+    text += f"and {ceilings['bytes'] / 1e9:,.1f} GB/s."
+    text += "".join(f" N = {count:,} is {name}." for name, count in result["structures"].items())
+    text += "\n\n"
     text += table(["N", "D", "step", "floor", "step / floor", "peer", "peer / step"], compared)
     text += "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n\n"
-    return (
-        text + "Each part alone, and its floor in brackets:\n\n" + table(["N", "D", *parts], alone)
-    )
+    text += "Each part alone, and its floor in brackets:\n\n"
+    return text + table(["N", "D", *parts], alone)
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
@@ -94,52 +77,29 @@ def draw(result: dict[str, Any], folder: Path) -> None:
 
     entries = result["entries"]
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    for colour, marker, box in zip(
-        COLOURS, "os^D", sorted({entry["box_size"] for entry in entries}), strict=False
-    ):
-        row = sorted(
-            (entry for entry in entries if entry["box_size"] == box),
-            key=lambda entry: entry["nodes"],
-        )
-        style = {"color": colour, "marker": marker, "markersize": 5}
-        axes.plot(
-            [e["nodes"] for e in row],
-            [e["step"] for e in row],
-            label=f"step, {box} × {box}",
-            **style,
-        )
-        axes.plot(
-            [e["nodes"] for e in row],
-            [e["floor"] for e in row],
-            "--",
-            color=colour,
-            linewidth=1,
-            label=f"floor, {box} × {box}",
-        )
-        beside = [e for e in row if e["peer"]]
-        if beside:
-            label, open_marker = f"peer, {box} × {box}", style | {"markerfacecolor": "white"}
-            axes.plot(
-                [e["nodes"] for e in beside],
-                [e["peer"] for e in beside],
-                ":",
-                label=label,
-                **open_marker,
-            )
-    axes.set(
-        xscale="log", yscale="log", xlabel="nodes", ylabel=f"ms a step, batch {result['batch']}"
-    )
+    boxes = sorted({entry["box_size"] for entry in entries})
+    for colour, marker, box in zip(COLOURS, "os^D", boxes, strict=False):
+        of_box = (entry for entry in entries if entry["box_size"] == box)
+        row = sorted(of_box, key=lambda entry: entry["nodes"])
+        styles = {
+            "step": {"linestyle": "-", "marker": marker, "markersize": 5},
+            "floor": {"linestyle": "--", "linewidth": 1},
+            "peer": {"linestyle": ":", "marker": marker, "markersize": 5, "markerfacecolor": "w"},
+        }
+        for name, style in styles.items():
+            points = [(entry["nodes"], entry[name]) for entry in row if entry[name]]
+            if points:
+                label = f"{name}, {box} × {box}"
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+    axes.set(xscale="log", yscale="log", xlabel="nodes")
+    axes.set_ylabel(f"ms a step, batch {result['batch']}")
     ticks = sorted({entry["nodes"] for entry in entries})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-        ncols=3 if any(e["peer"] for e in entries) else 2,
-        loc="upper left",
-    )
+    columns = 3 if any(entry["peer"] for entry in entries) else 2
+    axes.legend(frameon=False, fontsize=8, ncols=columns, loc="upper left")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * 4)  # room for the legend
     with plt.rc_context({"svg.hashsalt": "step", "svg.fonttype": "path"}):

@@ -1,7 +1,8 @@
 """Broken input and the one line that it gets: what file, which particle, what value, what to do.
 
-`CASES` is a table for people too: `book/make_bad_input.py` writes a page of the book from it. A case is a function that breaks
-something in a folder of sound files and returns the call that meets it; `...` in its message stands for what another library says.
+`CASES` is a table for people too: `book/make_bad_input.py` writes a page of the book from it. A
+case is a function that breaks something in a folder of sound files and returns the call that meets
+it; `...` in its message stands for what another library says.
 """
 
 import pickle
@@ -16,10 +17,12 @@ import numpy as np
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.maps import read_map
+from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_indices, read_particles
 from cryostar_nb.io.vectors import load_band_vectors
 
-COUNT, BOX = 4, 8
+COUNT, BOX = 4, 8  # particles, pixels
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -27,29 +30,32 @@ class Case:
     what: str  # the input, in words
     break_it: Callable[[Path], Callable[[], object]]
     message: str  # without the folder
+    file: str  # name of the file that the error is about
+    row: int | None = None  # particle, counted from 1
+    value: object = None
 
 
 CASES: list[Case] = []
 
 
-def case(what: str, message: str):
+def case(what: str, message: str, **fields):
     """Put a function into the table."""
 
     def add(function):
-        CASES.append(Case(what, function, message))
+        CASES.append(Case(what, function, message, **fields))
         return function
 
     return add
 
 
-def message_of(case: Case, folder: Path) -> str:
-    """Break the sound files in `folder` and return what the reader says, without the folder."""
+def error_of(case: Case, folder: Path) -> InputError:
+    """Break the sound files in `folder` and return the error that the reader raises."""
     write_sound_files(folder)
     call = case.break_it(folder)
     try:
         call()
     except InputError as error:
-        return str(error).replace(f"{folder}/", "").replace(str(folder), "the folder of the file")
+        return error
     raise AssertionError(f"{case.what}: was read as if nothing were wrong")
 
 
@@ -113,9 +119,7 @@ def write_volume(
 ) -> None:
     with mrcfile.new(path, overwrite=True) as handle:
         handle.set_data(np.zeros(values.shape, dtype=np.float32))
-        handle.data[...] = (
-            values  # afterwards, because set_data warns of voxels that are not finite
-        )
+        handle.data[...] = values  # afterwards: set_data warns of voxels that are not finite
         handle.voxel_size = voxel_size
 
 
@@ -167,7 +171,7 @@ def star(folder: Path, *changes: tuple[str, str], **options):
         assert text.count(old) == 1, f"{old!r} comes {text.count(old)} times"
         text = text.replace(old, new)
     path.write_text(text)
-    return lambda: read_particles(path, **options)
+    return lambda: read_particles(path, Reading(**options))
 
 
 def cs(folder: Path, **changes):
@@ -185,9 +189,8 @@ def pickles(folder: Path, **contents):
         (folder / f"{name}.pkl").write_bytes(
             content if isinstance(content, bytes) else pickle.dumps(content)
         )
-    return lambda: read_particles(
-        folder / "stack.mrcs", poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl"
-    )
+    reading = Reading(poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")
+    return lambda: read_particles(folder / "stack.mrcs", reading)
 
 
 def volume(folder: Path, values: np.ndarray | None = None, **options):
@@ -205,7 +208,10 @@ ROTATIONS = np.stack([np.eye(3)] * COUNT)
 
 @case(
     "a stack of 0 bytes",
-    "stack.mrcs: is not a complete MRC file (it has 0 bytes, its header alone takes 1,024); copy or export it again",
+    "stack.mrcs: is not a complete MRC file (its header alone takes 1,024, and the file "
+    "has 0 bytes); copy or export it again",
+    file="stack.mrcs",
+    value=0,
 )
 def empty_stack(folder):
     (folder / "stack.mrcs").write_bytes(b"")
@@ -214,7 +220,10 @@ def empty_stack(folder):
 
 @case(
     "a stack cut in its pixels",
-    "stack.mrcs: is not a complete MRC file (its header asks for 4 x 8 x 8 pixels and 2,048 bytes, the file has 2,000); copy or export it again",
+    "stack.mrcs: is not a complete MRC file (its header asks for 4 x 8 x 8 pixels and "
+    "2,048 bytes, and the file has 2,000 bytes); copy or export it again",
+    file="stack.mrcs",
+    value=2000,
 )
 def cut_stack(folder):
     content = (folder / "stack.mrcs").read_bytes()
@@ -224,7 +233,11 @@ def cut_stack(folder):
 
 @case(
     "a header that asks for 2 billion images",
-    "stack.mrcs: is not a complete MRC file (its header asks for 2147483647 x 8 x 8 pixels and 549,755,814,656 bytes, the file has 2,048); copy or export it again",
+    "stack.mrcs: is not a complete MRC file (its header asks for 2147483647 x 8 x 8 "
+    "pixels and 549,755,814,656 bytes, and the file has 2,048 bytes); copy or export it "
+    "again",
+    file="stack.mrcs",
+    value=2048,
 )
 def too_many_images(folder):
     patch(folder / "stack.mrcs", 8, int32(2**31 - 1))
@@ -233,7 +246,10 @@ def too_many_images(folder):
 
 @case(
     "an extended header longer than the file",
-    "stack.mrcs: is not a complete MRC file (its header asks for 4 x 8 x 8 pixels and 2,147,485,695 bytes, the file has 2,048); copy or export it again",
+    "stack.mrcs: is not a complete MRC file (its header asks for 4 x 8 x 8 pixels and "
+    "2,147,485,695 bytes, and the file has 2,048 bytes); copy or export it again",
+    file="stack.mrcs",
+    value=2048,
 )
 def long_extension(folder):
     patch(folder / "stack.mrcs", 92, int32(2**31 - 1))
@@ -242,7 +258,10 @@ def long_extension(folder):
 
 @case(
     "a negative number of images",
-    "stack.mrcs: is not a complete MRC file (its header asks for -4 x 8 x 8 pixels and 0 bytes, the file has 2,048); copy or export it again",
+    "stack.mrcs: is not a complete MRC file (its header asks for -4 x 8 x 8 pixels and 0 "
+    "bytes, and the file has 2,048 bytes); copy or export it again",
+    file="stack.mrcs",
+    value=2048,
 )
 def negative_images(folder):
     patch(folder / "stack.mrcs", 8, int32(-4))
@@ -251,7 +270,10 @@ def negative_images(folder):
 
 @case(
     "a wrong mode byte",
-    "stack.mrcs: its header has mode 99, which is not one of a real image (0, 1, 2, 6 and 12 are); export it again, as 32-bit floats",
+    "stack.mrcs: its header has mode 99, not that of a real image (0, 1, 2, 6 or 12); "
+    "export it again, as 32-bit floats",
+    file="stack.mrcs",
+    value=99,
 )
 def wrong_mode(folder):
     patch(folder / "stack.mrcs", 12, int32(99))
@@ -260,7 +282,10 @@ def wrong_mode(folder):
 
 @case(
     "images of complex numbers",
-    "stack.mrcs: its header has mode 4, which is not one of a real image (0, 1, 2, 6 and 12 are); export it again, as 32-bit floats",
+    "stack.mrcs: its header has mode 4, not that of a real image (0, 1, 2, 6 or 12); "
+    "export it again, as 32-bit floats",
+    file="stack.mrcs",
+    value=4,
 )
 def complex_images(folder):
     patch(folder / "stack.mrcs", 12, int32(4))
@@ -270,6 +295,8 @@ def complex_images(folder):
 @case(
     "images that are not square",
     "stack.mrcs: holds an array of shape (4, 8, 9); particle images are square",
+    file="stack.mrcs",
+    value=(4, 8, 9),
 )
 def oblong_images(folder):
     write_stack(folder / "stack.mrcs", np.zeros((COUNT, BOX, BOX + 1)))
@@ -278,7 +305,11 @@ def oblong_images(folder):
 
 @case(
     "a stack that is not there",
-    "particles.star: particle 1 has its image in gone.mrcs, and there is no file gone.mrcs; give the folder that this name starts from (--root)",
+    "particles.star: particle 1 has its image in gone.mrcs, and there is no file "
+    "gone.mrcs; give the folder that this name starts from (--root)",
+    file="particles.star",
+    row=1,
+    value="gone.mrcs",
 )
 def absent_stack(folder):
     return star(folder, ("1@stack.mrcs", "1@gone.mrcs"))
@@ -286,7 +317,10 @@ def absent_stack(folder):
 
 @case(
     "a pixel that is not a number",
-    "particles.star: particle 3 (3@stack.mrcs): a pixel is nan; remove the particle from the file",
+    "particles.star: particle 3 (image 3@stack.mrcs) has a pixel of nan; remove it from the file",
+    file="particles.star",
+    row=3,
+    value=NAN,
 )
 def nan_pixel(folder):
     images = np.random.default_rng(5).standard_normal((COUNT, BOX, BOX))
@@ -301,7 +335,10 @@ def nan_pixel(folder):
 
 @case(
     "an empty STAR file",
-    "particles.star: has no table with a column rlnImageName; give the particles STAR of a refinement",
+    "particles.star: has no table with a column rlnImageName; give the particles STAR of "
+    "a refinement",
+    file="particles.star",
+    value="rlnImageName",
 )
 def empty_star(folder):
     (folder / "particles.star").write_text("")
@@ -310,7 +347,10 @@ def empty_star(folder):
 
 @case(
     "a STAR file that is not text",
-    "particles.star: is not text (invalid start byte at byte 0); save it as UTF-8, or give a STAR file",
+    "particles.star: is not text (invalid start byte at byte 0); save it as UTF-8, or "
+    "give a STAR file",
+    file="particles.star",
+    value=0,
 )
 def binary_star(folder):
     path = folder / "particles.star"
@@ -320,7 +360,9 @@ def binary_star(folder):
 
 @case(
     "a particle table without its line loop_",
-    "particles.star: the table data_particles has no line loop_ before its columns; add it, or write the file again",
+    "particles.star: the table data_particles has no line loop_ before its columns; add "
+    "it, or write the file again",
+    file="particles.star",
 )
 def missing_loop(folder):
     return star(folder, ("loop_\n_rlnImageName", "_rlnImageName"))
@@ -328,7 +370,11 @@ def missing_loop(folder):
 
 @case(
     "a row with a value too few",
-    "particles.star: particle 2 (line 27) has 9 values for 10 columns; the file is cut or was edited: write it again",
+    "particles.star: particle 2 (line 27) has 9 values for 10 columns; the file is cut or"
+    " was edited: write it again",
+    file="particles.star",
+    row=2,
+    value=9,
 )
 def short_row(folder):
     return star(folder, ("2@stack.mrcs 11 ", "2@stack.mrcs "))
@@ -336,7 +382,11 @@ def short_row(folder):
 
 @case(
     "a row with a value too many",
-    "particles.star: particle 3 (line 28) has 11 values for 10 columns; the file is cut or was edited: write it again",
+    "particles.star: particle 3 (line 28) has 11 values for 10 columns; the file is cut "
+    "or was edited: write it again",
+    file="particles.star",
+    row=3,
+    value=11,
 )
 def long_row(folder):
     return star(folder, ("3@stack.mrcs 12 ", "3@stack.mrcs 12 12 "))
@@ -344,7 +394,11 @@ def long_row(folder):
 
 @case(
     "a name with the sign of a comment",
-    "particles.star: particle 1 (line 26) has a '#', which begins a comment; rename what has it",
+    "particles.star: particle 1 (line 26) has a '#' in 1@stack#1.mrcs, which begins a "
+    "comment; rename it",
+    file="particles.star",
+    row=1,
+    value="1@stack#1.mrcs",
 )
 def comment_in_name(folder):
     return star(folder, ("1@stack.mrcs", "1@stack#1.mrcs"))
@@ -353,6 +407,8 @@ def comment_in_name(folder):
 @case(
     "a column twice",
     "particles.star: the table data_particles has the column rlnAngleRot twice; delete one",
+    file="particles.star",
+    value="rlnAngleRot",
 )
 def column_twice(folder):
     return star(folder, ("_rlnAngleTilt", "_rlnAngleRot"))
@@ -360,20 +416,32 @@ def column_twice(folder):
 
 @case(
     "an optics group that is not in its table",
-    "particles.star: particle 3 is of optics group 2, which the optics table lacks (it has [1]); add its row",
+    "particles.star: particle 3 is of optics group 2, which the optics table lacks (it "
+    "has [1]); add its row",
+    file="particles.star",
+    row=3,
+    value=2,
 )
 def unknown_group(folder):
     return star(folder, ("2 300 2.7 0.1 1.5 8\n", ""))
 
 
-@case("an optics group twice", "particles.star: the optics table lists group 1 twice; delete one")
+@case(
+    "an optics group twice",
+    "particles.star: the optics table lists group 1 twice; delete one",
+    file="particles.star",
+    value=1,
+)
 def group_twice(folder):
     return star(folder, ("2 300 2.7 0.1 1.5 8\n", "1 200 2.7 0.1 1.5 8\n"))
 
 
 @case(
     "particles without optics groups beside an optics table",
-    "particles.star: the particle table has no column rlnOpticsGroup although there is an optics table; add it, or delete the optics table",
+    "particles.star: the particle table has no column rlnOpticsGroup although there is an"
+    " optics table; add it, or delete the optics table",
+    file="particles.star",
+    value="rlnOpticsGroup",
 )
 def no_groups(folder):
     return star(folder, ("_rlnOpticsGroup #10", "_rlnGroupNumber #10"))
@@ -381,7 +449,10 @@ def no_groups(folder):
 
 @case(
     "a missing angle",
-    "particles.star: has no column rlnAngleTilt, which the pose needs; give the particles STAR of a refinement",
+    "particles.star: has no column rlnAngleTilt, which the pose needs; give the particles"
+    " STAR of a refinement",
+    file="particles.star",
+    value="rlnAngleTilt",
 )
 def missing_angle(folder):
     return star(folder, ("_rlnAngleTilt", "_rlnOther"))
@@ -389,7 +460,10 @@ def missing_angle(folder):
 
 @case(
     "a missing defocus",
-    "particles.star: has no column rlnDefocusU, which the CTF needs; run CTF estimation, or give a file that has it",
+    "particles.star: has no column rlnDefocusU, which the CTF needs; run CTF estimation, "
+    "or give a file that has it",
+    file="particles.star",
+    value="rlnDefocusU",
 )
 def missing_defocus(folder):
     return star(folder, ("_rlnDefocusU", "_rlnOther"))
@@ -398,6 +472,9 @@ def missing_defocus(folder):
 @case(
     "an angle that is not a number",
     "particles.star: particle 2 has rlnAngleTilt = nan; give a finite number",
+    file="particles.star",
+    row=2,
+    value=NAN,
 )
 def nan_angle(folder):
     return star(folder, ("11 21 31", "11 nan 31"))
@@ -406,6 +483,9 @@ def nan_angle(folder):
 @case(
     "text in a column of numbers",
     "particles.star: particle 4 has rlnDefocusU = '15OO3'; give a finite number",
+    file="particles.star",
+    row=4,
+    value="15OO3",
 )
 def text_for_number(folder):
     return star(folder, (" 15003 ", " 15OO3 "))
@@ -413,7 +493,11 @@ def text_for_number(folder):
 
 @case(
     "an image beyond the end of its stack",
-    "particles.star: particle 4 is image 5 of stack.mrcs, which holds only 4; the stack is cut or the wrong one",
+    "particles.star: particle 4 is image 5 of stack.mrcs, which holds only 4; the stack "
+    "is cut or the wrong one",
+    file="particles.star",
+    row=4,
+    value=5,
 )
 def beyond_the_stack(folder):
     return star(folder, ("4@stack.mrcs", "5@stack.mrcs"))
@@ -421,7 +505,11 @@ def beyond_the_stack(folder):
 
 @case(
     "images counted from 0",
-    "particles.star: particle 1 has rlnImageName = '0@stack.mrcs'; it is written 000001@stack.mrcs, counted from 1",
+    "particles.star: particle 1 has rlnImageName = '0@stack.mrcs'; it is written "
+    "000001@stack.mrcs, counted from 1",
+    file="particles.star",
+    row=1,
+    value="0@stack.mrcs",
 )
 def counted_from_zero(folder):
     return star(folder, ("1@stack.mrcs", "0@stack.mrcs"))
@@ -430,6 +518,9 @@ def counted_from_zero(folder):
 @case(
     "a negative pixel size",
     "particles.star: particle 1 has a pixel size of -1.5 Å; correct it or give --pixel-size",
+    file="particles.star",
+    row=1,
+    value=-1.5,
 )
 def negative_pixel_size(folder):
     return star(folder, ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 -1.5 8"))
@@ -437,7 +528,10 @@ def negative_pixel_size(folder):
 
 @case(
     "an origin along x alone",
-    "particles.star: has rlnOriginXAngst and no rlnOriginYAngst; give both, or delete it where nothing is shifted",
+    "particles.star: has rlnOriginXAngst and no rlnOriginYAngst; give both, or delete it "
+    "where nothing is shifted",
+    file="particles.star",
+    value="rlnOriginYAngst",
 )
 def half_an_origin(folder):
     return star(folder, ("_rlnOriginYAngst", "_rlnOriginYInAngst"))
@@ -445,7 +539,12 @@ def half_an_origin(folder):
 
 @case(
     "two pixel sizes",
-    "particles.star: particle 1 has a pixel size of 1.5 Å and particle 3 of 1.6 Å; rescale them to one (relion_image_handler --rescale_angpix), or choose those of one size (cryostar-nb select --optics-group)",
+    "particles.star: particle 3 has a pixel size of 1.6 Å, and particle 1 of 1.5 Å; "
+    "rescale them to one (relion_image_handler --rescale_angpix), or choose those of one "
+    "size (cryostar-nb select --optics-group)",
+    file="particles.star",
+    row=3,
+    value=1.6,
 )
 def two_pixel_sizes(folder):
     return star(folder, ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.6 8"))
@@ -453,7 +552,9 @@ def two_pixel_sizes(folder):
 
 @case(
     "no pixel size",
-    "particles.star: has neither rlnImagePixelSize nor rlnDetectorPixelSize and rlnMagnification; give the pixel size (--pixel-size, in Å)",
+    "particles.star: has neither rlnImagePixelSize nor rlnDetectorPixelSize and "
+    "rlnMagnification; give the pixel size (--pixel-size, in Å)",
+    file="particles.star",
 )
 def no_pixel_size(folder):
     return star(folder, ("_rlnImagePixelSize", "_rlnOther"))
@@ -461,7 +562,10 @@ def no_pixel_size(folder):
 
 @case(
     "a voltage of zero",
-    "particles.star: particle 3 has rlnVoltage = 0; give the voltage in kV, for example 300",
+    "particles.star: particle 3 has rlnVoltage = 0; give it in kV, for example 300",
+    file="particles.star",
+    row=3,
+    value=0.0,
 )
 def zero_voltage(folder):
     return star(folder, ("2 300 2.7", "2 0 2.7"))
@@ -469,7 +573,10 @@ def zero_voltage(folder):
 
 @case(
     "a voltage in volts",
-    "particles.star: particle 1 has rlnVoltage = 300000; give the voltage in kV, for example 300",
+    "particles.star: particle 1 has rlnVoltage = 300000; give it in kV, for example 300",
+    file="particles.star",
+    row=1,
+    value=300000.0,
 )
 def volts(folder):
     return star(folder, ("1 300 2.7", "1 300000 2.7"))
@@ -478,6 +585,9 @@ def volts(folder):
 @case(
     "an amplitude contrast in percent",
     "particles.star: particle 1 has rlnAmplitudeContrast = 10; give a fraction, for example 0.1",
+    file="particles.star",
+    row=1,
+    value=10.0,
 )
 def percent(folder):
     return star(folder, ("1 300 2.7 0.1", "1 300 2.7 10"))
@@ -485,7 +595,11 @@ def percent(folder):
 
 @case(
     "a particle twice",
-    "particles.star: particle 4 is particle 3 again (image 3 of stack.mrcs with the same pose; 1 such); keep each once (cryostar-nb select --unique)",
+    "particles.star: particle 4 has the image 3@stack.mrcs and the pose of particle 3; "
+    "keep each once (cryostar-nb select --unique)",
+    file="particles.star",
+    row=4,
+    value="3@stack.mrcs",
 )
 def particle_twice(folder):
     return star(folder, ("4@stack.mrcs 13 23 33", "3@stack.mrcs 12 22 32"))
@@ -493,7 +607,11 @@ def particle_twice(folder):
 
 @case(
     "two stacks of other boxes",
-    "particles.star: stack.mrcs has boxes of 8 pixels and other.mrcs of 10; extract all with one box",
+    "particles.star: particle 4 has a box of 10 pixels, and stack.mrcs has boxes of 8; "
+    "extract all with one box",
+    file="particles.star",
+    row=4,
+    value=10,
 )
 def two_boxes(folder):
     write_stack(folder / "other.mrcs", np.zeros((COUNT, 10, 10)))
@@ -502,7 +620,11 @@ def two_boxes(folder):
 
 @case(
     "metadata of another box",
-    "particles.star: particle 3 is said to have a box of 16 pixels and stack.mrcs has one of 8; give the metadata of this stack, for the pixel size is the other's too",
+    "particles.star: particle 3 has a box of 16 pixels by its metadata, and of 8 in its "
+    "stack; give the metadata of this stack: another has another pixel size",
+    file="particles.star",
+    row=3,
+    value=16.0,
 )
 def other_box(folder):
     return star(folder, ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.5 16"))
@@ -510,7 +632,12 @@ def other_box(folder):
 
 @case(
     "an image outside the project",
-    "particles.star: particle 2 has its image in '../stack.mrcs', which leads out of the project root the folder of the file; give the root that holds it (--root), or --allow-outside if you trust the file",
+    "particles.star: particle 2 has its image in '../stack.mrcs', which leads out of the "
+    "project root the folder of the file; give the root that holds it (--root), or "
+    "--allow-outside if you trust the file",
+    file="particles.star",
+    row=2,
+    value="../stack.mrcs",
 )
 def outside(folder):
     return star(folder, ("2@stack.mrcs", "2@../stack.mrcs"))
@@ -518,7 +645,11 @@ def outside(folder):
 
 @case(
     "images multiplied by their CTF",
-    "particles.star: particle 1 has rlnCtfDataAreCtfPremultiplied = 1; extract the particles again without that",
+    "particles.star: particle 1 has rlnCtfDataAreCtfPremultiplied = 1; extract the "
+    "particles again without that",
+    file="particles.star",
+    row=1,
+    value=1.0,
 )
 def premultiplied(folder):
     return star(
@@ -531,7 +662,11 @@ def premultiplied(folder):
 
 @case(
     "subtomograms",
-    "particles.star: particle 1 has rlnImageDimensionality = 3; give single images, not subtomograms",
+    "particles.star: particle 1 has rlnImageDimensionality = 3; give single images, not "
+    "subtomograms",
+    file="particles.star",
+    row=1,
+    value=3.0,
 )
 def subtomograms(folder):
     return star(
@@ -547,7 +682,11 @@ def subtomograms(folder):
 
 @case(
     "a .cs file without alignments",
-    "particles.cs: has no column alignments3D/pose, which the pose needs; give the particles of a 3D refinement or an ab-initio job, or give the job's passthrough file too (--passthrough FILE)",
+    "particles.cs: has no column alignments3D/pose, which the pose needs; give the "
+    "particles of a 3D refinement or an ab-initio job, or give the job's passthrough file"
+    " too (--passthrough FILE)",
+    file="particles.cs",
+    value="alignments3D/pose",
 )
 def no_alignments(folder):
     return cs(folder, alignments3D__pose=None)
@@ -555,7 +694,10 @@ def no_alignments(folder):
 
 @case(
     "a .cs file without its images",
-    "particles.cs: has no column blob/path, which finding the images needs; give the job's passthrough file too (--passthrough J1_passthrough_particles.cs)",
+    "particles.cs: has no column blob/path, which finding the images needs; give the "
+    "job's passthrough file too (--passthrough J1_passthrough_particles.cs)",
+    file="particles.cs",
+    value="blob/path",
 )
 def no_blob(folder):
     write_cs(folder / "J1_passthrough_particles.cs", {})
@@ -564,17 +706,23 @@ def no_blob(folder):
 
 @case(
     "the passthrough file of another job",
-    "particles.cs: particle 4 has uid 99, which pass.cs lacks; give the passthrough file of the same job",
+    "particles.cs: particle 4 has uid 99, which pass.cs lacks; give the passthrough file "
+    "of the same job",
+    file="particles.cs",
+    row=4,
+    value=99,
 )
 def other_job(folder):
     write_cs(folder / "pass.cs", {})
     cs(folder, uid=np.array([1, 2, 3, 99], dtype=np.uint64))
-    return lambda: read_particles(folder / "particles.cs", passthrough=folder / "pass.cs")
+    return lambda: read_particles(folder / "particles.cs", Reading(passthrough=folder / "pass.cs"))
 
 
 @case(
     "a .cs file with Python objects",
-    "particles.cs: holds Python objects, which could run code when read; export the particles again from cryoSPARC",
+    "particles.cs: holds Python objects, which could run code when read; export the "
+    "particles again from cryoSPARC",
+    file="particles.cs",
 )
 def object_cs(folder):
     return cs(folder, blob__path=np.array([b"stack.mrcs"] * COUNT, dtype=object))
@@ -583,6 +731,7 @@ def object_cs(folder):
 @case(
     "a .cs file cut short",
     "particles.cs: cannot be read as a .cs file (...); copy or export it again",
+    file="particles.cs",
 )
 def cut_cs(folder):
     content = (folder / "particles.cs").read_bytes()
@@ -593,13 +742,18 @@ def cut_cs(folder):
 @case(
     "a .cs file of 0 bytes",
     "particles.cs: cannot be read as a .cs file (...); copy or export it again",
+    file="particles.cs",
 )
 def empty_cs(folder):
     (folder / "particles.cs").write_bytes(b"")
     return lambda: read_particles(folder / "particles.cs")
 
 
-@case("a .cs file without rows", "particles.cs: holds no particles; give a .cs file of particles")
+@case(
+    "a .cs file without rows",
+    "particles.cs: holds no particles; give a .cs file of particles",
+    file="particles.cs",
+)
 def no_rows(folder):
     table = np.load(folder / "particles.cs")
     with (folder / "particles.cs").open("wb") as handle:
@@ -609,7 +763,9 @@ def no_rows(folder):
 
 @case(
     "an array in place of a table",
-    "particles.cs: holds an array of type float64 and shape (4,), not a table of particles; give a .cs file of particles",
+    "particles.cs: holds an array of type float64 and shape (4,); give a .cs file of particles",
+    file="particles.cs",
+    value=(4,),
 )
 def plain_array(folder):
     with (folder / "particles.cs").open("wb") as handle:
@@ -620,6 +776,9 @@ def plain_array(folder):
 @case(
     "a pose that is not a number",
     "particles.cs: particle 2 has alignments3D/pose = nan; give a finite number",
+    file="particles.cs",
+    row=2,
+    value=NAN,
 )
 def nan_pose(folder):
     pose = np.zeros((COUNT, 3), dtype=np.float32)
@@ -629,7 +788,11 @@ def nan_pose(folder):
 
 @case(
     "an alignment without a pixel size",
-    "particles.cs: particle 1 has alignments3D/psize_A = 0; its shifts have no unit: align the particles again",
+    "particles.cs: particle 1 has alignments3D/psize_A = 0; its shifts have no unit: "
+    "align the particles again",
+    file="particles.cs",
+    row=1,
+    value=0.0,
 )
 def no_alignment_pixel(folder):
     return cs(folder, alignments3D__psize_A=np.zeros(COUNT, dtype=np.float32))
@@ -638,6 +801,9 @@ def no_alignment_pixel(folder):
 @case(
     "a negative place in a stack",
     "particles.cs: particle 3 has blob/idx = -1; it is counted from 0",
+    file="particles.cs",
+    row=3,
+    value=-1,
 )
 def negative_index(folder):
     return cs(folder, blob__idx=np.array([0, 1, -1, 3], dtype=np.int32))
@@ -645,7 +811,12 @@ def negative_index(folder):
 
 @case(
     "poses of two ab-initio classes",
-    "particles.cs: particle 1 is most likely of alignments_class_0 and particle 4 of alignments_class_1, and every class has a frame of its own; give the particles of one class",
+    "particles.cs: particle 4 is most likely of alignments_class_1, and particle 1 of "
+    "alignments_class_0; every class has a frame of its own: give the particles of one "
+    "class",
+    file="particles.cs",
+    row=4,
+    value="alignments_class_1",
 )
 def two_classes(folder):
     first, pose = (
@@ -674,7 +845,9 @@ class Evil:
 
 @case(
     "a pickle that runs a program",
-    "pose.pkl: cannot be read as a pickle of arrays (it asks for builtins.eval); only NumPy arrays in plain containers are read: save them so",
+    "pose.pkl: cannot be read as a pickle of arrays (it asks for builtins.eval); only "
+    "NumPy arrays in plain containers are read: save them so",
+    file="pose.pkl",
 )
 def malicious_pickle(folder):
     return pickles(folder, pose=Evil())
@@ -682,7 +855,9 @@ def malicious_pickle(folder):
 
 @case(
     "a pickle cut short",
-    "pose.pkl: cannot be read as a pickle of arrays (...); only NumPy arrays in plain containers are read: save them so",
+    "pose.pkl: cannot be read as a pickle of arrays (...); only NumPy arrays in plain "
+    "containers are read: save them so",
+    file="pose.pkl",
 )
 def cut_pickle(folder):
     return pickles(folder, pose=pickle.dumps((ROTATIONS, np.zeros((COUNT, 2))))[:-20])
@@ -690,7 +865,9 @@ def cut_pickle(folder):
 
 @case(
     "a pickled array of objects",
-    "ctf.pkl: cannot be read as a pickle of arrays (it holds an array of type 'O8', which is not one of numbers); only NumPy arrays in plain containers are read: save them so",
+    "ctf.pkl: cannot be read as a pickle of arrays (it holds an array of type 'O8', not "
+    "of numbers); only NumPy arrays in plain containers are read: save them so",
+    file="ctf.pkl",
 )
 def object_pickle(folder):
     return pickles(folder, ctf=np.full((COUNT, 9), None))
@@ -698,7 +875,10 @@ def object_pickle(folder):
 
 @case(
     "pickled poses of other particles",
-    "pose.pkl: holds (5, 3, 3) and not an array of shape (4, 3, 3), a row for each image of stack.mrcs; give the pickles of this stack",
+    "pose.pkl: holds (5, 3, 3) and not an array of shape (4, 3, 3), a row for each image "
+    "of stack.mrcs; give the pickles of this stack",
+    file="pose.pkl",
+    value=(5, 3, 3),
 )
 def other_count(folder):
     return pickles(folder, pose=(np.stack([np.eye(3)] * 5), np.zeros((5, 2))))
@@ -706,7 +886,10 @@ def other_count(folder):
 
 @case(
     "CTFs without all their columns",
-    "ctf.pkl: holds (4, 8) and not an array of shape (4, 9), a row for each image of stack.mrcs; give the pickles of this stack",
+    "ctf.pkl: holds (4, 8) and not an array of shape (4, 9), a row for each image of "
+    "stack.mrcs; give the pickles of this stack",
+    file="ctf.pkl",
+    value=(4, 8),
 )
 def eight_columns(folder):
     return pickles(folder, ctf=np.ones((COUNT, 8)))
@@ -714,7 +897,11 @@ def eight_columns(folder):
 
 @case(
     "translations in pixels",
-    "stack.mrcs: particle 2 has translations in pose.pkl = (3, -1.5); they are fractions of the box, below 1: divide them by the box",
+    "stack.mrcs: particle 2 has translations in pose.pkl = [3.0, -1.5]; they are "
+    "fractions of the box, below 1: divide them by the box",
+    file="stack.mrcs",
+    row=2,
+    value=[3.0, -1.5],
 )
 def pixels_for_fractions(folder):
     return pickles(folder, pose=(ROTATIONS, np.array([[0, 0], [3, -1.5], [0, 0], [0, 0]])))
@@ -722,7 +909,11 @@ def pixels_for_fractions(folder):
 
 @case(
     "a matrix that is no rotation",
-    "stack.mrcs: particle 3 has among rotations in pose.pkl a matrix that is no rotation (off by 3); parse the poses again",
+    "stack.mrcs: particle 3 has among rotations in pose.pkl a matrix that is no rotation "
+    "(off by 3); parse the poses again",
+    file="stack.mrcs",
+    row=3,
+    value=3.0,
 )
 def no_rotation(folder):
     rotations = ROTATIONS.copy()
@@ -732,7 +923,10 @@ def no_rotation(folder):
 
 @case(
     "a pickled voltage of zero",
-    "stack.mrcs: particle 1 has voltage in ctf.pkl = 0; give the voltage in kV, for example 300",
+    "stack.mrcs: particle 1 has voltage in ctf.pkl = 0; give it in kV, for example 300",
+    file="stack.mrcs",
+    row=1,
+    value=0.0,
 )
 def pickled_zero_voltage(folder):
     ctf = np.array([[BOX, 1.5, 15_000, 14_500, 5, 0, 2.7, 0.1, 0]] * COUNT)
@@ -741,7 +935,9 @@ def pickled_zero_voltage(folder):
 
 @case(
     "a stack alone",
-    "stack.mrcs: a stack has no poses; give cryoDRGN's poses (--poses-pkl), or a .star or .cs file of the particles",
+    "stack.mrcs: a stack has no poses; give cryoDRGN's poses (--poses-pkl), or a .star or"
+    " .cs file of the particles",
+    file="stack.mrcs",
 )
 def stack_alone(folder):
     return lambda: read_particles(folder / "stack.mrcs")
@@ -752,7 +948,10 @@ def stack_alone(folder):
 
 @case(
     "a map cut in its voxels",
-    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and 3,072 bytes, the file has 3,000); copy or export it again",
+    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and 3,072 "
+    "bytes, and the file has 3,000 bytes); copy or export it again",
+    file="map.mrc",
+    value=3000,
 )
 def cut_map(folder):
     content = (folder / "map.mrc").read_bytes()
@@ -762,7 +961,10 @@ def cut_map(folder):
 
 @case(
     "a map with an extended header longer than the file",
-    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and 2,147,486,719 bytes, the file has 3,072); copy or export it again",
+    "map.mrc: is not a complete MRC file (its header asks for 8 x 8 x 8 pixels and "
+    "2,147,486,719 bytes, and the file has 3,072 bytes); copy or export it again",
+    file="map.mrc",
+    value=3072,
 )
 def long_extension_of_a_map(folder):
     patch(folder / "map.mrc", 92, int32(2**31 - 1))
@@ -771,7 +973,10 @@ def long_extension_of_a_map(folder):
 
 @case(
     "a map of 64 billion voxels",
-    "map.mrc: is not a complete MRC file (its header asks for 4000 x 4000 x 4000 pixels and 256,000,001,024 bytes, the file has 3,072); copy or export it again",
+    "map.mrc: is not a complete MRC file (its header asks for 4000 x 4000 x 4000 pixels "
+    "and 256,000,001,024 bytes, and the file has 3,072 bytes); copy or export it again",
+    file="map.mrc",
+    value=3072,
 )
 def huge_map(folder):
     patch(folder / "map.mrc", 0, int32(4000) * 3)
@@ -780,7 +985,9 @@ def huge_map(folder):
 
 @case(
     "an image in place of a map",
-    "map.mrc: holds an array of shape (1, 8, 8); give a map, which has three axes of 4 to 1024 voxels",
+    "map.mrc: holds an array of shape (1, 8, 8); give a map, with three axes of 4 to 1024 voxels",
+    file="map.mrc",
+    value=(1, 8, 8),
 )
 def image_for_map(folder):
     return volume(folder, np.zeros((1, BOX, BOX)))
@@ -788,7 +995,10 @@ def image_for_map(folder):
 
 @case(
     "a long thin map",
-    "map.mrc: holds an array of shape (4, 4, 200), and most of a cube around it would be empty; give a map that is nearer to a cube",
+    "map.mrc: holds an array of shape (4, 4, 200), and most of a cube around it would be "
+    "empty; give a map that is nearer to a cube",
+    file="map.mrc",
+    value=(4, 4, 200),
 )
 def thin_map(folder):
     return volume(folder, np.zeros((4, 4, 200)))
@@ -796,27 +1006,43 @@ def thin_map(folder):
 
 @case(
     "a map without a voxel size",
-    "map.mrc: its header has a voxel size of 0 Å; give the true one, in Å (--map-pixel-size, or --pixel-size of dock)",
+    "map.mrc: its header has a voxel size of 0 Å; give the true one, in Å (--map-pixel-"
+    "size, or --pixel-size of dock)",
+    file="map.mrc",
+    value=0.0,
 )
 def no_voxel_size(folder):
     patch(folder / "map.mrc", 40, bytes(12))
     return volume(folder)
 
 
-@case("a map that lies nowhere", "map.mrc: its header has ORIGIN = nan, 0, 0; write the map again")
+@case(
+    "a map that lies nowhere",
+    "map.mrc: its header has ORIGIN = [nan, 0.0, 0.0]; write the map again",
+    file="map.mrc",
+    value=[NAN, 0.0, 0.0],
+)
 def origin_nowhere(folder):
     patch(folder / "map.mrc", 196, struct.pack("<f", float("nan")))
     return volume(folder)
 
 
 @case(
-    "voxels that are not cubes", "map.mrc: its voxels are 1 x 2 x 1 Å; resample it to cubic voxels"
+    "voxels that are not cubes",
+    "map.mrc: its voxels are 1 x 2 x 1 Å; resample it to cubic voxels",
+    file="map.mrc",
+    value=[1.0, 2.0, 1.0],
 )
 def oblong_voxels(folder):
     return volume(folder, np.zeros((BOX, BOX, BOX)), voxel_size=(1.0, 2.0, 1.0))
 
 
-@case("a voxel that is not a number", "map.mrc: a voxel is nan; export the map again")
+@case(
+    "a voxel that is not a number",
+    "map.mrc: a voxel is nan; export the map again",
+    file="map.mrc",
+    value=NAN,
+)
 def nan_voxel(folder):
     values = np.zeros((BOX, BOX, BOX))
     values[1, 2, 3] = np.nan
@@ -826,6 +1052,8 @@ def nan_voxel(folder):
 @case(
     "the same axis twice",
     "map.mrc: its header names the axes [2, 2, 3]; they are 1, 2 and 3 in some order",
+    file="map.mrc",
+    value=[2, 2, 3],
 )
 def axis_twice(folder):
     patch(folder / "map.mrc", 64, int32(2))
@@ -837,7 +1065,10 @@ def axis_twice(folder):
 
 @case(
     "a file of another kind",
-    "particles.txt: particles are read from .star (RELION), .cs (cryoSPARC) or .mrcs (a stack with cryoDRGN's pickles), not .txt; give one of these",
+    "particles.txt: has the suffix .txt, and is no particle file; give a .star (RELION), "
+    "a .cs (cryoSPARC), or a .mrcs with cryoDRGN's pickles",
+    file="particles.txt",
+    value=".txt",
 )
 def another_kind(folder):
     return lambda: read_particles(folder / "particles.txt")
@@ -846,6 +1077,8 @@ def another_kind(folder):
 @case(
     "an index beyond the particles",
     "chosen.npy: entry 2 is 4, and the 4 particles are counted from 0; correct it",
+    file="chosen.npy",
+    value=4,
 )
 def index_beyond(folder):
     np.save(folder / "chosen.npy", [1, COUNT])
@@ -855,6 +1088,8 @@ def index_beyond(folder):
 @case(
     "a mask of other particles",
     "mask.npy: is a mask of shape (5,) and there are 4 particles; give one value for each",
+    file="mask.npy",
+    value=(5,),
 )
 def other_mask(folder):
     np.save(folder / "mask.npy", np.ones(5, dtype=bool))
@@ -864,6 +1099,7 @@ def other_mask(folder):
 @case(
     "an array of objects",
     "chosen.npy: cannot be read as indices (...); give an integer for each particle",
+    file="chosen.npy",
 )
 def object_indices(folder):
     np.save(folder / "chosen.npy", np.array([1, None]), allow_pickle=True)

@@ -2,9 +2,9 @@
 
     python book/make_complex.py --out DIR --n-particles 2000
 
-Subunit C of the RuvB hexamer (data/7pbl.pdb.gz) swings out of the ring, about a hinge beside its contacts with its neighbours and the
-DNA, by 25 degrees: a mean displacement of 11.4 Å of its residues, in which no residue runs into another. Writes motion.pdb and
-motion.dcd, then the files of `cryostar-nb simulate`.
+Subunit C of the RuvB hexamer (data/7pbl.pdb.gz) swings out of the ring by 25 degrees, about a hinge
+beside its contacts with its neighbours and the DNA. Its residues move by 11.4 Å in the mean, and
+none runs into another. Writes motion.pdb and motion.dcd, then the files of `cryostar-nb simulate`.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,18 @@ import tyro
 
 from cryostar_nb.io.structures import read_structure, write_structure, write_trajectory
 from cryostar_nb.simulation.hinges import clear_hinge, hinge_path
-from cryostar_nb.simulation.particles import SimulationConfig, simulate
+from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.particles import simulate
 from cryostar_nb.structure import Structure, node_atoms
 
-MOTION = {
-    "C": 25.0
-}  # chains that move as one body: angle of the last state, in degrees; 0 is the reference
+MOTION = {"C": 25.0}  # chains that move as one body: angle of the last state, in degrees
 
 
 def turn_domains(atoms: Structure, motion: Mapping[str, float], states: int) -> np.ndarray:
-    """The path (state, atom, 3), in Å, on which every domain turns evenly about a hinge that keeps it clear of the rest; prints how far."""
+    """The path (state, atom, 3), in Å, of domains that turn evenly, each about a clear hinge.
+
+    Prints how far they turn.
+    """
     nodes, path = node_atoms(atoms), np.repeat(atoms.positions[None], states, axis=0)
     for chains, angle in motion.items():
         domain = np.isin(atoms.chains, list(chains))
@@ -35,7 +37,8 @@ def turn_domains(atoms: Structure, motion: Mapping[str, float], states: int) -> 
         )[:, domain]
         moved = np.linalg.norm(path[-1] - path[0], axis=-1)[nodes[domain[nodes]]]
         print(
-            f"chains {chains}: {len(moved)} residues turn by {angle:g}°, {moved.mean():.1f} Å in the mean, {moved.max():.1f} Å at most"
+            f"chains {chains}: {len(moved)} residues turn by {angle:g}°, "
+            f"{moved.mean():.1f} Å in the mean, {moved.max():.1f} Å at most"
         )
     return path
 
@@ -50,14 +53,8 @@ def write_motion_and_simulate(
     """Write the path as motion.pdb and motion.dcd into `out`, and simulate particles of it."""
     write_structure(out / "motion.pdb", atoms)
     write_trajectory(out / "motion.dcd", atoms, turn_domains(atoms, motion, config.states))
-    simulate(
-        config,
-        closed=out / "motion.pdb",
-        open_=None,
-        out=out,
-        trajectory=out / "motion.dcd",
-        poses=poses,
-    )
+    ends = {"start": out / "motion.pdb", "trajectory": out / "motion.dcd"}
+    simulate(config, **ends, out=out, poses=poses)
 
 
 def main(
@@ -78,9 +75,8 @@ def main(
         populations="two",
         resolution=2 * pixel_size,
     )
-    write_motion_and_simulate(
-        read_structure(Path(__file__).parents[1] / "data" / "7pbl.pdb.gz"), MOTION, config, out
-    )
+    atoms = read_structure(Path(__file__).parents[1] / "data" / "7pbl.pdb.gz")
+    write_motion_and_simulate(atoms, MOTION, config, out)
 
 
 if __name__ == "__main__":

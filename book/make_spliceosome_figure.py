@@ -1,27 +1,28 @@
-"""Draw the structures at both ends of the rehearsal's runs, as in the paper's Figure 4 (ii): `book/images/spliceosome_ends.webp`.
+"""Draw the structures at both ends of the rehearsal's runs, as in the paper's Figure 4 (ii).
 
     python book/make_spliceosome_figure.py TRUTH NAME=RUN ... [--out FILE]
 
-TRUTH is the truth.npz of the rehearsal, each RUN a run folder of it. A column is a run, its rows the structures that it makes at the 5th and the
-95th percentile of its first component; the last column is the truth at the same percentiles of the states.
+TRUTH is the truth.npz of the rehearsal, each RUN a run folder of it. A column is a run, its rows
+the structures at the 5th and the 95th percentile of its first component; the last column is the
+truth at the same percentiles of the states. Writes `book/images/spliceosome_ends.webp`.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from make_spliceosome import MOTION
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from cryostar_nb.latents import ENDS, traverse
-from cryostar_nb.runs.folder import Run, open_run
+from cryostar_nb.latents import ENDS
+from cryostar_nb.runs.folder import open_run
 from cryostar_nb.structure import Structure, bonds
 
 DOMAINS = dict(zip(("U2 and SF3b", "helicase"), MOTION, strict=True))  # their chains
+OUT = Path(__file__).parent / "images" / "spliceosome_ends.webp"
 COLOUR = {"U2 and SF3b": "#D55E00", "helicase": "#0072B2", "body and foot": "#999999"}
 
 
@@ -30,7 +31,10 @@ def view_of(
     still: Float[np.ndarray, " 3"],
     positions: Float[np.ndarray, "node 3"],
 ) -> np.ndarray:
-    """Axes (2, 3) of a plane in which the motion is seen from its side: along the mean motion, and from what stays to what moves."""
+    """Axes (2, 3) of a plane that shows the motion from its side.
+
+    The second is the mean motion; the first leads from what is still to what moves.
+    """
     up = moved.mean(0) / np.linalg.norm(moved.mean(0))
     out = positions.mean(0) - still
     out -= (out @ up) * up
@@ -44,7 +48,7 @@ def draw(
     nodes: Structure,
     axes: np.ndarray,
 ) -> None:
-    """The chains' traces, what is nearer drawn later, over a dark ghost of where the moving domains were."""
+    """The chains' traces, over a dark trace of where the moving domains were; the nearest last."""
     pairs = bonds(nodes)
     flat, depth = positions @ axes.T, positions @ np.cross(axes[0], axes[1])
     domain = {letter: name for name, letters in DOMAINS.items() for letter in letters}
@@ -63,45 +67,34 @@ def draw(
     ax.set_frame_on(False)
 
 
-def ends_of(run: Run) -> Float[np.ndarray, "end node 3"]:
-    """Structures at the 5th and the 95th percentile of the first component."""
-    return traverse(
-        run.model.decoder, run.latents(), run.components().scores[:, 0], torch.tensor(ENDS)
-    ).numpy()
-
-
 def main() -> None:
     """Draw all runs, and the truth."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
     parser.add_argument("truth", type=Path)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "images" / "spliceosome_ends.webp"
-    )
+    parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    runs = {
-        name: open_run(folder) for name, folder in (word.split("=", 1) for word in arguments.runs)
-    }
+    folders = dict(word.split("=", 1) for word in arguments.runs)
+    runs = {name: open_run(folder) for name, folder in folders.items()}
     nodes = next(iter(runs.values())).nodes
     with np.load(arguments.truth) as truth:
         low, high = np.percentile(truth["state"], ENDS, method="nearest")
         true = truth["positions"][[low, high]]
-    columns = {name: ends_of(run) for name, run in runs.items()} | {"truth": true}
+    columns = {name: run.traverse(frames=2).numpy() for name, run in runs.items()}
+    columns["truth"] = true
     motion = true[1] - true[0]
     moving = np.linalg.norm(motion, axis=-1) > 1
     axes = view_of(motion[moving], true[0][~moving].mean(0), true[0][moving])
-    limits = [
-        (float(side.min()) - 10, float(side.max()) + 10) for side in np.concatenate(true @ axes.T).T
-    ]
+    flat = (true @ axes.T).reshape(-1, 2)
+    low_corner, high_corner = flat.min(axis=0) - 10, flat.max(axis=0) + 10  # Å
 
     figure = Figure(figsize=(2.4 * len(columns), 5.4), layout="constrained")
     panels = figure.subplots(2, len(columns))
     for column, (name, ends) in zip(panels.T, columns.items(), strict=True):
         for ax, positions, percentile in zip(column, ends, ENDS, strict=True):
             draw(ax, positions, ends[0], nodes, axes)
-            ax.set(xlim=limits[0], ylim=limits[1])
+            ax.set(xlim=(low_corner[0], high_corner[0]), ylim=(low_corner[1], high_corner[1]))
             if ax is panels[0, 0] or ax is panels[1, 0]:
                 ax.set_ylabel(f"{percentile:.0f} %")
         column[0].set_title(name, fontsize=10)

@@ -2,9 +2,10 @@
 
     python book/student.py [--out FOLDER]
 
-In a stored notebook a cell tagged `exercise-N` waits for an answer and the next cell tagged `check` judges it; the answers are
-the code blocks of `book/solutions/NN.md`, under `## Exercise N`. The student's version is the notebook without a pointer to
-the solutions. The teacher's has each answer in its cell, and what the solutions page says about it below.
+In a stored notebook a cell tagged `exercise-N` waits for an answer, and the next cell tagged
+`check` judges it. The answers are the code blocks of `book/solutions/NN.md`, under `## Exercise N`.
+The student's version is the notebook without a pointer to the solutions. The teacher's has each
+answer in its cell, and the words of the solutions page below the check.
 """
 
 import argparse
@@ -20,22 +21,20 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_solutions(notebook: Path) -> dict[str, tuple[str, str]]:
-    """Tag of an exercise to its answer, as code, and the words after it. Raises ValueError for a section without a code block."""
+    """Tag of each exercise to its answer: the code, and the words about it.
+
+    Raises ValueError for a section without a code block.
+    """
     page = ROOT / "book" / "solutions" / f"{notebook.stem[:2]}.md"
-    solutions = {}
-    for number, section in re.findall(
-        r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S
-    ):
+    text, solutions = page.read_text(encoding="utf-8"), {}
+    sections = re.findall(r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    for number, section in sections:
         parts = re.fullmatch(r"(.*?)^```python\n(.*?)^```\n?(.*)", section, re.M | re.S)
         if parts is None:
-            raise ValueError(
-                f"{page}: exercise {number} has no block of Python; its answer goes into one"
-            )
+            raise ValueError(f"{page}: exercise {number} has no answer; give it a block of Python")
         before, code, after = parts.groups()
-        solutions[f"exercise-{number}"] = (
-            code.rstrip("\n"),
-            f"{before.strip()}\n\n{after.strip()}".strip(),
-        )
+        words = f"{before.strip()}\n\n{after.strip()}".strip()
+        solutions[f"exercise-{number}"] = (code.rstrip("\n"), words)
     return solutions
 
 
@@ -69,19 +68,20 @@ def teacher_version(notebook: NotebookNode, solutions: dict[str, tuple[str, str]
 
 
 def with_both(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> NotebookNode:
-    """The notebook with, after each check of the unsolved cell, the answer and the check once more, tagged `answer` and `check-answer`."""
+    """The notebook with each exercise unsolved, then solved.
+
+    After each check stand the answer, tagged `answer`, and the check again, tagged `check-answer`.
+    """
     notebook, cells, exercise = copy.deepcopy(notebook), [], None
     for cell in notebook.cells:
         cells.append(cell)
         exercise = exercise_of(cell) or exercise
         if exercise and "check" in cell.metadata.get("tags", []):
-            answer = new_code_cell(
-                solutions[exercise][0], id=f"answer-{exercise}", metadata={"tags": ["answer"]}
-            )
-            again = new_code_cell(
-                cell.source, id=f"check-{exercise}", metadata={"tags": ["check-answer"]}
-            )
-            cells += [answer, again]
+            solved = {"answer": solutions[exercise][0], "check-answer": cell.source}
+            cells += [
+                new_code_cell(source, id=f"{tag}-{exercise}", metadata={"tags": [tag]})
+                for tag, source in solved.items()
+            ]
             exercise = None
     notebook.cells = cells
     return notebook
@@ -89,12 +89,9 @@ def with_both(notebook: NotebookNode, solutions: dict[str, tuple[str, str]]) -> 
 
 def main() -> None:
     """Write both versions of every notebook."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT, help="folder in which `student` and `teacher` are made"
-    )
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser.add_argument("--out", type=Path, default=ROOT, help="parent of both folders")
     out = parser.parse_args().out
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)

@@ -1,7 +1,8 @@
 """Put the viewers' JavaScript into book/_static, so that the built pages need no network.
 
-`make book` runs this before jupyter-book. plotly.js comes from the installed plotly package and 3Dmol.js from cryostar_nb;
-git ignores both copies. MathJax is in no Python package that the book uses, so book/_static/mathjax is kept in git.
+`make book` runs this before jupyter-book. plotly.js comes from the installed plotly package and
+3Dmol.js from cryostar_nb; git ignores both copies. No Python package of the book has MathJax, so
+book/_static/mathjax is kept in git.
 """
 
 import shutil
@@ -16,7 +17,10 @@ SOURCES = {
 
 
 def main() -> None:
-    """Copy what is missing or has changed; an unchanged file keeps its date, so that pages are not built again for it."""
+    """Copy what is missing or has changed.
+
+    An unchanged file keeps its date, so that no page is built again for it.
+    """
     for name, source in SOURCES.items():
         target = STATIC / name
         with as_file(source) as path:

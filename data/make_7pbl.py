@@ -2,7 +2,8 @@
 
     python data/make_7pbl.py pdb7pbl.pdb.gz
 
-Reading it with `cryostar_nb` does the cleaning: heavy atoms of protein and DNA only. The mean of the atoms is moved to the origin.
+Reading it with `cryostar_nb` does the cleaning: heavy atoms of protein and DNA only. The mean of
+the atoms is moved to the origin.
 """
 
 import gzip
@@ -14,7 +15,6 @@ from cryostar_nb.io.structures import pdb_text, read_structure
 if __name__ == "__main__":
     atoms = read_structure(sys.argv[1])
     atoms = atoms.with_positions(atoms.positions - atoms.positions.mean(axis=0))
-    packed = gzip.compress(
-        pdb_text(atoms).encode(), compresslevel=9, mtime=0
-    )  # no time inside: the same bytes every time
+    # mtime=0: no time inside, the same bytes every time
+    packed = gzip.compress(pdb_text(atoms).encode(), compresslevel=9, mtime=0)
     (Path(__file__).parent / "7pbl.pdb.gz").write_bytes(packed)

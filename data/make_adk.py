@@ -2,8 +2,9 @@
 
     python data/make_adk.py FOLDER
 
-FOLDER holds `pdb1ake.pdb` and `4akeA_alg_fixed.pdb`. Reading them with `cryostar_nb` does the cleaning: heavy atoms of chain A
-only, and the first of each atom that is given twice (Arg 167 of 1AKE). Coordinates are not moved.
+FOLDER holds `pdb1ake.pdb` and `4akeA_alg_fixed.pdb`. Reading them with `cryostar_nb` does the
+cleaning: heavy atoms of chain A only, and the first of each atom that is given twice (Arg 167 of
+1AKE). Coordinates are not moved.
 """
 
 import sys

@@ -1,11 +1,13 @@
 """Sphinx extension: how the built pages show what JupyterLab shows live.
 
-* Plotly figures keep to their JSON form in the notebook, which JupyterLab and Colab draw by themselves; here they become a
-  `div` and a call of the local plotly.js. (Plotly's own HTML asks a CDN for MathJax.)
+* A plotly figure is JSON in the notebook, which JupyterLab and Colab draw by themselves. On a page
+  it becomes a `div` and a call of the local plotly.js. (Plotly's own HTML asks a CDN for MathJax.)
 * Progress bars are live widgets; a page leaves them out.
-* 3Dmol.js and plotly.js are loaded by the pages that use them, not by all. Thebe, which Jupyter Book adds to every page for
-  kernels in the cloud, is not loaded: it is not used, and its settings come twice, which is an error in the browser.
-* The buttons to Colab, Binder and the repository appear once _config.yml has an address; the theme fails on them before.
+* 3Dmol.js and plotly.js are loaded only by the pages that use them. Jupyter Book adds Thebe, for
+  kernels in the cloud, to every page. The book does not use it, and its settings come twice, which
+  is an error in the browser: Thebe is not loaded.
+* The buttons to Colab, Binder and the repository appear once _config.yml has an address; without
+  one the theme fails on them.
 """
 
 import json
@@ -38,9 +40,8 @@ class LiveOutputs:
     ) -> list[nodes.Element] | None:
         """Nodes for a plotly figure, an empty one for a widget, and None for what others draw."""
         if data.mime_type == WIDGET:
-            return [
-                nodes.raw(text="", format="html")
-            ]  # no nodes at all would bring out the text behind the widget
+            # Without a node, the text behind the widget would appear.
+            return [nodes.raw(text="", format="html")]
         if data.mime_type != PLOTLY:
             return None
         figure = data.content if isinstance(data.content, dict) else json.loads(data.content)
@@ -50,8 +51,9 @@ class LiveOutputs:
             json.dumps(figure.get(part, empty)).replace("</", "<\\/")
             for part, empty in (("data", []), ("layout", {}))
         )
-        draw = f'document.addEventListener("DOMContentLoaded", () => Plotly.newPlot("{name}", {values}, {config}));'
-        html = f'<div id="{name}" class="plotly-figure"></div><script>{draw}</script>'
+        draw = f'() => Plotly.newPlot("{name}", {values}, {config})'
+        script = f'<script>document.addEventListener("DOMContentLoaded", {draw});</script>'
+        html = f'<div id="{name}" class="plotly-figure"></div>{script}'
         return [nodes.raw(text=html, format="html", classes=["output", "text_html"])]
 
 
@@ -62,24 +64,25 @@ def add_scripts(
     context: dict[str, Any],
     doctree: nodes.document | None,
 ) -> None:
-    """Load the scripts of the viewers that stand on this page, and leave Thebe's out."""
+    """Load the scripts of the viewers on this page, and leave Thebe's out."""
     scripts = context["script_files"]
-    scripts[:] = [
-        s
-        for s in scripts
-        if "thebe" not in f"{getattr(s, 'filename', s)} {getattr(s, 'attributes', '')}".lower()
-    ]
-    body = context.get("body", "")
+    scripts[:] = [script for script in scripts if not is_thebe(script)]
     for mark, names in SCRIPTS.items():
-        if mark in body:
+        if mark in context.get("body", ""):
             for number, name in enumerate(names):
                 # plotly.js is large: the page is drawn before it is read, and its figures after.
                 later = {"loading_method": "defer"} if name.startswith("plotly") else {}
                 app.add_js_file(name, priority=100 + number, **later)
 
 
+def is_thebe(script: object) -> bool:
+    """Whether a script, an asset of Sphinx or its name, belongs to Thebe."""
+    name, attributes = getattr(script, "filename", script), getattr(script, "attributes", "")
+    return "thebe" in f"{name} {attributes}".lower()
+
+
 def place_buttons(app: Sphinx, config: Config) -> None:
-    """Leave the buttons out that lead to a repository without an address."""
+    """Leave out the buttons to the repository while it has no address."""
     options = config.html_theme_options
     has_address = bool(options.get("repository_url"))
     options["use_repository_button"] = has_address
@@ -90,7 +93,7 @@ def place_buttons(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the renderer, and ask plotly in the kernels for JSON alone."""
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
-    load_mime_renders().append(LiveOutputs)  # it is cached: this list is the one that myst-nb uses
+    load_mime_renders().append(LiveOutputs)  # the list is cached: myst-nb uses this one
     app.connect("config-inited", place_buttons)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
