@@ -87,30 +87,36 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def visit(browser):
+def open_page(browser, path, width=1200, height=900):
     """Open a page with no network; returns it, and the list of what went wrong on it."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(1000 * PATIENCE)
+    context.set_default_navigation_timeout(1000 * PATIENCE)
+    page, faults = context.new_page(), []
+    page.on(
+        "console",
+        lambda message: faults.append(message.text) if message.type == "error" else None,
+    )
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    context.route(
+        lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort()
+    )
+    page.goto(path.as_uri(), wait_until="load")
+    return page, faults
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page; it is closed after the test, because pages that move keep a core busy."""
     contexts = []
 
-    def open_page(path, width=1200, height=900):
-        context = browser.new_context(viewport={"width": width, "height": height})
-        context.set_default_timeout(1000 * PATIENCE)
-        context.set_default_navigation_timeout(1000 * PATIENCE)
-        contexts.append(context)
-        page, faults = context.new_page(), []
-        page.on(
-            "console",
-            lambda message: faults.append(message.text) if message.type == "error" else None,
-        )
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-        context.route(
-            lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort()
-        )
-        page.goto(path.as_uri(), wait_until="load")
+    def visit_page(path):
+        page, faults = open_page(browser, path)
+        contexts.append(page.context)
         return page, faults
 
-    yield open_page
+    yield visit_page
     for context in contexts:
         context.close()
 
@@ -144,11 +150,11 @@ def test_the_first_page_leads_to_the_introduction(site, visit):
 
 
 @pytest.fixture(scope="module")
-def visited(site, visit):
+def visited(site, browser):
     """Each page, opened once: what went wrong, where its links lead, how wide it is on a phone."""
     found = {}
     for path in pages(site):
-        page, wrong = visit(path)
+        page, wrong = open_page(browser, path)
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         page.wait_for_timeout(300)
         anchors = "[...document.querySelectorAll('main a[href], nav a[href]')].map(a => a.href)"
@@ -184,18 +190,19 @@ def test_no_page_is_wider_than_a_phone(visited):
     assert {name: width for name, (_, _, width) in visited.items() if width > 391} == {}
 
 
-def elements(site, visit, mark, selector):
+def elements(site, browser, mark, selector):
     """What a selector finds on each page whose text has the mark, with the page's name."""
     for path in pages(site):
         if mark in path.read_text(encoding="utf-8"):
-            page, _ = visit(path)
+            page, _ = open_page(browser, path)
             for element in page.query_selector_all(selector):
                 yield path.name, element
+            page.context.close()
 
 
-def test_molecules_are_drawn(site, visit):
+def test_molecules_are_drawn(site, browser):
     blank, seen = [], 0
-    for name, stage in elements(site, visit, "3dmolviewer_", '[id^="3dmolviewer_"]'):
+    for name, stage in elements(site, browser, "3dmolviewer_", '[id^="3dmolviewer_"]'):
         stage.scroll_into_view_if_needed()
         seen += 1
         if not wait_until(lambda stage=stage: pixels(stage).std() > 3):
@@ -217,9 +224,9 @@ def test_a_motion_moves(site, visit):
     assert wait_until(lambda: np.abs(pixels(stage) - before).max() > 30)
 
 
-def test_plotly_figures_are_drawn(site, visit):
+def test_plotly_figures_are_drawn(site, browser):
     empty, seen = [], 0
-    for name, figure in elements(site, visit, 'class="plotly-figure"', ".plotly-figure"):
+    for name, figure in elements(site, browser, 'class="plotly-figure"', ".plotly-figure"):
         seen += 1
         if not wait_until(lambda figure=figure: figure.query_selector(".main-svg") is not None):
             empty.append(name)
