@@ -41,6 +41,20 @@ def resident(
     return placed
 
 
+def share_of(batch_size: int, rank: int, world_size: int) -> slice:
+    """The part of a batch that is process number `rank`'s of `world_size`.
+
+    Raises InputError for a batch size that is no multiple of `world_size`.
+    """
+    if batch_size % world_size:
+        raise InputError(
+            f"batch_size = {{value}} cannot be shared by {world_size} processes",
+            value=batch_size,
+            remedy=f"give a multiple of {world_size}",
+        )
+    return slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+
 def batches_from(
     vectors: Float[Tensor, "particle band"],
     batch_size: int,
@@ -57,13 +71,7 @@ def batches_from(
     the `world_size` processes that share every batch, number `rank` gets its part. Raises
     InputError for a batch size that is no multiple of `world_size`.
     """
-    if batch_size % world_size:
-        raise InputError(
-            f"batch_size = {{value}} cannot be shared by {world_size} processes",
-            value=batch_size,
-            remedy=f"give a multiple of {world_size}",
-        )
-    part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    part = share_of(batch_size, rank, world_size)
     batches = batch_rows(len(vectors), batch_size, seed=seed, start=start)
     return ((rows[part], _gather(vectors, rows[part], device)) for rows in batches)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.pages.figures import COLOURS
-from cryostar_nb.pages.html import asset
 from cryostar_nb.structure import Structure
 
 BOHR = 0.529177210903  # Å
@@ -117,8 +116,3 @@ def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float) -> str:
     lines.append("1 0.0 0.0 0.0 0.0")
     lines.append(" ".join(f"{value:.4g}" for value in volume.transpose(2, 1, 0).ravel()))
     return "\n".join(lines)
-
-
-def script_3dmol() -> str:
-    """The text of 3Dmol.js, part of this package, for pages that must work without a network."""
-    return asset("3Dmol-min.js")

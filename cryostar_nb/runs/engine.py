@@ -20,7 +20,7 @@ from cryostar_nb.density import Density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.fast.cuda_graph import RecordedStep, can_capture
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.batches import batches_from
+from cryostar_nb.io.batches import batches_from, share_of
 from cryostar_nb.io.files import MetricsLog, replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.losses import Restraints
@@ -113,12 +113,7 @@ def check_batch(config: TrainConfig, particles: int, processes: int) -> None:
             value=config.batch_size,
             remedy="give a smaller --batch-size",
         )
-    if config.batch_size % processes:
-        raise InputError(
-            f"batch_size = {{value}} cannot be shared by {processes} processes",
-            value=config.batch_size,
-            remedy=f"give a multiple of {processes}",
-        )
+    share_of(config.batch_size, 0, processes)
 
 
 class Engine:
@@ -183,7 +178,7 @@ class Engine:
         """The part of every batch that is this process's, from the present step on."""
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         size, device = self.config.batch_size, self.fabric.device
-        share = slice(rank * size // processes, (rank + 1) * size // processes)
+        share = share_of(size, rank, processes)
         latent_dim = self.network.latent_dim
         rows_and_vectors = batches_from(
             self.data.vectors,
