@@ -43,20 +43,23 @@ def parse(words: list[str]) -> Any:
 
 
 def _parse(words: list[str]) -> Any:
-    if words[:1] == ["train"] and not {"-h", "--help"} & set(words):
+    command = SUBCOMMANDS.get(words[0])
+    if command is None:  # a mistake, or a question about all of them
+        kinds = tuple(
+            Annotated[kind, tyro.conf.subcommand(name)] for name, kind in SUBCOMMANDS.items()
+        )
+        about = "Atomic-model heterogeneity analysis in cryo-EM."
+        return tyro.cli(Union[kinds], args=words, prog="cryostar-nb", description=about)  # type: ignore[call-overload]  # noqa: UP007
+    options: dict[str, Any] = {"args": words[1:], "prog": f"cryostar-nb {words[0]}"}
+    if command is commands.Train and not {"-h", "--help"} & set(words):
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--preset", nargs="?")
         early.add_argument("--resume", action="store_true")
         early.add_argument("--out", nargs="?", type=Path)
         given = {k: v for k, v in vars(early.parse_known_args(words[1:])[0]).items() if v}
         missing = dict.fromkeys(("particles", "reference", "out"), tyro.MISSING)
-        default = _unchecked(commands.Train, missing | commands.Train.defaults(given))
-        return tyro.cli(commands.Train, args=words[1:], prog="cryostar-nb train", default=default)
-    kinds = tuple(
-        Annotated[command, tyro.conf.subcommand(name)] for name, command in SUBCOMMANDS.items()
-    )
-    about = "Atomic-model heterogeneity analysis in cryo-EM."
-    return tyro.cli(Union[kinds], args=words, prog="cryostar-nb", description=about)  # type: ignore[call-overload]  # noqa: UP007
+        options["default"] = _unchecked(command, missing | command.defaults(given))
+    return tyro.cli(command, **options)
 
 
 def _unchecked(command: type, values: dict[str, Any]) -> Any:
