@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import pdist
 
+import cryostar_nb
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.structures import read_nodes
@@ -116,6 +117,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     kibibytes = _value("/proc/meminfo", "MemTotal")
     return {
         "date": datetime.date.today().isoformat(),
+        "version": cryostar_nb.__version__,
         "processor": processor or "unknown",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

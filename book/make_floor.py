@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from provenance import commit, processor
 
+from cryostar_nb import __version__
 from cryostar_nb.io.files import write_json
 from cryostar_nb.simulation.floor import InformationFloor, information_floor, signal_measures
 from cryostar_nb.simulation.options import SimulationConfig
@@ -59,6 +60,7 @@ def main() -> None:
     }
     provenance = {
         "command": " ".join(["python", "book/make_floor.py", *sys.argv[1:]]),
+        "version": __version__,
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "machine": machine,
