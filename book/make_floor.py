@@ -11,7 +11,6 @@ CTF. A few minutes on one core.
 
 import argparse
 import dataclasses
-import datetime
 import os
 import sys
 import time
@@ -20,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from provenance import commit, processor
+from provenance import processor, provenance_of
 
-from cryostar_nb import __version__
 from cryostar_nb.io.files import write_json
 from cryostar_nb.simulation.floor import InformationFloor, information_floor, signal_measures
 from cryostar_nb.simulation.options import SimulationConfig
@@ -58,11 +56,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    provenance = {
-        "command": " ".join(["python", "book/make_floor.py", *sys.argv[1:]]),
-        "version": __version__,
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
+    command = " ".join(["python", "book/make_floor.py", *sys.argv[1:]])
+    provenance = provenance_of(command) | {
         "machine": machine,
         "seconds": round(time.perf_counter() - started, 1),
     }

@@ -43,7 +43,7 @@ def parse(words: list[str]) -> Any:
 
 
 def _parse(words: list[str]) -> Any:
-    command = SUBCOMMANDS.get(words[0])
+    command = SUBCOMMANDS.get(words[0]) if words else None
     if command is None:  # a mistake, or a question about all of them
         kinds = tuple(
             Annotated[kind, tyro.conf.subcommand(name)] for name, kind in SUBCOMMANDS.items()

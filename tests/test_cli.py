@@ -111,6 +111,12 @@ def test_the_bare_program_prints_its_help(shell):
     assert answer.out == shell("--help").out and all(name in answer.out for name in NAMES)
 
 
+def test_no_words_are_a_mistake_of_the_shells_kind(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse([])
+    assert stop.value.code == 2 and capsys.readouterr().err
+
+
 def test_the_version_is_printed(shell):
     assert shell("--version").out == f"cryostar-nb {__version__}\n"
 
