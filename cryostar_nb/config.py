@@ -110,9 +110,12 @@ class TrainConfig:
     """Width of a Gaussian blur, in Å, through which images are compared at the first step; it
     falls to none at half of the steps. It leads parts to their place that move further than the
     finest detail in the images. 0: no blur, as in the paper."""
-    density: Literal["nodes", "atoms"] = "atoms"
-    """What the images are made of. atoms: a Gaussian for each heavy atom, carried by its residue.
-    nodes: one for each residue, at Cα or P, as in the paper."""
+    density: Literal["groups", "atoms", "nodes"] = "groups"
+    """What the images are made of. groups: a Gaussian for each few neighbouring atoms of a residue,
+    as few as the low-pass allows, carried by the residue. atoms: one for each heavy atom, carried
+    by its residue. nodes: one for each residue, at Cα or P, as in the paper."""
+    group_correlation: Annotated[float, _FROM_NUMPY, Field(strict=True, gt=0, lt=1)] = 0.995
+    """Correlation that images of groups keep with images of all atoms, without noise and CTF."""
     encoder_input: Literal["image", "structure"] = "structure"
     """What the encoder is given. structure: what the image, with its pose and CTF, shows at the
     places of the reference. image: the image, as in the paper."""
@@ -185,7 +188,7 @@ class TrainConfig:
 PRESETS = {
     # The elastic network is stiff while the latent space takes shape and lets go of the motion at
     # the end: a constant weight of 1 holds the structures short of the open state. Images are made
-    # of all atoms, because electrons are not at Cα; and the encoder sees each image from the
+    # of groups of atoms, because electrons are not at Cα; and the encoder sees each image from the
     # structure, because it need not find out a pose that is known.
     "standard": TrainConfig(),
     "paper": TrainConfig(final_elastic_weight=None, density="nodes", encoder_input="image"),

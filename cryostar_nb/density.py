@@ -1,29 +1,30 @@
-"""The Gaussians that stand for a structure in an image, one for each node or one for each atom.
+"""The Gaussians that stand for a structure in an image: of nodes, of atoms, or of groups of atoms.
 
 The network moves nodes. The density of the paper has a Gaussian at each node, while the electrons
 of a residue lie up to 4 Å off, in its side chain, and that pulls the nodes away from where they
-belong. With a Gaussian for each atom, the atoms of a residue move with its node, rigidly, in a
-frame made of three neighbouring nodes.
+belong. With a Gaussian for each atom, or each group of neighbouring atoms, those of a residue move
+with its node, rigidly, in a frame made of three neighbouring nodes.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.errors import InputError
+from cryostar_nb.fast.carry import carry, frames
 from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
+from cryostar_nb.grouping import centroids, group_atoms, group_width
 from cryostar_nb.structure import Structure, bonds, coarse_grain, residue_ranges
 
 
 @dataclass(frozen=True)
-class CarriedAtoms:
-    """The heavy atoms of each residue in the frame of its node.
+class CarriedGaussians:
+    """The Gaussians of each residue, of its atoms or of groups of them, in the frame of its node.
 
     A node's frame has its first axis from the previous to the next node of the chain, and the
     second towards itself; a node at the end of a chain takes its neighbour's. In a stretch of fewer
@@ -32,27 +33,21 @@ class CarriedAtoms:
 
     frame_nodes: Int[Tensor, "node 3"]  # the nodes that make each frame
     framed: Bool[Tensor, " node"]  # whether they do
-    offsets: Float[Tensor, "node slot 3"]  # Å, in the node's frame; small residues leave slots free
-    slots: Int[Tensor, " atom"]  # place of each atom in the flattened (node, slot)
+    offsets: Float[Tensor, "gaussian 3"]  # Å, in the node's frame
+    node_of: Int[Tensor, " gaussian"]  # that carries each, in increasing order
 
-    def frames(self, positions: Float[Tensor, "*batch node 3"]) -> Float[Tensor, "*batch node 3 3"]:
-        """Rotation matrices whose columns are the axes of each node's frame."""
-        before, here, after = (positions.index_select(-2, i) for i in self.frame_nodes.unbind(-1))
-        along, outward = normalize(after - before, dim=-1), here - before
-        outward = normalize(outward - (outward * along).sum(-1, keepdim=True) * along, dim=-1)
-        axes = torch.stack([along, outward, torch.linalg.cross(along, outward)], dim=-1)
-        identity = torch.eye(3, dtype=axes.dtype, device=axes.device)
-        return torch.where(self.framed[:, None, None], axes, identity)
+    def centres(
+        self, positions: Float[Tensor, "*batch node 3"]
+    ) -> Float[Tensor, "*batch gaussian 3"]:
+        """Centres of the Gaussians, in Å; those of atoms in the order of the structure."""
+        batch = positions.reshape(-1, *positions.shape[-2:])
+        centres = carry(batch, self.frame_nodes, self.framed, self.offsets, self.node_of)
+        return centres.reshape(*positions.shape[:-2], -1, 3)
 
-    def centres(self, positions: Float[Tensor, "*batch node 3"]) -> Float[Tensor, "*batch atom 3"]:
-        """Positions of the atoms, in Å, in the order of the structure they come from."""
-        atoms = positions.unsqueeze(-2) + self.offsets @ self.frames(positions).mT
-        return atoms.flatten(-3, -2).index_select(-2, self.slots)  # from (*batch, node, slot, 3)
-
-    def to(self, device: torch.device) -> "CarriedAtoms":
-        """The same atoms on another device."""
-        tensors = (self.frame_nodes, self.framed, self.offsets, self.slots)
-        return CarriedAtoms(*(tensor.to(device) for tensor in tensors))
+    def to(self, device: torch.device) -> "CarriedGaussians":
+        """The same Gaussians on another device."""
+        tensors = (self.frame_nodes, self.framed, self.offsets, self.node_of)
+        return CarriedGaussians(*(tensor.to(device) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Density:
 
     amplitudes: Float[Tensor, " gaussian"]  # electrons
     sigma: Float[Tensor, ""]  # Å
-    carried: CarriedAtoms | None = None  # None: each node is a Gaussian
+    carried: CarriedGaussians | None = None  # None: each node is a Gaussian
 
     def centres(
         self, positions: Float[Tensor, "*batch node 3"]
@@ -76,10 +71,15 @@ class Density:
 
 
 def make_density(config: TrainConfig, atoms: Structure, nodes: Structure) -> Density:
-    """The density of a configuration (`config.density`). Errors are those of `atom_density`."""
-    if config.density == "atoms":
+    """The density of a configuration (`config.density`). Errors are those of `atom_density`.
+
+    As long as the low-pass is to be found, it is that of atoms instead of groups.
+    """
+    if config.density == "nodes":
+        return node_density(nodes, config.sigma)
+    if config.density == "atoms" or isinstance(config.low_pass, str):
         return atom_density(atoms, config.atom_sigma)
-    return node_density(nodes, config.sigma)
+    return group_density(atoms, config.atom_sigma, config.low_pass, config.group_correlation)
 
 
 def node_density(nodes: Structure, sigma: float) -> Density:
@@ -94,24 +94,64 @@ def atom_density(atoms: Structure, sigma: float) -> Density:
     lacks, are shared out. `sigma`, in Å, is an atom's thermal blur, B = 8 pi^2 sigma^2. Raises
     InputError for a structure that has its nodes only.
     """
+    nodes, node_of, electrons = _residues(atoms)
+    return _carry(nodes, node_of, atoms.positions, electrons, sigma)
+
+
+def group_density(
+    atoms: Structure, sigma: float, resolution: float, correlation: float = 0.995
+) -> Density:
+    """One Gaussian for each group of neighbouring atoms, carried by the node of their residue.
+
+    The groups are as few as keep, on average, this correlation of an image down to `resolution` Å
+    with that of `atom_density`, both clean and without CTF (`grouping.group_atoms`). Electrons,
+    `sigma` and errors are those of `atom_density`.
+    """
+    nodes, node_of, electrons = _residues(atoms)
+    groups = group_atoms(
+        atoms.positions,
+        electrons,
+        residue_ranges(atoms),
+        sigma=sigma,
+        resolution=resolution,
+        correlation=correlation,
+    )
+    node_of = node_of[np.unique(groups, return_index=True)[1]]
+    centres = centroids(atoms.positions, electrons, groups)
+    width = group_width(atoms.positions, electrons, groups, sigma)
+    return _carry(nodes, node_of, centres, np.bincount(groups, electrons), width)
+
+
+def _residues(
+    atoms: Structure,
+) -> tuple[Structure, Int[np.ndarray, " atom"], Float[np.ndarray, " atom"]]:
+    """The nodes, the node of each atom, and each atom's share of its residue's electrons."""
     nodes, ranges = coarse_grain(atoms), residue_ranges(atoms)
     if len(atoms) == len(nodes):
         raise InputError(
-            "density = atoms: the reference has one atom for each residue",
+            "density = atoms or groups: the reference has one atom for each residue",
             remedy="give a full-atom model, or --density nodes",
         )
-    sizes = [last - first for first, last in ranges]
-    slots = np.concatenate([node * max(sizes) + np.arange(size) for node, size in enumerate(sizes)])
-    node_of = slots // max(sizes)
+    node_of = np.repeat(np.arange(len(nodes)), [last - first for first, last in ranges])
     scale = nodes.electrons / np.bincount(node_of, atoms.electrons)
-    offsets = np.zeros((len(nodes) * max(sizes), 3))
-    offsets[slots] = atoms.positions - nodes.positions[node_of]
-    frame_nodes, framed = map(torch.from_numpy, _frame_nodes(nodes))
-    in_reference = torch.from_numpy(offsets.reshape(len(nodes), -1, 3))
-    carried = CarriedAtoms(frame_nodes, framed, in_reference, torch.from_numpy(slots))
-    in_frames = (in_reference @ carried.frames(torch.from_numpy(nodes.positions))).float()
-    amplitudes = torch.from_numpy(atoms.electrons * scale[node_of]).float()
-    return Density(amplitudes, torch.tensor(sigma), replace(carried, offsets=in_frames))
+    return nodes, node_of, atoms.electrons * scale[node_of]
+
+
+def _carry(
+    nodes: Structure,
+    node_of: Int[np.ndarray, " gaussian"],
+    centres: Float[np.ndarray, "gaussian 3"],
+    electrons: Float[np.ndarray, " gaussian"],
+    sigma: float,
+) -> Density:
+    """Gaussians at these centres, each carried by its node; node by node, in the nodes' order."""
+    of_frames = tuple(map(torch.from_numpy, _frame_nodes(nodes)))
+    axes = frames(torch.from_numpy(nodes.positions), *of_frames)[node_of]
+    apart = torch.from_numpy(centres - nodes.positions[node_of])
+    offsets = (apart[:, None] @ axes).squeeze(1).float()
+    carried = CarriedGaussians(*of_frames, offsets, torch.from_numpy(node_of))
+    amplitudes = torch.from_numpy(electrons).float()
+    return Density(amplitudes, torch.tensor(sigma), carried)
 
 
 def _frame_nodes(nodes: Structure) -> tuple[Int[np.ndarray, "node 3"], Bool[np.ndarray, " node"]]:

@@ -7,8 +7,10 @@ place in the frame of the reference, and its gradient which way it pulls a node 
 For small motions and white noise these numbers hold all that the image says about the shape: the
 gradient of the likelihood in the positions. They do not depend on the pose, but for their noise.
 
-An encoder is a module whose `forward(images, rotations, ctf)` returns mean and log-variance, each
-(batch, latent). `images` are band vectors, `ctf` are `ctf_terms`, or None for images without CTF.
+An encoder has two parts. `look(images, rotations, ctf)` makes of a particle the numbers that the
+network reads; they do not change in training, so they are made once. `images` are band vectors,
+`ctf` are `ctf_terms`, or None for images without CTF. `forward(looks)` is the network: it returns
+mean and log-variance, each (batch, latent).
 """
 
 import itertools
@@ -43,14 +45,20 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.layers = mlp((band.size, *config.encoder_widths, 2 * config.latent_dim))
 
-    def forward(
+    def look(
         self,
         images: Float[Tensor, "batch band"],
-        rotations: Float[Tensor, "batch 3 3"] | None = None,
-        ctf: Float[Tensor, "batch 6"] | None = None,
+        rotations: Float[Tensor, "batch 3 3"],
+        ctf: Float[Tensor, "batch 6"] | None,
+    ) -> Float[Tensor, "batch band"]:
+        """The image; pose and CTF are not used."""
+        return images
+
+    def forward(
+        self, looks: Float[Tensor, "batch band"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
-        """Mean and log-variance of the latent; pose and CTF are not used."""
-        inputs = nn.functional.normalize(images, dim=-1) * math.sqrt(images.shape[-1])
+        """Mean and log-variance of the latent."""
+        inputs = nn.functional.normalize(looks, dim=-1) * math.sqrt(looks.shape[-1])
         mean, log_variance = self.layers(inputs).chunk(2, dim=-1)
         return mean, log_variance
 
@@ -81,6 +89,11 @@ class StructureEncoder(nn.Module):
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("spread", torch.ones(size))
 
+    @property
+    def look_size(self) -> int:
+        """Numbers in a look."""
+        return len(self.centre)
+
     @torch.no_grad()
     def look(
         self,
@@ -104,21 +117,16 @@ class StructureEncoder(nn.Module):
                 numbers.append((slopes @ rotations).flatten(1) * sigma)
         return torch.cat(numbers, dim=1)
 
-    def learn_scale(self, numbers: Float[Tensor, "particle number"]) -> None:
+    def learn_scale(self, looks: Float[Tensor, "particle number"]) -> None:
         """Take the mean and the standard deviation of each number from these looks."""
-        self.centre.copy_(numbers.mean(0))
-        self.spread.copy_(numbers.std(0).clamp(min=1e-12))
+        self.centre.copy_(looks.mean(0))
+        self.spread.copy_(looks.std(0).clamp(min=1e-12))
 
     def forward(
-        self,
-        images: Float[Tensor, "batch band"],
-        rotations: Float[Tensor, "batch 3 3"],
-        ctf: Float[Tensor, "batch 6"] | None,
+        self, looks: Float[Tensor, "batch number"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Mean and log-variance of the latent."""
-        with torch.autocast(images.device.type, enabled=False):  # positions need full precision
-            numbers = self.look(images, rotations, ctf)
-        mean, log_variance = self.layers((numbers - self.centre) / self.spread).chunk(2, dim=-1)
+        mean, log_variance = self.layers((looks - self.centre) / self.spread).chunk(2, dim=-1)
         return mean, log_variance
 
 

@@ -93,18 +93,19 @@ class DeformationVAE(nn.Module):
 
     def forward(
         self,
-        images: Float[Tensor, "batch band"],
-        rotations: Float[Tensor, "batch 3 3"],
-        ctf: Float[Tensor, "batch 6"] | None,
+        looks: Float[Tensor, "batch number"],
         noise: Float[Tensor, "batch latent"],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, mean, and log-variance."""
-        mean, log_variance = self.encoder(images, rotations, ctf)
+        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, mean, and log-variance.
+
+        `looks` are what the encoder sees of the particles (`encoder.look`).
+        """
+        mean, log_variance = self.encoder(looks)
         precision = self.decoder.reference.dtype
         mean, log_variance = mean.to(precision), log_variance.to(precision)
         latent = mean + noise * torch.exp(0.5 * log_variance)
         # At 100 Å, half precision would move an atom in steps of 0.06 Å.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(looks.device.type, enabled=False):
             return self.decoder(latent), mean, log_variance
 
 

@@ -7,7 +7,7 @@ log, stop and share the work.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density
-from cryostar_nb.encoders import StructureEncoder
+from cryostar_nb.encoders import ImageEncoder, StructureEncoder
 from cryostar_nb.fourier import Band
 from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.projector import make_images
 
-# Images as band vectors, rotations, `ctf_terms` or None, and the noise of the latent sample.
-Batch = tuple[Tensor, Tensor, Tensor | None, Tensor]
+# Images as band vectors, what the encoder sees of them, rotations, `ctf_terms` or None, and the
+# noise of the latent sample.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
 Losses = dict[str, Tensor]
 
 
@@ -33,6 +34,7 @@ class TrainingData:
     vectors: Float[Tensor, "particle band"]  # float16 or float32, in memory, on disk or on a GPU
     rotations: Float[Tensor, "particle 3 3"]
     ctf: Float[Tensor, "particle 6"] | None = None  # `ctf_terms`; None: images without CTF
+    looks: Float[Tensor, "particle number"] | None = None  # of the encoder; None: not made yet
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -57,18 +59,35 @@ def make_optimiser(config: TrainConfig, network: torch.nn.Module) -> torch.optim
     )
 
 
+def looks_of(
+    encoder: ImageEncoder | StructureEncoder, data: TrainingData, size: int = 1024
+) -> Iterator[Float[Tensor, "batch number"]]:
+    """What an encoder sees of the particles, `size` at a time, on the device of the poses."""
+    if data.looks is None:
+        yield from (encoder.look(*batch) for batch in data.split(size))
+    else:
+        yield from (part.to(data.rotations.device).float() for part in data.looks.split(size))
+
+
+def with_looks(encoder: ImageEncoder | StructureEncoder, data: TrainingData) -> TrainingData:
+    """The particles with what the encoder sees of them, at half precision, made once."""
+    if data.looks is not None:
+        return data
+    if isinstance(encoder, ImageEncoder):
+        return replace(data, looks=data.vectors)
+    return replace(data, looks=torch.cat([part.half() for part in looks_of(encoder, data)]))
+
+
 def learn_scale(network: DeformationVAE, data: TrainingData) -> None:
-    """Give an encoder that standardises its inputs their scale, from the first 4,096 particles."""
+    """Give an encoder that standardises its looks their scale, from the first 4,096 particles."""
     if isinstance(network.encoder, StructureEncoder):
-        first = TrainingData(data.vectors[:4096], data.rotations[:4096], data.ctf)
-        network.encoder.learn_scale(
-            torch.cat([network.encoder.look(*b) for b in first.split(1024)])
-        )
+        first = itertools.islice(looks_of(network.encoder, data), 4)
+        network.encoder.learn_scale(torch.cat(list(first)))
 
 
 def train(
     config: TrainConfig,
-    network: Callable[[Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]],
+    network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
     optimiser: torch.optim.Optimizer,
     batches: Iterable[Batch],
     *,
@@ -99,9 +118,11 @@ def train(
     k2 = band.frequencies_on(learning_rate.device).square().sum(-1)
     unit_blur = band.per_coefficient(2 * math.pi**2 * k2)  # exp(-this) blurs by 1 Å
 
-    def one_step(images: Tensor, rotations: Tensor, ctf: Tensor | None, noise: Tensor) -> Losses:
+    def one_step(
+        images: Tensor, looks: Tensor, rotations: Tensor, ctf: Tensor | None, noise: Tensor
+    ) -> Losses:
         images = images.float()
-        positions, mean, log_variance = network(images, rotations, ctf, noise)
+        positions, mean, log_variance = network(looks.float(), noise)
         predictions = make_images(
             density.centres(positions),
             density.amplitudes,
@@ -137,4 +158,5 @@ def train(
 @torch.no_grad()
 def infer_latents(network: DeformationVAE, data: TrainingData) -> Float[Tensor, "particle latent"]:
     """The latent mean of every particle, on the CPU."""
-    return torch.cat([network.encoder(*batch)[0] for batch in data.split(1024)]).cpu()
+    means = [network.encoder(looks)[0] for looks in looks_of(network.encoder, data)]
+    return torch.cat(means).cpu()

@@ -172,8 +172,8 @@ def test_a_device_that_is_not_there_is_refused(small_run, refused, tmp_path):
 @pytest.mark.parametrize(
     ("preset", "density", "encoder_input", "final"),
     [
-        ("", "atoms", "structure", 0.005),
-        ("--preset standard", "atoms", "structure", 0.005),
+        ("", "groups", "structure", 0.005),
+        ("--preset standard", "groups", "structure", 0.005),
         ("--preset paper", "nodes", "image", None),
         ("--preset=paper", "nodes", "image", None),
     ],

@@ -40,6 +40,7 @@ OUTSIDE = {
         "final_elastic_weight": 0.0,
         "elastic_cutoff": 0.0,
         "relaxation_percentile": 0.0,
+        "group_correlation": 1.0,
         "modes": 0,
         "kl_weight": -1.0,
         "checkpoint_every": 0,
@@ -200,5 +201,5 @@ def test_the_preset_paper_has_the_constants_of_the_paper():
 def test_the_preset_standard_is_the_default():
     config = PRESETS["standard"]
     assert config == TrainConfig()
-    assert (config.density, config.encoder_input) == ("atoms", "structure")
+    assert (config.density, config.encoder_input) == ("groups", "structure")
     assert config.final_elastic_weight == 0.005

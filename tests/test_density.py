@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck
 
 from cryostar_nb.config import TrainConfig
-from cryostar_nb.density import atom_density, make_density, node_density
+from cryostar_nb.density import atom_density, group_density, make_density, node_density
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.structure import Structure, coarse_grain
 
@@ -119,14 +119,20 @@ def test_the_density_of_the_nodes_is_the_nodes(atoms):
 
 
 def test_a_model_of_nodes_alone_has_no_atoms_to_carry(atoms):
-    with refused() as caught:
-        atom_density(coarse_grain(atoms), 0.8)
-    assert "--density nodes" in caught.value.remedy
+    for make in (atom_density, lambda *given: group_density(*given, 4.0)):
+        with refused() as caught:
+            make(coarse_grain(atoms), 0.8)
+        assert "--density nodes" in caught.value.remedy
 
 
 def test_a_configuration_has_its_density(atoms):
     nodes, config = coarse_grain(atoms), TrainConfig(sigma=3.0, atom_sigma=0.7)
-    by_atom = make_density(config, atoms, nodes)
+    by_atom = make_density(dataclasses.replace(config, density="atoms"), atoms, nodes)
+    by_group = make_density(config, atoms, nodes)
+    expected = group_density(atoms, 0.7, config.low_pass)
+    assert torch.equal(by_group.amplitudes, expected.amplitudes)
+    unknown = make_density(dataclasses.replace(config, low_pass="auto"), atoms, nodes)
+    assert len(unknown.amplitudes) == len(atoms)
     by_node = make_density(dataclasses.replace(config, density="nodes"), atoms, nodes)
     assert len(by_atom.amplitudes) == len(atoms) and float(by_atom.sigma) == pytest.approx(0.7)
     assert len(by_node.amplitudes) == len(nodes) and float(by_node.sigma) == 3.0

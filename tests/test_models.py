@@ -31,18 +31,17 @@ def test_the_first_structures_are_near_the_reference(helix_nodes, helix_data):
     torch.manual_seed(0)
     network = make_network(CONFIG, ModelConfig(), helix_nodes, BAND)
     noise = torch.randn(len(helix_data), 8)
-    positions, _, _ = network(helix_data.vectors, helix_data.rotations, None, noise)
+    positions, _, _ = network(helix_data.vectors, noise)
     reference = torch.from_numpy(helix_nodes.positions).float()
     distance = rmsd(positions, reference.expand_as(positions))
     assert 0 < distance.min() and distance.max() < 0.5  # Å
 
 
 def test_the_latent_is_the_mean_plus_noise_times_the_standard_deviation(network, helix_data):
-    given = helix_data.vectors, helix_data.rotations, None
     noise = torch.tensor([[1.0, -2.0]]).expand(len(helix_data), 2)
-    positions, mean, log_variance = network(*given, noise)
+    positions, mean, log_variance = network(helix_data.vectors, noise)
     assert torch.allclose(positions, network.decoder(mean + noise * (log_variance / 2).exp()))
-    assert torch.allclose(network(*given, 0 * noise)[0], network.decoder(mean))
+    assert torch.allclose(network(helix_data.vectors, 0 * noise)[0], network.decoder(mean))
 
 
 def test_parameters_are_counted():

@@ -18,7 +18,15 @@ from cryostar_nb.encoders import StructureEncoder
 from cryostar_nb.losses import Restraints, correlation_loss
 from cryostar_nb.models import make_network
 from cryostar_nb.runs import engine, folder, low_pass, machine, run_config, start
-from cryostar_nb.training import TrainingData, infer_latents, learn_scale, make_optimiser, train
+from cryostar_nb.training import (
+    TrainingData,
+    infer_latents,
+    learn_scale,
+    looks_of,
+    make_optimiser,
+    train,
+    with_looks,
+)
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def make_training(helix_data, helix_nodes):
                 config,
                 network,
                 optimiser,
-                batches(helix_data, config, start),
+                batches(helix_data, network.encoder, config, start),
                 band=BAND,
                 density=node_density(helix_nodes, config.sigma),
                 restraints=Restraints(helix_nodes, config),
@@ -58,8 +66,9 @@ def make_training(helix_data, helix_nodes):
     return make
 
 
-def batches(data, config, start):
+def batches(data, encoder, config, start):
     """Batches without end, from a step on; five of eight particles make an epoch."""
+    data = with_looks(encoder, data)
     per_epoch = len(data) // config.batch_size
     for step in itertools.count(start):
         order = torch.randperm(
@@ -68,7 +77,7 @@ def batches(data, config, start):
         rows = order.split(config.batch_size)[step % per_epoch]
         generator = torch.Generator().manual_seed(step)
         noise = torch.randn(config.batch_size, SIZES.latent_dim, generator=generator)
-        yield data.vectors[rows], data.rotations[rows], None, noise
+        yield data.vectors[rows], data.looks[rows], data.rotations[rows], None, noise
 
 
 def losses_of(make_training, **changes):
@@ -226,9 +235,31 @@ def test_particles_without_a_ctf_are_parted_without_one(helix_data):
 def test_the_latents_are_the_means_of_the_encoder(encoder_input, helix_data, helix_nodes):
     sought = dataclasses.replace(CONFIG, encoder_input=encoder_input)
     network = make_network(sought, SIZES, helix_nodes, BAND)
-    expected, _ = network.encoder(helix_data.vectors, helix_data.rotations, None)
+    looks = network.encoder.look(helix_data.vectors, helix_data.rotations, None)
+    expected, _ = network.encoder(looks)
     found = infer_latents(network, helix_data)
     assert torch.equal(found, expected) and not found.requires_grad
+    half = infer_latents(network, with_looks(network.encoder, helix_data))
+    assert torch.allclose(half, expected, atol=2e-3)
+
+
+def test_what_an_encoder_sees_is_made_once(helix_data, helix_nodes, monkeypatch):
+    by_structure = dataclasses.replace(CONFIG, encoder_input="structure")
+    encoder = make_network(by_structure, SIZES, helix_nodes, BAND).encoder
+    data = with_looks(encoder, helix_data)
+    expected = encoder.look(helix_data.vectors, helix_data.rotations, None)
+    assert data.looks.dtype == torch.float16
+    assert torch.allclose(data.looks.float(), expected, rtol=1e-3, atol=1e-3)
+    monkeypatch.delattr(StructureEncoder, "look")
+    assert with_looks(encoder, data) is data
+    parts = list(looks_of(encoder, data, 16))
+    assert [len(part) for part in parts] == [16, 16, 8]
+    assert torch.equal(torch.cat(parts), data.looks.float())
+
+
+def test_the_encoder_of_images_sees_the_images_themselves(helix_data, helix_nodes):
+    encoder = make_network(CONFIG, SIZES, helix_nodes, BAND).encoder
+    assert with_looks(encoder, helix_data).looks is helix_data.vectors
 
 
 def test_the_scale_of_the_encoder_is_that_of_the_particles(helix_data, helix_nodes):

@@ -73,10 +73,10 @@ def batches_from(
     """
     part = share_of(batch_size, rank, world_size)
     batches = batch_rows(len(vectors), batch_size, seed=seed, start=start)
-    return ((rows[part], _gather(vectors, rows[part], device)) for rows in batches)
+    return ((rows[part], gather(vectors, rows[part], device)) for rows in batches)
 
 
-def _gather(
+def gather(
     vectors: Float[Tensor, "particle band"], rows: Int[Tensor, " batch"], device: torch.device
 ) -> Float[Tensor, "batch band"]:
     """These vectors on the device.

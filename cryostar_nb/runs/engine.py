@@ -20,7 +20,7 @@ from cryostar_nb.density import Density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.fast.cuda_graph import RecordedStep, can_capture
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.batches import batches_from, share_of
+from cryostar_nb.io.batches import batches_from, gather, share_of
 from cryostar_nb.io.files import MetricsLog, replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.losses import Restraints
@@ -28,7 +28,15 @@ from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.runs.run_config import Hardware
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import Batch, Losses, TrainingData, learn_scale, make_optimiser, train
+from cryostar_nb.training import (
+    Batch,
+    Losses,
+    TrainingData,
+    learn_scale,
+    make_optimiser,
+    train,
+    with_looks,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -73,6 +81,7 @@ def run_training(
     torch.manual_seed(config.seed)
     sizes = model_config or ModelConfig()
     network = make_network(config, sizes, nodes, band, find_modes=not resume).to(fabric.device)
+    data = with_looks(network.encoder, data)
     engine = Engine(config, data, out, network, fabric)
     if resume:
         engine.load()
@@ -179,7 +188,7 @@ class Engine:
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         size, device = self.config.batch_size, self.fabric.device
         share = share_of(size, rank, processes)
-        latent_dim = self.network.latent_dim
+        latent_dim, looks = self.network.latent_dim, self.data.looks
         rows_and_vectors = batches_from(
             self.data.vectors,
             size,
@@ -195,7 +204,8 @@ class Engine:
                 noise = torch.randn(size, latent_dim, generator=self.noise_source)[share]
                 here, ctf = rows.to(device), self.data.ctf
                 rotations, ctf = self.data.rotations[here], None if ctf is None else ctf[here]
-                yield vectors, rotations, ctf, noise.to(device)
+                seen = vectors if looks is self.data.vectors else gather(looks, rows, device)
+                yield vectors, seen, rotations, ctf, noise.to(device)
 
     def record(self, one_step: Callable[..., Losses]) -> Callable[..., Losses]:
         """The step recorded as a CUDA graph, where that can be done."""

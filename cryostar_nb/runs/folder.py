@@ -1,7 +1,7 @@
 """A run: what was trained, as an object to work with, and the folder that keeps it.
 
 `config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference,
-`atoms.cif` all of it where the density is that of the atoms; `checkpoint.pt` and `metrics.csv` come
+`atoms.cif` all of it where the density is made of its atoms; `checkpoint.pt` and `metrics.csv` come
 from training; `latents.npy` is the latent mean of every particle, (particle, latent).
 """
 
@@ -86,8 +86,8 @@ class Run:
     @cached_property
     def density(self) -> Density:
         """The Gaussians that its images are made of."""
-        by_atoms = self.config.density == "atoms"
-        atoms = read_structure(self.folder / "atoms.cif") if by_atoms else self.nodes
+        by_nodes = self.config.density == "nodes"
+        atoms = self.nodes if by_nodes else read_structure(self.folder / "atoms.cif")
         return make_density(self.config, atoms, self.nodes)
 
     @cached_property

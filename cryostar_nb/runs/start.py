@@ -5,23 +5,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.density import make_density
+from cryostar_nb.encoders import ImageEncoder, make_encoder
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.batches import resident
 from cryostar_nb.io.files import check_outputs
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_atoms_and_nodes, write_structure
-from cryostar_nb.io.vectors import open_vectors
+from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
 from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents
 from cryostar_nb.runs.low_pass import low_pass_from_map
 from cryostar_nb.runs.machine import check_hardware, start_fabric
 from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
+from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,11 +68,10 @@ def start_run(
             _ = before.latents  # inferred, where they are missing
             return before
     fabric = start_fabric(hardware)  # other processes begin here: no input is checked twice
-    vectors = _vectors(settings, particles, hardware, out, fabric)
+    data = _read(settings, particles, nodes, hardware, out, fabric)
     if fabric.is_global_zero:
         announce(settings, before, out)
         _write_inputs(settings, atoms, nodes, out)
-    data = training_data(particles, resident(vectors, fabric.device), fabric.device)
     model = run_training(
         config,
         data,
@@ -88,26 +89,33 @@ def start_run(
     return open_run(out)
 
 
-def _vectors(
-    settings: RunConfig, particles: Particles, hardware: Hardware, out: Path, fabric: "Fabric"
-) -> Tensor:
+def _read(
+    settings: RunConfig,
+    particles: Particles,
+    nodes: Structure,
+    hardware: Hardware,
+    out: Path,
+    fabric: "Fabric",
+) -> TrainingData:
     """The particles as training reads them; the processes share what the first one writes."""
+    band, device, invert = band_of(settings), fabric.device, settings.inputs.invert
+    folders = {"memory_gb": hardware.memory_gb, "cache": hardware.cache, "spill": out}
     with fabric.rank_zero_first():
-        return open_vectors(
-            particles,
-            band_of(settings),
-            invert=settings.inputs.invert,
-            memory_gb=hardware.memory_gb,
-            cache=hardware.cache,
-            spill=out,
-        )
+        vectors = open_vectors(particles, band, invert=invert, **folders)
+        data = training_data(particles, resident(vectors, device), device)
+        reference = torch.from_numpy(nodes.positions).float()
+        encoder = make_encoder(settings.train, settings.model, reference, band).to(device)
+        if isinstance(encoder, ImageEncoder):
+            return data
+        looks = open_looks(particles, band, encoder, data, invert=invert, **folders)
+        return dataclasses.replace(data, looks=resident(looks, device))
 
 
 def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:
     """Write what a run is opened with, beside its checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)
-    if settings.train.density == "atoms":
+    if settings.train.density != "nodes":
         write_structure(out / "atoms.cif", atoms)
     settings.write(out)
 
@@ -152,7 +160,7 @@ def check_free(out: Path) -> None:
             raise InputError("holds a run whose checkpoint.pt is gone", file=out, remedy=remedy)
     elif out.exists():
         names = sorted(path.name for path in out.iterdir())
-        others = [name for name in names if not name.startswith((".", "vectors"))]
+        others = [name for name in names if not name.startswith((".", "vectors", "looks"))]
         if others:
             remedy = "choose a new or an empty folder (--out)"
             raise InputError("holds {value}, and no run", file=out, value=others[0], remedy=remedy)
@@ -195,7 +203,7 @@ def check_fit(
 
 def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
     """Raise InputError when a run that is to go on was trained on something else, or further."""
-    stays = ("method", "modes", "encoder_input", "density", "low_pass")
+    stays = ("method", "modes", "encoder_input", "density", "group_correlation", "low_pass")
     was, now = ({name: getattr(c, name) for name in stays} for c in (before.config, settings.train))
     was, now = was | vars(before.settings.grid), now | vars(settings.grid)
     differences = [

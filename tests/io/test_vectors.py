@@ -14,11 +14,17 @@ import pytest
 import torch
 from refusals import refused
 
+from cryostar_nb.config import ModelConfig
 from cryostar_nb.ctf import contrast_transfer_function
+from cryostar_nb.encoders import StructureEncoder
 from cryostar_nb.fourier import Band, centred_fft, centred_ifft, frequency_grid
+from cryostar_nb.geometry import random_rotations
+from cryostar_nb.io import tables
 from cryostar_nb.io import vectors as module
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.vectors import available_memory, load_band_vectors, open_vectors
+from cryostar_nb.io.tables import available_memory
+from cryostar_nb.io.vectors import load_band_vectors, open_looks, open_vectors
+from cryostar_nb.runs.engine import training_data
 
 BAND = Band(16, 1.5, 4.0)
 
@@ -299,7 +305,7 @@ def test_rows_without_their_key_are_not_used(particles, tmp_path, passes, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", fail)
+        patch.setattr(tables, "write_json", fail)
         with pytest.raises(KeyboardInterrupt):
             open_vectors(particles, BAND, cache=tmp_path / "cache", spill=tmp_path)
     assert names(tmp_path / "cache") == ["vectors.f16"]
@@ -332,8 +338,8 @@ def test_a_file_that_another_run_writes_anew_at_once_is_refused(particles, tmp_p
     def overtaken(path, key):
         original(path, key | {"invert": True})
 
-    original = module.write_json
-    monkeypatch.setattr(module, "write_json", overtaken)
+    original = tables.write_json
+    monkeypatch.setattr(tables, "write_json", overtaken)
     with refused("vectors.f16"):
         open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
 
@@ -348,9 +354,101 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(particles, tmp_p
         os.replace(tmp_path / "new", path)
         return load(text)
 
-    monkeypatch.setattr(module.json, "loads", replaced)
+    monkeypatch.setattr(tables.json, "loads", replaced)
     with refused("vectors.f16"):
         open_vectors(particles, BAND, memory_gb=5e-6, spill=tmp_path)
+
+
+# What an encoder sees
+
+
+@pytest.fixture
+def posed(particles, microscope, rng):
+    """The particles with poses and CTFs of their own, and an encoder that looks at them."""
+    posed = dataclasses.replace(
+        particles,
+        rotations=torch.from_numpy(random_rotations(50, rng)),
+        ctf=microscope(defocus_u=rng.uniform(5e3, 2e4, 50)),
+    )
+    reference = torch.from_numpy(rng.normal(scale=4, size=(6, 3))).float()
+    return posed, StructureEncoder(reference, BAND, ModelConfig())
+
+
+@pytest.fixture
+def look_at(tmp_path):
+    """Open the looks of particles, whose vectors are in memory."""
+
+    def look(particles, encoder, **options):
+        data = training_data(particles, half(particles))
+        return open_looks(particles, BAND, encoder, data, **({"spill": tmp_path} | options))
+
+    return look
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """A list that grows by the number of particles at every look."""
+    counts, look = [], StructureEncoder.look
+
+    def counted(encoder, images, rotations, ctf):
+        counts.append(len(images))
+        return look(encoder, images, rotations, ctf)
+
+    monkeypatch.setattr(StructureEncoder, "look", counted)
+    return counts
+
+
+def test_looks_are_those_of_the_encoder_at_half_precision(posed, look_at, tmp_path, monkeypatch):
+    particles, encoder = posed
+    monkeypatch.setattr(module, "LOOKS_AT_ONCE", 16)
+    data = training_data(particles, half(particles))
+    expected = encoder.look(data.vectors.float(), data.rotations, data.ctf).half()
+    for memory_gb in (None, 1.0, 1e-6):
+        looks = look_at(particles, encoder, memory_gb=memory_gb)
+        torch.testing.assert_close(looks, expected, rtol=2e-3, atol=1e-3)
+    assert (tmp_path / "looks.f16").stat().st_size == 50 * encoder.look_size * 2
+
+
+def test_looks_are_read_from_their_cache(posed, look_at, looked, tmp_path):
+    first, second = (look_at(*posed, cache=tmp_path / "cache") for _ in range(2))
+    assert looked == [50] and torch.equal(first, second)
+    assert names(tmp_path / "cache") == ["looks.f16", "looks.json"]
+
+
+def test_vectors_and_looks_share_the_memory_that_there_is(posed, look_at, tmp_path):
+    particles, encoder = posed
+    vectors, looks = 2 * 50 * BAND.size, 2 * 50 * encoder.look_size
+    look_at(particles, encoder, memory_gb=(vectors + looks + 1) / 1e9)
+    assert not (tmp_path / "looks.f16").exists()
+    look_at(particles, encoder, memory_gb=(vectors + looks - 9) / 1e9)
+    assert (tmp_path / "looks.f16").exists()
+
+
+def nudged(encoder):
+    return StructureEncoder(encoder.nodes + 1e-3, BAND, ModelConfig())
+
+
+CHANGES_OF_LOOKS = {
+    "the poses": lambda p, e: (dataclasses.replace(p, rotations=p.rotations.flip(0)), e),
+    "the CTF": lambda p, e: (dataclasses.replace(p, ctf=p.ctf[torch.arange(49, -1, -1)]), e),
+    "the shifts": lambda p, e: (dataclasses.replace(p, shifts=p.shifts.flip(0)), e),
+    "the reference": lambda p, e: (p, nudged(e)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_LOOKS)
+def test_a_change_makes_the_looks_stale(change, posed, look_at, looked, tmp_path):
+    before = look_at(*posed, cache=tmp_path)
+    after = look_at(*CHANGES_OF_LOOKS[change](*posed), cache=tmp_path)
+    assert looked == [50, 50] and not torch.equal(before, after)
+
+
+def test_a_look_beyond_half_precision_is_named(posed, tmp_path):
+    particles, encoder = posed
+    vectors = half(particles)
+    vectors[7] = 60_000
+    with refused("particles.star", row=8):
+        open_looks(particles, BAND, encoder, training_data(particles, vectors), spill=tmp_path)
 
 
 # Memory

@@ -103,7 +103,7 @@ def test_the_panels_of_figure_5(closed):
 # Training down to there
 
 
-@pytest.mark.parametrize("density", ["nodes", "atoms"])
+@pytest.mark.parametrize("density", ["nodes", "atoms", "groups"])
 def test_training_stores_the_number_that_was_found(
     density, gaussians, closed, particles, tmp_path, capsys
 ):
@@ -116,5 +116,7 @@ def test_training_stores_the_number_that_was_found(
     assert run.config.low_pass == run.band.resolution == stored
     assert f"low-pass {stored} Å" in capsys.readouterr().out
     nodes = coarse_grain(closed)
+    images = make_density(run.config, closed, nodes)
+    assert torch.equal(run.density.amplitudes, images.amplitudes)
     found = low_pass_from_map(make_density(config, closed, nodes), nodes, tmp_path / "map.mrc")
     assert found == stored

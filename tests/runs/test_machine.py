@@ -201,7 +201,7 @@ def test_half_precision_reaches_the_layers_of_the_encoder_and_nothing_else(
     network.decoder.layers[0].register_forward_hook(note("decoder"))
     network.decoder.register_forward_hook(note("positions"))
     (batch,) = data_with_ctf.split(40)
-    fabric.setup(network)(*batch, torch.zeros(40, 2))
+    fabric.setup(network)(network.encoder.look(*batch), torch.zeros(40, 2))
     assert dtypes.pop("encoder") == torch.bfloat16
     assert len(dtypes) == (6 if encoder_input == "structure" else 2)
     assert set(dtypes.values()) == {torch.float32}

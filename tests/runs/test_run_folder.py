@@ -68,7 +68,7 @@ def test_resume_takes_settings_from_the_run_and_lets_flags_override(small_run):
     command = cli.parse(["train", "--resume", "--out", f"{small_run}/run", "--steps", "70"])
     config = command.config
     assert (config.steps, config.batch_size, config.low_pass) == (70, 16, 9.0)
-    assert (config.density, config.encoder_input) == ("atoms", "structure")
+    assert (config.density, config.encoder_input) == ("groups", "structure")
     assert command.particles == (small_run / "sim" / "particles.star").resolve()
 
 
@@ -248,7 +248,8 @@ def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(small_run
         ("--encoder-input", "image", "structure"),
         ("--method", "nma", "star"),
         ("--modes", "9", "16"),
-        ("--density", "nodes", "atoms"),
+        ("--density", "nodes", "groups"),
+        ("--group-correlation", "0.99", "0.995"),
     ],
 )
 def test_a_run_is_not_resumed_with_another_network_and_keeps_its_settings(
