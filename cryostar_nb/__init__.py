@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "config": ["ModelConfig", "PRESETS", "TrainConfig"],
         "ctf": ["CTFParameters", "contrast_transfer_function"],
-        "density": ["atom_density", "model_density", "node_density"],
+        "density": ["atom_density", "group_density", "model_density", "node_density"],
         "door": ["dock", "info", "preprocess", "select", "simulate", "train"],
         "errors": ["InputError"],
         "fourier": ["Band", "shell_correlation", "shift_images"],

@@ -145,11 +145,11 @@ def _carry(
     sigma: float,
 ) -> Density:
     """Gaussians at these centres, each carried by its node; node by node, in the nodes' order."""
-    of_frames = tuple(map(torch.from_numpy, _frame_nodes(nodes)))
-    axes = frames(torch.from_numpy(nodes.positions), *of_frames)[node_of]
+    frame_nodes, framed = map(torch.from_numpy, _frame_nodes(nodes))
+    axes = frames(torch.from_numpy(nodes.positions), frame_nodes, framed)[node_of]
     apart = torch.from_numpy(centres - nodes.positions[node_of])
     offsets = (apart[:, None] @ axes).squeeze(1).float()
-    carried = CarriedGaussians(*of_frames, offsets, torch.from_numpy(node_of))
+    carried = CarriedGaussians(frame_nodes, framed, offsets, torch.from_numpy(node_of))
     amplitudes = torch.from_numpy(electrons).float()
     return Density(amplitudes, torch.tensor(sigma), carried)
 

@@ -189,6 +189,7 @@ class Engine:
         size, device = self.config.batch_size, self.fabric.device
         share = share_of(size, rank, processes)
         latent_dim, looks = self.network.latent_dim, self.data.looks
+        assert looks is not None, "made when the training starts"
         rows_and_vectors = batches_from(
             self.data.vectors,
             size,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -99,7 +99,11 @@ def _read(
 ) -> TrainingData:
     """The particles as training reads them; the processes share what the first one writes."""
     band, device, invert = band_of(settings), fabric.device, settings.inputs.invert
-    folders = {"memory_gb": hardware.memory_gb, "cache": hardware.cache, "spill": out}
+    folders: dict[str, Any] = {
+        "memory_gb": hardware.memory_gb,
+        "cache": hardware.cache,
+        "spill": out,
+    }
     with fabric.rank_zero_first():
         vectors = open_vectors(particles, band, invert=invert, **folders)
         data = training_data(particles, resident(vectors, device), device)

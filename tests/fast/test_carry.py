@@ -1,0 +1,61 @@
+"""The compiled frames: as PyTorch's own operations make them, with the gradient of calculus."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from cryostar_nb.fast.carry import carry, carry_by_frames, frames
+
+
+@pytest.fixture
+def carried(generator):
+    """Nine nodes in three stretches, one of them without a frame, one without a Gaussian."""
+    middle = torch.tensor([1, 1, 2, 2, 4, 5, 6, 6, 8])
+    frame_nodes = torch.stack([middle - 1, middle, middle + 1], dim=-1).clamp(max=8)
+    framed = torch.tensor([True] * 8 + [False])
+    node_of = torch.tensor([0, 0, 0, 1, 2, 2, 4, 5, 6, 7, 7, 7, 7, 8, 8])
+    offsets = torch.randn(len(node_of), 3, generator=generator, dtype=torch.float64)
+    positions = 5 * torch.randn(4, 9, 3, generator=generator, dtype=torch.float64)
+    return positions, (frame_nodes, framed, offsets, node_of)
+
+
+def test_the_loops_do_what_the_frames_say(carried):
+    positions, fixed = carried
+    torch.testing.assert_close(carry(positions, *fixed), carry_by_frames(positions, *fixed))
+    single = carry(positions.float(), *fixed)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(
+        single.double(), carry_by_frames(positions, *fixed), atol=1e-5, rtol=0
+    )
+
+
+def test_the_gradient_is_that_of_calculus(carried):
+    positions, fixed = carried
+    assert gradcheck(lambda x: carry(x, *fixed), positions.requires_grad_())
+
+
+def test_a_gaussian_lies_at_its_offset_in_the_frame_of_its_node(carried):
+    positions, (frame_nodes, framed, offsets, node_of) = carried
+    centres, axes = carry(positions, *carried[1]), frames(positions, frame_nodes, framed)
+    apart = torch.einsum("bgi,bgij->bgj", centres - positions[:, node_of], axes[:, node_of])
+    torch.testing.assert_close(apart, offsets.expand_as(apart))
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(carried):
+    positions, fixed = carried
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        leaf = positions.clone().requires_grad_()
+        centres = carry(leaf, *fixed)
+        results.append((centres, *torch.autograd.grad(centres.square().sum(), leaf)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_nodes_on_top_of_each_other_give_numbers(carried):
+    positions, fixed = carried
+    leaf = torch.zeros_like(positions).requires_grad_()
+    centres = carry(leaf, *fixed)
+    centres.sum().backward()
+    assert centres.isfinite().all() and leaf.grad.isfinite().all()
