@@ -16,27 +16,30 @@ from scipy.spatial.distance import pdist
 import cryostar_nb
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.io.structures import read_atoms_and_nodes
 from cryostar_nb.simulation.options import SimulationConfig
 from cryostar_nb.simulation.particles import draw_poses
-from cryostar_nb.structure import Structure
+from cryostar_nb.structure import Structure, coarse_grain
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-KINASE = HERE.parent / "data" / "1ake.pdb"
+KINASE, RUVB = (HERE.parent / "data" / name for name in ("1ake.pdb", "7pbl.pdb.gz"))
 BATCH = 64
 Parts = dict[str, Callable[[], Any]]
 
 CHAIN_RESIDUES = (30, 2, 4)  # along x, y and z
 RISE = 3.8  # Å from residue to residue along the chain
 RESIDUE_VOLUME = 130.0  # Å^3, of a residue of a protein
+RESIDUE_ATOMS = 8  # heavy atoms of a residue
+SIDE_CHAIN = 1.5  # Å, along each axis, by which the others lie off its Cα
 
 
 def synthetic_structure(count: int) -> Structure:
     """A compact stand-in for a complex of `count` residues, at the density of a protein.
 
     Chains of 240 residues run up and down. A node has 13 edges of an elastic network of 12 Å, as in
-    a real complex: 12.7 in the spliceosome with 13,936 nodes.
+    a real complex: 12.7 in the spliceosome with 13,936 nodes. A residue has eight atoms, its Cα
+    first.
     """
     spacing = np.sqrt(RESIDUE_VOLUME / RISE) * np.array([0, 1, 1]) + RISE * np.array([1, 0, 0])
     axes = np.meshgrid(*map(np.arange, CHAIN_RESIDUES), indexing="ij")
@@ -48,22 +51,30 @@ def synthetic_structure(count: int) -> Structure:
     cells = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     places = cells * spacing * CHAIN_RESIDUES
     places = places[np.argsort(np.linalg.norm(places, axis=-1), kind="stable")[:chains]]
-    noise = np.random.default_rng(0).normal(scale=0.2, size=(count, 3))
-    positions = (places[:, None] + chain).reshape(-1, 3)[:count] + noise
-    same = {"atom_names": "CA", "elements": "C", "residue_names": "ALA", "insertion_codes": ""}
-    numbers = np.arange(count)
+    rng = np.random.default_rng(0)
+    nodes = (places[:, None] + chain).reshape(-1, 3)[:count] + rng.normal(
+        scale=0.2, size=(count, 3)
+    )
+    apart = rng.normal(scale=SIDE_CHAIN, size=(count, RESIDUE_ATOMS, 3))
+    apart[:, 0] = 0
+    residues = np.repeat(np.arange(count), RESIDUE_ATOMS)
+    same = {"elements": "C", "residue_names": "ALA", "insertion_codes": "", "electrons": 6.0}
     return Structure(
-        positions=positions - positions.mean(0),
-        electrons=np.full(count, 55.0),
-        residue_numbers=numbers % len(chain) + 1,
-        chains=np.array([f"C{number}" for number in (numbers // len(chain)).tolist()]),
-        **{name: np.full(count, value) for name, value in same.items()},
+        positions=((nodes - nodes.mean(0))[:, None] + apart).reshape(-1, 3),
+        residue_numbers=residues % len(chain) + 1,
+        chains=np.array([f"C{number}" for number in (residues // len(chain)).tolist()]),
+        atom_names=np.tile(["CA", *(f"C{i}" for i in range(1, RESIDUE_ATOMS))], count),
+        **{name: np.full(len(residues), value) for name, value in same.items()},
     )
 
 
-def molecule(count: int) -> Structure:
-    """Adenylate kinase for 214 nodes, a synthetic structure for any other number."""
-    return read_nodes(KINASE) if count == 214 else synthetic_structure(count)
+def molecule(count: int) -> tuple[Structure, Structure]:
+    """Atoms and nodes: adenylate kinase for 214 nodes, RuvB for 1,948, else synthetic."""
+    files = {214: KINASE, 1948: RUVB}
+    if count in files:
+        return read_atoms_and_nodes(files[count])
+    atoms = synthetic_structure(count)
+    return atoms, coarse_grain(atoms)
 
 
 def quarter_band(nodes: Structure, box_size: int) -> Band:

@@ -4,10 +4,11 @@
 
 The work of each part is counted by the formulas of `step_work`, which README.md explains. The
 ceilings are measured: the rate of a float32 matrix product, and that of a copy in memory. A part
-takes at least the longer of the two times that they give. Prints the table for 214 and 13,936 nodes
-and writes it to `results/floor.md`.
+takes at least the longer of the two times that they give. Prints the table for 214 and 13,936
+nodes, with both presets, and writes it to `results/floor.md`.
 """
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from common import (
     table,
 )
 
-from cryostar_nb.config import ModelConfig
+from cryostar_nb.config import PRESETS, ModelConfig
+from cryostar_nb.density import make_density
+from cryostar_nb.encoders import StructureEncoder, make_encoder
 from cryostar_nb.fast.grid_cpu import DEGREE, WINDOW
 from cryostar_nb.fast.nufft import plan
 from cryostar_nb.fourier import Band
@@ -94,27 +97,38 @@ def projection_operations(nodes: int, band: Band) -> float:
     return min(exact, spread + transforms)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What the work of a step depends on."""
+
+    nodes: int
+    bonds: int
+    edges: int
+    gaussians: int  # that the images are made of
+    carried: bool  # whether they go with the frames of nodes
+    looks: int  # numbers that the encoder is given
+    band: Band
+
+
 def step_work(
-    nodes: int,
-    bonds: int,
-    edges: int,
-    band: Band,
-    batch: int = BATCH,
-    model: ModelConfig | None = None,
+    sizes: Sizes, batch: int = BATCH, model: ModelConfig | None = None
 ) -> dict[str, Work]:
     """Operations and bytes of each part of a step, forward and backward (reasons: README.md)."""
-    model = model or ModelConfig()
-    b, c = batch, band.size // 2
-    encoder = layer_sizes((band.size, *model.encoder_widths, 2 * model.latent_dim))
+    model, band, nodes, gaussians = model or ModelConfig(), sizes.band, sizes.nodes, sizes.gaussians
+    b, c, pairs = batch, band.size // 2, sizes.bonds + sizes.edges
+    encoder = layer_sizes((sizes.looks, *model.encoder_widths, 2 * model.latent_dim))
     decoder = layer_sizes((model.latent_dim, *model.decoder_widths, 3 * nodes))
-    p_e, p_d, pairs = sum(encoder), sum(decoder), bonds + edges
-    vectors, structures = b * band.size, b * 3 * nodes  # numbers in a batch
+    p_e, p_d = sum(encoder), sum(decoder)
+    vectors, looks, structures = b * band.size, b * sizes.looks, b * 3 * nodes  # in a batch
+    read = vectors if looks == vectors else vectors + looks
+    carrying = 140 * nodes + 36 * gaussians if sizes.carried else 0
     return {
-        "loading": Work(vectors, HALF * vectors),
-        "encoder": Work(2 * b * (3 * p_e - encoder[0]), FLOAT * (3 * p_e - encoder[0] + vectors)),
+        "loading": Work(read, HALF * read),
+        "encoder": Work(2 * b * (3 * p_e - encoder[0]), FLOAT * (3 * p_e - encoder[0] + looks)),
         "decoder": Work(2 * b * 3 * p_d, FLOAT * (3 * p_d + 2 * structures)),
         "projector": Work(
-            b * (projection_operations(nodes, band) + 24 * nodes + 30 * c) + 10 * vectors,
+            b * (projection_operations(gaussians, band) + 24 * gaussians + carrying + 30 * c)
+            + 10 * vectors,
             FLOAT * (2 * structures + vectors),
         ),
         "structural losses": Work(
@@ -124,9 +138,17 @@ def step_work(
     }
 
 
-def work_of(nodes: Structure, band: Band, batch: int = BATCH) -> dict[str, Work]:
-    """That of a molecule."""
-    return step_work(len(nodes), len(bonds(nodes)), len(elastic_edges(nodes)), band, batch)
+def sizes_of(preset: str, atoms: Structure, nodes: Structure, band: Band) -> Sizes:
+    """Those of a molecule with a preset."""
+    config = dataclasses.replace(PRESETS[preset], low_pass=band.resolution)
+    density = make_density(config, atoms, nodes)
+    encoder = make_encoder(config, ModelConfig(), torch.from_numpy(nodes.positions).float(), band)
+    looks = encoder.look_size if isinstance(encoder, StructureEncoder) else band.size
+    edges = len(elastic_edges(nodes, config.elastic_cutoff))
+    carried = density.carried is not None
+    return Sizes(
+        len(nodes), len(bonds(nodes)), edges, len(density.amplitudes), carried, looks, band
+    )
 
 
 def main(
@@ -138,10 +160,10 @@ def main(
     text = machine_line(here) + "\n\n"
     text += f"Ceilings: {ceilings.operations / 1e9:,.0f} GFLOP/s (float32 matrix product), "
     text += f"{ceilings.bytes / 1e9:,.1f} GB/s (copy).\n"
-    for count in nodes:
-        structure = molecule(count)
-        edges, band = len(elastic_edges(structure)), quarter_band(structure, 128)
-        work = work_of(structure, band)
+    for count, preset in itertools.product(nodes, PRESETS):
+        atoms, structure = molecule(count)
+        sizes = sizes_of(preset, atoms, structure, quarter_band(structure, 128))
+        work = step_work(sizes)
         rows = [
             [
                 name,
@@ -156,8 +178,11 @@ def main(
         floor = sum(part.milliseconds(ceilings) for part in work.values())
         total = [figures(operations), figures(megabytes), f"**{figures(floor)}**"]
         rows.append(["**step**", *total])
-        text += f"\nN = {count:,}, {edges:,} edges, 128 × 128 pixels, "
-        text += f"{band.size:,} numbers a particle, batch {BATCH}:\n\n"
+        text += (
+            f"\n`{preset}`, N = {count:,}, {sizes.edges:,} edges, {sizes.gaussians:,} Gaussians, "
+        )
+        text += f"128 × 128 pixels, {sizes.band.size:,} numbers a particle, "
+        text += f"{sizes.looks:,} for the encoder, batch {BATCH}:\n\n"
         text += table(["part", "MFLOP", "MB", "floor, ms"], rows)
     print(text)
     RESULTS.mkdir(exist_ok=True)

@@ -164,7 +164,7 @@ def ways(
     count: int, resolution: float, device: str, peer: Any = None
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, list[float]]]:
     """What to time for so many nodes, and the errors of the ways on the band."""
-    nodes = molecule(count)
+    _, nodes = molecule(count)
     pixel_size = quarter_band(nodes, BOX).pixel_size
     band = Band(BOX, pixel_size, resolution * pixel_size)
     noise = torch.randn(BATCH, count, 3, generator=torch.Generator().manual_seed(0))
@@ -215,7 +215,7 @@ def resident_gb() -> float:
 def peak_memory(count: int, resolution: float) -> tuple[float, float]:
     """Peak memory of a process that spreads so many nodes, and the projector's part, in GB."""
     keep_freed_memory()
-    nodes = molecule(count)
+    _, nodes = molecule(count)
     positions = torch.from_numpy(nodes.positions).float().repeat(BATCH, 1, 1).requires_grad_()
     band = quarter_band(nodes, BOX)
     band, before = Band(BOX, band.pixel_size, resolution * band.pixel_size), resident_gb()

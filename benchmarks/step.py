@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--peer PATH] [--device cuda] [--quick] [--structure FILE]
 
-The settings are the preset `paper`, with a batch of 64 and a band of half of Nyquist. 214 nodes are
-adenylate kinase, any other number a synthetic complex; `--structure` takes a real one, in the place
-of the synthetic one if there is one of its size. Pixels are noise, which costs what pictures cost.
+The settings are those of the two presets, the default first, with a batch of 64 and a band of half
+of Nyquist. 214 nodes are adenylate kinase, 1,948 RuvB, any other number a synthetic
+complex; `--structure` takes a real one, in the place of the one of its size. Pixels are noise,
+which costs what pictures cost.
 
 * A part's time is that of running it alone, forward and backward: the median over the repeats, the
   parts interleaved.
@@ -12,7 +13,8 @@ of the synthetic one if there is one of its size. Pixels are noise, which costs 
   steps, and the first few do not count. On one GPU it replays a recorded step; the parts there are
   launched one by one and add up to more.
 * The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every
-  number of nodes, and at 214 nodes for every box. For 214 nodes at 128 x 128 it reads its particles
+  number of nodes, and at 214 nodes for every box, beside the preset `paper`, whose settings it has;
+  with the default the same time is compared. For 214 nodes at 128 x 128 it reads its particles
   as in a run; elsewhere its batch is ready.
 
 Writes results/step.json, step.md, step.svg and step.png.
@@ -27,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,23 +46,26 @@ from common import (
     quarter_band,
     wait,
 )
-from floor import Work, measure_ceilings, work_of
+from floor import Work, measure_ceilings, sizes_of, step_work
 from step_report import draw, summary
 
 from cryostar_nb.config import PRESETS, ModelConfig, TrainConfig
 from cryostar_nb.ctf import ctf_terms
-from cryostar_nb.density import node_density
+from cryostar_nb.density import Density, make_density
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.batches import batches_from, resident
+from cryostar_nb.io.batches import batches_from, gather, resident
 from cryostar_nb.io.files import write_json, write_text
-from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.io.structures import read_atoms_and_nodes
 from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
 from cryostar_nb.models import make_network
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs.engine import run_training
 from cryostar_nb.runs.machine import keep_freed_memory
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import TrainingData
+from cryostar_nb.training import TrainingData, with_looks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PARTICLES = 4096
 ROUNDS = 3  # runs of training in turn with the peer
@@ -80,7 +85,12 @@ def training_data(band: Band, device: str) -> TrainingData:
 
 @contextlib.contextmanager
 def parts_of(
-    config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, device: str
+    config: TrainConfig,
+    data: TrainingData,
+    nodes: Structure,
+    density: Density,
+    band: Band,
+    device: str,
 ) -> Iterator[Parts]:
     """The parts of a step.
 
@@ -88,6 +98,9 @@ def parts_of(
     """
     on, size = torch.device(device), config.batch_size
     model = make_network(config, ModelConfig(), nodes, band).to(on)
+    data = with_looks(model.encoder, data)
+    assert data.ctf is not None and data.looks is not None
+    its_images = data.looks is data.vectors
     encoder_weights = list(model.encoder.parameters())
     decoder_weights = list(model.decoder.parameters())
     decay = config.weight_decay
@@ -95,28 +108,34 @@ def parts_of(
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
     restraints = Restraints(nodes, config, device=on)
-    density = node_density(nodes, config.sigma).to(on)
+    density = density.to(on)
     noise = 0.5 * torch.randn(size, len(nodes), 3, device=on)
     positions = (model.decoder.reference + noise).requires_grad_()
-    assert data.ctf is not None
     gradient = torch.randn_like(positions)
     latent = torch.randn(size, model.latent_dim, device=on, requires_grad=True)
     with contextlib.closing(batches_from(data.vectors, size, seed=0, device=on)) as batches:
         rows, vectors = next(batches)
-        rows, images = rows.to(on), vectors.float()
+        images = vectors.float()
+        looks = images if its_images else gather(data.looks, rows, on).float()
+        rows = rows.to(on)
         pose = {"rotations": data.rotations[rows], "ctf": data.ctf[rows]}
 
         def loading() -> None:
-            next(batches)[1].float()
+            rows, vectors = next(batches)
+            vectors.float()
+            if not its_images:
+                gather(data.looks, rows, on).float()
 
         def encoder() -> None:
-            torch.autograd.grad(kl_divergence(*model.encoder(images)), encoder_weights)
+            torch.autograd.grad(kl_divergence(*model.encoder(looks)), encoder_weights)
 
         def decoder() -> None:
             torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
 
         def projector() -> None:
-            predictions = make_images(positions, density.amplitudes, density.sigma, band, **pose)
+            predictions = make_images(
+                density.centres(positions), density.amplitudes, density.sigma, band, **pose
+            )
             torch.autograd.grad(correlation_loss(images, predictions), positions)
 
         def structural_losses() -> None:
@@ -137,7 +156,13 @@ def parts_of(
 
 
 def train_times(
-    config: TrainConfig, data: TrainingData, nodes: Structure, band: Band, span: int
+    config: TrainConfig,
+    data: TrainingData,
+    nodes: Structure,
+    density: Density,
+    band: Band,
+    span: int,
+    fabric: "Fabric | None" = None,
 ) -> list[float]:
     """Milliseconds a step of training, over stretches of `span` steps.
 
@@ -145,7 +170,7 @@ def train_times(
     """
     config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
     with tempfile.TemporaryDirectory() as folder:
-        run_training(config, data, nodes, band, Path(folder))
+        run_training(config, data, nodes, band, Path(folder), density=density, fabric=fabric)
         with (Path(folder) / "metrics.csv").open(newline="") as handle:
             seconds = [float(row["seconds"]) for row in csv.DictReader(handle)]
     return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
@@ -174,13 +199,21 @@ def peer_step(
 
 
 def measure(
-    nodes: Structure, box_size: int, config: TrainConfig, repeats: int, device: str, peer: Any
+    preset: str,
+    of: tuple[Structure, Structure],
+    box_size: int,
+    batch: int,
+    repeats: int,
+    device: str,
+    peer: Any,
 ) -> dict[str, Any]:
     """An entry of the table."""
     torch.manual_seed(0)
+    atoms, nodes = of
     band = quarter_band(nodes, box_size)
-    data = training_data(band, device)
-    with parts_of(config, data, nodes, band, device) as parts:
+    config = dataclasses.replace(PRESETS[preset], batch_size=batch, low_pass=band.resolution)
+    data, density = training_data(band, device), make_density(config, atoms, nodes)
+    with parts_of(config, data, nodes, density, band, device) as parts:
         times = milliseconds(parts, repeats, at_most=5.0, device=device)
     span = int(np.clip(1e3 * SPAN_SECONDS / sum(times.values()), 50 if device != "cpu" else 1, 100))
     ours: list[float] = []
@@ -190,7 +223,7 @@ def measure(
         if peer is not None:
             step = peer_step(peer, nodes, band, config.batch_size, device, Path(folder))
         for _ in range(ROUNDS):
-            ours += train_times(config, data, nodes, band, span)
+            ours += train_times(config, data, nodes, density, band, span)
             began = time.perf_counter()
             while step and (len(theirs) < 2 or time.perf_counter() - began < 4 * SPAN_SECONDS):
                 wait(device)
@@ -198,8 +231,10 @@ def measure(
                 step()
                 wait(device)
                 theirs.append(1e3 * (time.perf_counter() - before))
-    works = work_of(nodes, band, config.batch_size)
+    works = step_work(sizes_of(preset, atoms, nodes, band), batch)
     return {
+        "preset": preset,
+        "gaussians": len(density.amplitudes),
         "nodes": len(nodes),
         "box_size": box_size,
         "band": band.size,
@@ -212,7 +247,7 @@ def measure(
 
 def main(
     peer: Path | None = None,
-    nodes: tuple[int, ...] = (214, 1000, 4000, 13_936),
+    nodes: tuple[int, ...] = (214, 1948, 13_936),
     boxes: tuple[int, ...] = (64, 128, 256),
     batch: int = BATCH,
     repeats: int = 15,
@@ -224,26 +259,29 @@ def main(
     beside those of `nodes`, or in the place of the one of its size.
     """
     if quick:
-        nodes, boxes, repeats = (214, 1000), (64, 128), 5
+        nodes, boxes, repeats = (214, 1948), (64, 128), 5
     keep_freed_memory()  # as training does
     here, modules, entries = machine(device), None, []
     if peer is not None:
         from peer_modules import load
 
         modules = load(peer)
-    config = dataclasses.replace(PRESETS["paper"], batch_size=batch)
     molecules = {count: molecule(count) for count in nodes}
     if structure is not None:
-        real = read_nodes(structure)
-        molecules[len(real)] = real
-    sources = {} if structure is None else {structure.name: len(real)}
+        real = read_atoms_and_nodes(structure)
+        molecules[len(real[1])] = real
+    sources = {} if structure is None else {structure.name: len(real[1])}
     ceilings = measure_ceilings(device)
     for (count, of), box_size in itertools.product(molecules.items(), boxes):
-        beside = modules if count == 214 or box_size == 128 else None
-        entries.append(measure(of, box_size, config, repeats, device, beside))
-        # A busy moment of the machine lowers the ceilings.
-        ceilings = ceilings.or_better(measure_ceilings(device))
-        print(f"N = {count:6,}  D = {box_size:3}  {entries[-1]['step']:9.2f} ms", flush=True)
+        for preset in PRESETS:
+            its = preset == "paper" and (count == 214 or box_size == 128)
+            beside = modules if its else None
+            entries.append(measure(preset, of, box_size, batch, repeats, device, beside))
+            # A busy moment of the machine lowers the ceilings.
+            ceilings = ceilings.or_better(measure_ceilings(device))
+            took = entries[-1]["step"]
+            print(f"{preset:8}  N = {count:6,}  D = {box_size:3}  {took:9.2f} ms", flush=True)
+        entries[-2]["peer"] = entries[-1]["peer"]
     for entry in entries:
         works = {name: Work(**work) for name, work in entry["work"].items()}
         entry["floor_parts"] = {name: work.milliseconds(ceilings) for name, work in works.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from common import RESULTS, exponent, figures, machine_line, table
 
+from cryostar_nb.config import PRESETS
 from cryostar_nb.io.files import write_text
 
 matplotlib.use("Agg")
@@ -20,13 +21,17 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
 
 def exponents(entries: list[dict[str, Any]]) -> list[str]:
     """How the time of a step grows, as sentences."""
-    lines = []
+    return [line for preset in PRESETS for line in _exponents_of(preset, entries)]
+
+
+def _exponents_of(preset: str, entries: list[dict[str, Any]]) -> list[str]:
+    lines, entries = [], [entry for entry in entries if entry["preset"] == preset]
     for box in sorted({entry["box_size"] for entry in entries}):
         row = sorted((e["nodes"], e["step"]) for e in entries if e["box_size"] == box)
         if len(row) > 1:
             fitted, steepest = _exponents(row)
             lines.append(
-                f"At D = {box} the step grows as N to the power {fitted:.2f} "
+                f"`{preset}`: at D = {box} the step grows as N to the power {fitted:.2f} "
                 f"(between neighbours at most {steepest:.2f})."
             )
     for count in sorted({entry["nodes"] for entry in entries}):
@@ -34,7 +39,7 @@ def exponents(entries: list[dict[str, Any]]) -> list[str]:
         if len(row) > 1:
             fitted, steepest = _exponents(row)
             lines.append(
-                f"At N = {count:,} it grows as D² to the power {fitted:.2f} "
+                f"`{preset}`: at N = {count:,} it grows as D² to the power {fitted:.2f} "
                 f"(at most {steepest:.2f})."
             )
     return lines
@@ -55,7 +60,8 @@ def summary(result: dict[str, Any]) -> str:
     compared, alone = [], []
     for entry in entries:
         step, peer, floor = entry["step"], entry["peer"], entry["floor"]
-        size = [f"{entry['nodes']:,}", str(entry["box_size"])]
+        size = [entry["preset"], f"{entry['nodes']:,}", str(entry["box_size"])]
+        size.append(f"{entry['gaussians']:,}")
         times = [figures(step), figures(floor), figures(step / floor, 2)]
         compared.append([*size, *times, figures(peer), figures(peer and peer / step)])
         pairs = [(entry["parts"][part], entry["floor_parts"][part]) for part in parts]
@@ -65,17 +71,20 @@ def summary(result: dict[str, Any]) -> str:
     text += f"and {ceilings['bytes'] / 1e9:,.1f} GB/s."
     text += "".join(f" N = {count:,} is {name}." for name, count in result["structures"].items())
     text += "\n\n"
-    text += table(["N", "D", "step", "floor", "step / floor", "peer", "peer / step"], compared)
+    text += table(
+        ["preset", "N", "D", "Gaussians", "step", "floor", "step / floor", "peer", "peer / step"],
+        compared,
+    )
     text += "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n\n"
     text += "Each part alone, and its floor in brackets:\n\n"
-    return text + table(["N", "D", *parts], alone)
+    return text + table(["preset", "N", "D", "Gaussians", *parts], alone)
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
-    """Step time against the number of nodes, both in logarithms, as step.svg and step.png."""
+    """Step time of the default preset against the nodes, in logarithms, as step.svg and .png."""
     import matplotlib.pyplot as plt
 
-    entries = result["entries"]
+    entries = [entry for entry in result["entries"] if entry["preset"] == next(iter(PRESETS))]
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     boxes = sorted({entry["box_size"] for entry in entries})
     for colour, marker, box in zip(COLOURS, "os^D", boxes, strict=False):

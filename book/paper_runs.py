@@ -54,12 +54,15 @@ class System:
         return [EXTERNAL / name for name in self.external]
 
 
+# The runs with the preset `standard` were made with a Gaussian for each atom, before groups of atoms
+# became the default; those with groups are listed as a change.
+ATOMS = "--density atoms"
 SYSTEMS = {
-    "adk": System(50_000),
+    "adk": System(50_000, standard=(ATOMS,)),
     # A trajectory, all atoms in thermal motion; its first frame is the reference, 0.6 Å from 1AKE.
-    "adk_dims": System(20_000, external=("adk/adk_dims.dcd", "adk/adk.psf")),
+    "adk_dims": System(20_000, standard=(ATOMS,), external=("adk/adk_dims.dcd", "adk/adk.psf")),
     # One of nine chains moves. It has a sixth of the edges: with p = 80 it could lose all of them.
-    "7pbl": System(20_000, standard=("--relaxation-percentile 99",)),
+    "7pbl": System(20_000, standard=(ATOMS, "--relaxation-percentile 99")),
     # Made of nodes, and imaged as an experiment was, for which the paper has p = 95. Twenty chains
     # move as one block by up to 30 Å, farther than the finest detail: so images are compared coarse
     # to fine, and edges between chains take small chains along. Few edges have to be released, and
@@ -118,6 +121,7 @@ class PaperRun:
 
 
 PRESETS = ("standard", "paper")
+GROUPS = "--density groups"  # the default
 OTHER_SNRS = (1.0, 0.05, 0.01, 0.001, 0.0001)  # than 0.1
 ABLATIONS = (
     *(f"--relaxation-percentile {p}" for p in (50, 95, 100)),
@@ -146,6 +150,8 @@ RUNS = (
     # Figure 3, both directions; three seeds where the paper has its figure.
     *(PaperRun("star", setting, seed=seed) for seed in range(3) for setting in PRESETS),
     *(PaperRun(method, seed=seed) for seed in range(3) for method in ("cont", "nma")),
+    *(PaperRun("star", "standard", seed=seed, changes=(GROUPS,)) for seed in range(3)),
+    *(PaperRun("star", "standard", snr=snr, changes=(GROUPS,)) for snr in (0.01, 0.001)),
     *(PaperRun("star", setting, "open") for setting in PRESETS),
     *(PaperRun(method, reference="open") for method in ("cont", "nma")),
     # Other particles of the same kind: another draw of states, poses, defoci and noise.
@@ -178,7 +184,7 @@ RUNS = (
     *(PaperRun(method, setting, system="7pbl", steps=4_000) for method, setting in COMPARED),
     *(
         PaperRun("star", "standard", system="7pbl", steps=4_000, changes=(change,))
-        for change in ("--relaxation-percentile 95", "--encoder-input image")
+        for change in ("--relaxation-percentile 95", "--encoder-input image", GROUPS)
     ),
     *(PaperRun(method, setting, system="spliceosome", steps=3_000) for method, setting in COMPARED),
     # What it took to bring the small chains along: from what suffices for one chain, step by step.
