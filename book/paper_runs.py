@@ -54,8 +54,8 @@ class System:
         return [EXTERNAL / name for name in self.external]
 
 
-# The runs with the preset `standard` were made with a Gaussian for each atom, before groups of atoms
-# became the default; those with groups are listed as a change.
+# The runs with the preset `standard` were made with a Gaussian for each atom, before groups became
+# its default; those with groups are listed as a change.
 ATOMS = "--density atoms"
 SYSTEMS = {
     "adk": System(50_000, standard=(ATOMS,)),
