@@ -18,7 +18,7 @@ from cryostar_nb.config import TrainConfig
 from cryostar_nb.errors import InputError
 from cryostar_nb.fast.carry import carry, frames
 from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
-from cryostar_nb.grouping import centroids, group_atoms, group_width
+from cryostar_nb.grouping import fitted_centres, group_atoms, group_width
 from cryostar_nb.structure import Structure, bonds, coarse_grain, residue_ranges
 
 
@@ -104,8 +104,9 @@ def group_density(
     """One Gaussian for each group of neighbouring atoms, carried by the node of their residue.
 
     The groups are as few as keep, on average, this correlation of an image down to `resolution` Å
-    with that of `atom_density`, both clean and without CTF (`grouping.group_atoms`). Electrons,
-    `sigma` and errors are those of `atom_density`.
+    with that of `atom_density`, both clean and without CTF (`grouping.group_atoms`); then they are
+    moved to where the correlation is best (`grouping.fitted_centres`). Electrons, `sigma` and
+    errors are those of `atom_density`.
     """
     nodes, node_of, electrons = _residues(atoms)
     groups = group_atoms(
@@ -117,7 +118,7 @@ def group_density(
         correlation=correlation,
     )
     node_of = node_of[np.unique(groups, return_index=True)[1]]
-    centres = centroids(atoms.positions, electrons, groups)
+    centres = fitted_centres(atoms.positions, electrons, groups, sigma=sigma, resolution=resolution)
     width = group_width(atoms.positions, electrons, groups, sigma)
     return _carry(nodes, node_of, centres, np.bincount(groups, electrons), width)
 

@@ -2,7 +2,9 @@
 
 The atoms of a residue are joined to groups by Ward's criterion (J. Am. Stat. Assoc. 58:236, 1963):
 always those two whose union spreads least about its centre, up to one height in all residues.
-`group_atoms` finds the height at which the images still correlate with those of all atoms.
+`group_atoms` finds the height at which the images still correlate with those of all atoms, and
+`fitted_centres` moves the Gaussians to where the images are most alike. There the images of the
+atoms pull on none of them, so that a structure that is fitted to images is not led astray.
 """
 
 import math
@@ -14,10 +16,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
+from cryostar_nb.losses import correlation_loss
 from cryostar_nb.projector import project_band, rotate
 
-VIEWS = 16  # random directions in which images are compared
+VIEWS = 16  # random directions in which images are compared at a time
 HEIGHT_STEP = 0.05  # Å, within which the height is found
+FIT_STEPS, FIT_RATE = 120, 0.05  # of Adam, Å a step at first; more change no centre by 0.02 Å
+FIT_SETS = 16  # of views, in turn: fewer are not all directions
 
 
 def group_atoms(
@@ -35,15 +40,17 @@ def group_atoms(
     mean, over random directions, of that of two clean images down to `resolution` Å, without CTF:
     one of all atoms, `sigma` Å wide, and one of the groups, as wide as `group_width` says.
     """
-    positions = positions - positions.mean(0)
     trees = [linkage(positions[a:b], "ward") if b - a > 1 else None for a, b in ranges]
-    band, rotations = _views(positions, resolution)
+    band, rotations = _band_of(positions, resolution), _views(0)
+    positions = positions - positions.mean(0)
 
     def images(groups: Int[np.ndarray, " atom"]) -> torch.Tensor:
-        centres = torch.from_numpy(centroids(positions, electrons, groups)).float()
-        amplitudes = torch.from_numpy(np.bincount(groups, electrons)).float()
         width = torch.tensor(group_width(positions, electrons, groups, sigma))
-        return project_band(rotate(centres, rotations), amplitudes, width, band)
+        centres, amplitudes = (
+            centroids(positions, electrons, groups),
+            np.bincount(groups, electrons),
+        )
+        return _images(centres, amplitudes, width, band, rotations)
 
     exact = images(np.arange(len(positions)))
     low, high = 0.0, max((tree[-1, 2] for tree in trees if tree is not None), default=0.0)
@@ -60,6 +67,48 @@ def group_atoms(
     return best
 
 
+def fitted_centres(
+    positions: Float[np.ndarray, "atom 3"],
+    electrons: Float[np.ndarray, " atom"],
+    groups: Int[np.ndarray, " atom"],
+    *,
+    sigma: float,
+    resolution: float,
+) -> Float[np.ndarray, "group 3"]:
+    """Centres of the groups, in Å, whose images correlate best with those of the atoms.
+
+    The images are those of `group_atoms`, in more directions; the search begins at the centroids
+    and moves a centre by half an Å or so.
+    """
+    band, middle = _band_of(positions, resolution), positions.mean(0)
+    width = torch.tensor(group_width(positions, electrons, groups, sigma))
+    atoms, amplitudes = positions - middle, np.bincount(groups, electrons)
+    sets = [_views(number) for number in range(FIT_SETS)]
+    exact = [_images(atoms, electrons, torch.tensor(sigma), band, views) for views in sets]
+    centres = torch.from_numpy(centroids(atoms, electrons, groups)).float().requires_grad_()
+    optimiser = torch.optim.Adam([centres], FIT_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, FIT_STEPS)
+    for step in range(FIT_STEPS):
+        images = _images(centres, amplitudes, width, band, sets[step % FIT_SETS])
+        optimiser.zero_grad()
+        correlation_loss(exact[step % FIT_SETS], images).backward()
+        optimiser.step()
+        schedule.step()
+    return centres.detach().double().numpy() + middle
+
+
+def _images(
+    centres: Float[np.ndarray, "gaussian 3"] | Float[torch.Tensor, "gaussian 3"],
+    amplitudes: Float[np.ndarray, " gaussian"],
+    width: Float[torch.Tensor, ""],
+    band: Band,
+    rotations: Float[torch.Tensor, "view 3 3"],
+) -> Float[torch.Tensor, "view band"]:
+    """Clean images, without CTF."""
+    turned = rotate(torch.as_tensor(centres).float(), rotations)
+    return project_band(turned, torch.as_tensor(amplitudes).float(), width, band)
+
+
 def _groups(trees: list[np.ndarray | None], height: float) -> Int[np.ndarray, " atom"]:
     """Cut the tree of every residue at one height, in Å; None stands for a single atom."""
     labels, count = [], 0
@@ -72,15 +121,15 @@ def _groups(trees: list[np.ndarray | None], height: float) -> Int[np.ndarray, " 
     return np.concatenate(labels)
 
 
-def _views(
-    positions: Float[np.ndarray, "atom 3"], resolution: float
-) -> tuple[Band, Float[torch.Tensor, "view 3 3"]]:
-    """Frequencies and directions in which images are compared; the box holds the molecule."""
-    reach = float(np.linalg.norm(positions, axis=-1).max())
+def _band_of(positions: Float[np.ndarray, "atom 3"], resolution: float) -> Band:
+    """Frequencies at which images are compared, of a box that holds the molecule."""
+    reach = float(np.linalg.norm(positions - positions.mean(0), axis=-1).max())
     pixel_size = resolution / 4
-    box_size = max(16, math.ceil(2.4 * reach / pixel_size))
-    rotations = random_rotations(VIEWS, np.random.default_rng(0))
-    return Band(box_size, pixel_size, resolution), torch.from_numpy(rotations).float()
+    return Band(max(16, math.ceil(2.4 * reach / pixel_size)), pixel_size, resolution)
+
+
+def _views(seed: int) -> Float[torch.Tensor, "view 3 3"]:
+    return torch.from_numpy(random_rotations(VIEWS, np.random.default_rng(seed))).float()
 
 
 def centroids(
