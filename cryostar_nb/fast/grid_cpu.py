@@ -22,6 +22,10 @@ DEGREE = 9  # of the polynomials that give the window's values there
 # Unsigned: a check whether a signed index is negative would keep loops from being vectorised.
 _0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 
+# Let the compiler make one instruction of the same operation on the eight numbers of a window, which
+# Numba leaves out by default: a third of the time of both loops over nodes.
+numba.config.SLP_VECTORIZE = 1
+
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
 
 
@@ -63,7 +67,7 @@ def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
 
 
 # The eight numbers of a window w, and its eight lines, are written out one by one: as variables
-# they stay in registers.
+# they stay in registers, in one vector.
 
 
 @inlined
@@ -105,21 +109,33 @@ def _dot(v, w):
 
 
 @inlined
-def _line_sum(line, i, w):
-    """Sum of the points of a line of the grid, from point i on, weighted by a window."""
-    left = line[i + _0] * w[0] + line[i + _1] * w[1] + line[i + _2] * w[2] + line[i + _3] * w[3]
-    right = line[i + _4] * w[4] + line[i + _5] * w[5] + line[i + _6] * w[6] + line[i + _7] * w[7]
-    return left + right
+def _times(line, i, weight):
+    """Eight points of a line of the grid, from its point i on, times a weight."""
+    a, b, c, d = line[i + _0], line[i + _1], line[i + _2], line[i + _3]
+    e, f, g, h = line[i + _4], line[i + _5], line[i + _6], line[i + _7]
+    left = weight * a, weight * b, weight * c, weight * d
+    return *left, weight * e, weight * f, weight * g, weight * h
 
 
 @inlined
-def _line_sums(padded, top, left, w):
-    """The weighted sum of each of eight lines."""
-    a, b = _line_sum(padded[top + _0], left, w), _line_sum(padded[top + _1], left, w)
-    c, d = _line_sum(padded[top + _2], left, w), _line_sum(padded[top + _3], left, w)
-    e, f = _line_sum(padded[top + _4], left, w), _line_sum(padded[top + _5], left, w)
-    g, h = _line_sum(padded[top + _6], left, w), _line_sum(padded[top + _7], left, w)
-    return a, b, c, d, e, f, g, h
+def _plus(v, w):
+    """The sum of two windows."""
+    left = v[0] + w[0], v[1] + w[1], v[2] + w[2], v[3] + w[3]
+    return *left, v[4] + w[4], v[5] + w[5], v[6] + w[6], v[7] + w[7]
+
+
+@inlined
+def _column_sums(padded, top, left, w):
+    """The sum of each of eight columns over eight lines, weighted by a window."""
+    upper = _plus(
+        _plus(_times(padded[top + _0], left, w[0]), _times(padded[top + _1], left, w[1])),
+        _plus(_times(padded[top + _2], left, w[2]), _times(padded[top + _3], left, w[3])),
+    )
+    lower = _plus(
+        _plus(_times(padded[top + _4], left, w[4]), _times(padded[top + _5], left, w[5])),
+        _plus(_times(padded[top + _6], left, w[6]), _times(padded[top + _7], left, w[7])),
+    )
+    return _plus(upper, lower)
 
 
 @compiled
@@ -189,7 +205,7 @@ def interpolate(field, positions, polynomials, slopes, scale, values, gradients,
             wx, wy = _window(u - column - half, polynomials), _window(v - row - half, polynomials)
             dx, dy = _window(u - column - half, slopes), _window(v - row - half, slopes)
             top, left = np.uint64(row), np.uint64(column)
-            sums, slope_sums = _line_sums(padded, top, left, wx), _line_sums(padded, top, left, dx)
-            values[image, atom] = _dot(sums, wy)
-            gradients[image, atom, 0] = _dot(slope_sums, wy) * scale
-            gradients[image, atom, 1] = _dot(sums, dy) * scale
+            sums = _column_sums(padded, top, left, wy)
+            values[image, atom] = _dot(sums, wx)
+            gradients[image, atom, 0] = _dot(sums, dx) * scale
+            gradients[image, atom, 1] = _dot(_column_sums(padded, top, left, dy), wx) * scale
