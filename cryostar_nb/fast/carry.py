@@ -69,7 +69,7 @@ class _Carry(torch.autograd.Function):
         positions, gaussians = positions.contiguous(), len(fixed[-1])
         centres = positions.new_empty(len(positions), gaussians, 3)
         arrays = [tensor.detach().numpy() for tensor in (positions, *fixed, centres)]
-        in_parallel(carry_cpu.centres, len(positions), *arrays)
+        in_parallel(carry_cpu.centres, len(positions), *arrays, nanoseconds=10 * gaussians)
         ctx.save_for_backward(positions, *fixed)
         return centres
 
@@ -78,7 +78,6 @@ class _Carry(torch.autograd.Function):
         positions, *fixed = ctx.saved_tensors
         gradients = torch.zeros_like(positions)
         tensors = (positions, *fixed, of_centres[0].contiguous(), gradients)
-        in_parallel(
-            carry_cpu.gradients, len(positions), *(tensor.detach().numpy() for tensor in tensors)
-        )
+        arrays, gaussians = [tensor.detach().numpy() for tensor in tensors], len(fixed[-1])
+        in_parallel(carry_cpu.gradients, len(positions), *arrays, nanoseconds=20 * gaussians)
         return gradients, None, None, None, None

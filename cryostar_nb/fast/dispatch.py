@@ -84,6 +84,7 @@ def clashes(
     outputs = [host.new_empty(batch), host.new_empty(batch), torch.empty_like(host)]
     arrays = [[tensor.numpy() for tensor in tensors] for tensors in (inputs, outputs)]
     sizes = [host.numpy().dtype.type(size) for size in (threshold, edge)]
-    in_parallel(pairs_cpu.clashes, batch, *arrays[0], *sizes, *arrays[1])
+    arguments = (*arrays[0], *sizes, *arrays[1])
+    in_parallel(pairs_cpu.clashes, batch, *arguments, nanoseconds=30 * len(host))
     penalties, counts, gradients = (tensor.to(positions.device) for tensor in outputs)
     return penalties, counts, gradients

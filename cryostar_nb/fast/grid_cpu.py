@@ -6,6 +6,7 @@ ranges write to the same place, so the result does not depend on the number of t
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ _0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 # Numba leaves out by default: a third of the time of both loops over nodes.
 numba.config.SLP_VECTORIZE = 1
 
+LEAST_SHARE = 300_000  # ns: waking a thread and waiting for it takes a fifth of this
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
 
 
@@ -47,12 +49,16 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has no threads
 
 
-def in_parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
+def in_parallel(
+    kernel: Callable[..., None], count: int, *arguments: Any, nanoseconds: float = math.inf
+) -> None:
     """Call `kernel(*arguments, first, last)` for ranges that cover `count` items.
 
-    There is one range for each thread, and as many threads as torch uses.
+    There is one range for each thread, and as many threads as torch uses, but no more than have
+    `LEAST_SHARE` to do, where an item takes so many `nanoseconds`.
     """
-    threads = min(torch.get_num_threads(), count)
+    shares = min(count, count * nanoseconds / LEAST_SHARE)
+    threads = min(torch.get_num_threads(), int(shares))
     if threads <= 1:
         kernel(*arguments, 0, count)
         return

@@ -39,7 +39,8 @@ class _LengthChangeSums(torch.autograd.Function):
     def forward(ctx: Any, positions: Tensor, pairs: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         sums, squares = positions.new_empty(2, len(pairs), dtype=torch.float64)
         arrays = [tensor.detach().numpy() for tensor in (positions, pairs, lengths, sums, squares)]
-        in_parallel(pairs_cpu.length_changes, len(pairs), *arrays)
+        batch = positions.shape[2]
+        in_parallel(pairs_cpu.length_changes, len(pairs), *arrays, nanoseconds=0.7 * batch)
         ctx.save_for_backward(positions, pairs, lengths)
         return sums, squares
 
@@ -50,7 +51,8 @@ class _LengthChangeSums(torch.autograd.Function):
         incoming = [gradient.to(positions.dtype).contiguous() for gradient in of_outputs]
         tensors = (positions, pairs, lengths, *incoming, gradients)
         arrays = [tensor.numpy() for tensor in tensors]
-        in_parallel(pairs_cpu.length_changes_gradient, positions.shape[2], *arrays)
+        kernel, batch = pairs_cpu.length_changes_gradient, positions.shape[2]
+        in_parallel(kernel, batch, *arrays, nanoseconds=1.5 * len(pairs))
         return gradients, None, None
 
 
