@@ -23,9 +23,9 @@ DEGREE = 9  # of the polynomials that give the window's values there
 # Unsigned: a check whether a signed index is negative would keep loops from being vectorised.
 _0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 
-# Let the compiler make one instruction of the same operation on the eight numbers of a window, which
-# Numba leaves out by default: a third of the time of both loops over nodes.
-numba.config.SLP_VECTORIZE = 1
+# Let the compiler make one instruction of the same operation on the eight numbers of a window.
+# Numba does not by default; it saves a third of the time of both loops over nodes.
+numba.config.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
 
 LEAST_SHARE = 300_000  # ns: waking a thread and waiting for it takes a fifth of this
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
