@@ -40,7 +40,7 @@ def test_groups_show_what_was_asked_for_and_are_few(resolution, wanted, atoms):
     density = group_density(atoms, 0.8, resolution, wanted)
     assert len(coarse_grain(atoms)) < len(density.amplitudes) < len(atoms) / 3
     found = correlation(atoms, density, resolution)
-    assert wanted + 0.2 * (1 - wanted) < found < 1 - 0.2 * (1 - wanted)
+    assert wanted + 0.2 * (1 - wanted) < found < 1 - 0.1 * (1 - wanted)
 
 
 def test_images_of_atoms_do_not_pull_on_fitted_groups(atoms):
@@ -63,7 +63,7 @@ def test_images_of_atoms_do_not_pull_on_fitted_groups(atoms):
         return float(gradient.norm())
 
     fitted = fitted_centres(atoms.positions, electrons, groups, **settings)
-    assert pull(fitted) < 0.3 * pull(centroids(atoms.positions, electrons, groups))
+    assert pull(fitted) < 0.5 * pull(centroids(atoms.positions, electrons, groups))
     assert np.linalg.norm(fitted.mean(0) - atoms.positions.mean(0)) < 0.3
 
 
