@@ -2,7 +2,7 @@
 # make test   every test and every notebook     make check  style, types, layers
 # make test-quick  the tests without notebooks, browser and long trainings, about three minutes
 # make book   build the book                    make lab    JupyterLab on the notebooks
-# make bench  measure the speed, under ten minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
+# make bench  measure the speed, under 15 minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
 # make survive  kill training at random moments, and fill a small disk; about ten minutes

@@ -24,4 +24,4 @@ if compgen -G "$wheels/*.whl" > /dev/null; then
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" GOMP_SPINCOUNT=2000
-exec timeout 420 "$python" benchmarks/gpu.py "$@"
+timeout 420 "$python" benchmarks/gpu.py "$@"

@@ -101,7 +101,10 @@ class PaperRun:
     def flags(self) -> tuple[str, ...]:
         """All flags of `train` that change its preset."""
         system = SYSTEMS[self.system]
-        return (*(system.paper if self.setting == "paper" else system.standard), *self.changes)
+        flags = system.paper if self.setting == "paper" else system.standard
+        if any(change.startswith("--density") for change in self.changes):
+            flags = tuple(flag for flag in flags if flag != ATOMS)
+        return (*flags, *self.changes)
 
     @property
     def name(self) -> str:

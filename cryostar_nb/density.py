@@ -42,7 +42,7 @@ class CarriedGaussians:
         """Centres of the Gaussians, in Å; those of atoms in the order of the structure."""
         batch = positions.reshape(-1, *positions.shape[-2:])
         centres = carry(batch, self.frame_nodes, self.framed, self.offsets, self.node_of)
-        return centres.reshape(*positions.shape[:-2], -1, 3)
+        return centres.reshape(*positions.shape[:-2], *centres.shape[-2:])
 
     def to(self, device: torch.device) -> "CarriedGaussians":
         """The same Gaussians on another device."""

@@ -67,6 +67,7 @@ def group_atoms(
     return best
 
 
+@torch.enable_grad()
 def fitted_centres(
     positions: Float[np.ndarray, "atom 3"],
     electrons: Float[np.ndarray, " atom"],

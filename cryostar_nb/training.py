@@ -70,7 +70,7 @@ def looks_of(
 
 
 def with_looks(encoder: ImageEncoder | StructureEncoder, data: TrainingData) -> TrainingData:
-    """The particles with what the encoder sees of them, at half precision, made once."""
+    """The particles with what the encoder sees of them: their vectors, or looks as float16."""
     if data.looks is not None:
         return data
     if isinstance(encoder, ImageEncoder):

@@ -102,6 +102,15 @@ def test_a_group_is_of_one_residue_and_keeps_its_electrons_and_their_centre(atom
     np.testing.assert_allclose(middle, expected, atol=0.1)
 
 
+def test_groups_are_fitted_wherever_they_are_asked_for(atoms):
+    """Also while images are made without gradients."""
+    with torch.no_grad():
+        within = group_density(atoms, 0.8, 8.0)
+    outside = group_density(atoms, 0.8, 8.0)
+    assert torch.equal(within.carried.offsets, outside.carried.offsets)
+    assert not outside.carried.offsets.requires_grad
+
+
 def test_single_atoms_are_as_wide_as_an_atom_and_groups_by_their_spread():
     positions = np.array([[0.0, 0, 0], [2.0, 0, 0], [9.0, 9, 9]])
     electrons = np.array([6.0, 6, 12])

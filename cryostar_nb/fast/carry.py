@@ -44,9 +44,11 @@ def carry_by_frames(
     node_of: Int[Tensor, " gaussian"],
 ) -> Float[Tensor, "batch gaussian 3"]:
     """The same by PyTorch's operations, on any device."""
-    axes = frames(positions, frame_nodes, framed).index_select(-3, node_of)
-    turned = (axes @ offsets[..., None]).squeeze(-1)
-    return positions.index_select(-2, node_of) + turned
+    centres = positions.index_select(-2, node_of)
+    axes = frames(positions, frame_nodes, framed).unbind(-1)
+    for offset, axis in zip(offsets.unbind(-1), axes, strict=True):
+        centres = centres + offset[:, None] * axis.index_select(-2, node_of)
+    return centres
 
 
 def frames(

@@ -5,6 +5,7 @@ Arrays are NumPy's, C-contiguous, of one floating type. A kernel works on images
 ranges write to the same place, so the result does not depend on the number of threads.
 """
 
+import functools
 import inspect
 import math
 import os
@@ -23,10 +24,6 @@ DEGREE = 9  # of the polynomials that give the window's values there
 # Unsigned: a check whether a signed index is negative would keep loops from being vectorised.
 _0, _1, _2, _3, _4, _5, _6, _7 = (np.uint64(lane) for lane in range(WINDOW))
 
-# Let the compiler make one instruction of the same operation on the eight numbers of a window.
-# Numba does not by default; it saves a third of the time of both loops over nodes.
-numba.config.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
-
 LEAST_SHARE = 300_000  # ns: waking a thread and waiting for it takes a fifth of this
 _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number" alone
 
@@ -34,6 +31,26 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}  # all that leaves "not a number"
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop for the CPU, on its first call; without what tests wrap around functions."""
     return numba.njit(nogil=True, fastmath=_FAST, cache=True)(inspect.unwrap(loop))
+
+
+def vectorised(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop so that one instruction does the same to the eight numbers of a window.
+
+    It saves a third of the time. Numba leaves this pass out by default, because LLVM's has had
+    faults (numba issue 8705); so only two loops have it, and `nufft.plan` checks what they do.
+    """
+    kernel, settings = compiled(loop), numba.config
+
+    @functools.wraps(loop)
+    def call(*arguments: Any) -> None:
+        before = settings.SLP_VECTORIZE  # type: ignore[attr-defined]
+        settings.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
+        try:
+            kernel(*arguments)  # compiled at the first call
+        finally:
+            settings.SLP_VECTORIZE = before  # type: ignore[attr-defined]
+
+    return call
 
 
 def inlined(part: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +161,7 @@ def _column_sums(padded, top, left, w):
     return _plus(upper, lower)
 
 
-@compiled
+@vectorised
 def spread(positions, amplitudes, polynomials, scale, grid, first, last):
     """Add each node's window, times its amplitude, to the periodic grid of its image.
 
@@ -183,7 +200,7 @@ def spread(positions, amplitudes, polynomials, scale, grid, first, last):
         grid[image] = padded[margin : size + margin, margin : size + margin]
 
 
-@compiled
+@vectorised
 def interpolate(field, positions, polynomials, slopes, scale, values, gradients, first, last):
     """The adjoint of `spread`: sums of the field (batch, y, x) under each window, and gradients.
 

@@ -24,6 +24,8 @@ from cryostar_nb.fast import dispatch
 from cryostar_nb.fast.grid_cpu import DEGREE, WINDOW
 from cryostar_nb.fourier import Band
 
+LARGEST_ERROR = 1e-3  # of three nodes: more is no rounding
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,7 +44,36 @@ class Plan:
 
 @lru_cache(maxsize=16)
 def plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
-    """The plan of a band: made once."""
+    """The plan of a band: made once, and tried. Raises RuntimeError where the loops are wrong."""
+    use = _make_plan(band, device, dtype)
+    error = _error_of(use, band, device, dtype)
+    if not error < LARGEST_ERROR:
+        problem = (
+            f"the loops compiled for this processor are wrong by {error:.1e}: please report it"
+        )
+        raise RuntimeError(
+            f"{problem} with the processor's name and the versions of numba and torch"
+        )
+    return use
+
+
+def _error_of(use: Plan, band: Band, device: torch.device, dtype: torch.dtype) -> float:
+    """Error of the transform of three nodes, and of its adjoint, relative to exact sums."""
+    length = band.box_size * band.pixel_size
+    places = torch.tensor([[0.1, -0.3, 0], [-0.2, 0.4, 0], [0.33, 0.21, 0]], dtype=torch.float64)
+    angle = -2 * math.pi * length * (places[:, :2] @ band.frequencies.mT)
+    waves = torch.cat([angle.cos(), angle.sin()], dim=1)  # (node, band)
+    steps = torch.cat([-angle.sin(), angle.cos()], dim=1)
+    steps = steps * band.per_coefficient(-2 * math.pi * band.frequencies[:, 0])  # d waves / dx
+    some = torch.cos(1.7 * torch.arange(band.size, dtype=torch.float64))
+    positions = (places[None] * length).to(device, dtype)
+    found = _transform(positions, torch.ones_like(positions[0, :, 0]), use)
+    values, slopes = _adjoint(some[None].to(device, dtype), positions, use)
+    pairs = ((found, waves.sum(0)), (values, waves @ some), (slopes[..., 0], steps @ some))
+    return max(float((a[0].cpu().double() - b).norm() / b.norm()) for a, b in pairs)
+
+
+def _make_plan(band: Band, device: torch.device, dtype: torch.dtype) -> Plan:
     modes = 2 * band.max_index + 1
     sizes = [factor << power for factor in (2, 3, 5, 7) for power in range(3, 16)]
     size = min(size for size in sizes if size >= 1.45 * modes)
@@ -83,16 +114,9 @@ class _TransformNodes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: Tensor, amplitudes: Tensor, band: Band) -> Tensor:
         positions, amplitudes = positions.contiguous(), amplitudes.to(positions)
-        use = plan(band, positions.device, positions.dtype)
-        grid = dispatch.spread(
-            positions.detach(), amplitudes.detach(), use.polynomials, use.scale, use.size
-        )
-        # Along y, only the columns of the band need to be transformed: a fourth of the grid's.
-        columns = torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2)
-        spectrum = columns.flatten(1).index_select(1, use.coefficients)
+        ctx.plan = plan(band, positions.device, positions.dtype)
         ctx.save_for_backward(positions, amplitudes)
-        ctx.plan = use
-        return torch.cat([spectrum.real * use.correction, spectrum.imag * use.correction], dim=-1)
+        return _transform(positions.detach(), amplitudes.detach(), ctx.plan)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,6 +124,14 @@ class _TransformNodes(torch.autograd.Function):
         positions, amplitudes = ctx.saved_tensors
         values, slopes = _adjoint(gradient, positions, ctx.plan)
         return slopes.mul_(amplitudes[:, None]), values.sum(0), None
+
+
+def _transform(positions: Tensor, amplitudes: Tensor, use: Plan) -> Tensor:
+    grid = dispatch.spread(positions, amplitudes, use.polynomials, use.scale, use.size)
+    # Along y, only the columns of the band need to be transformed: a fourth of the grid's.
+    columns = torch.fft.fft(torch.fft.rfft(grid)[..., : use.columns], dim=-2)
+    spectrum = columns.flatten(1).index_select(1, use.coefficients)
+    return torch.cat([spectrum.real * use.correction, spectrum.imag * use.correction], dim=-1)
 
 
 def adjoint_transform(

@@ -27,16 +27,22 @@ def batch_rows(
 
 
 def resident(
-    vectors: Float[Tensor, "particle band"], device: torch.device
-) -> Float[Tensor, "particle band"]:
-    """The vectors on the GPU, if they take at most half of its free memory; else as they are."""
+    table: Float[Tensor, "particle number"],
+    device: torch.device,
+    *others: Tensor,
+) -> Float[Tensor, "particle number"]:
+    """The table on the GPU, if it fits into half of its free memory; else as it is.
+
+    `others` have their part of that half already, where they lie there.
+    """
     if device.type != "cuda":
-        return vectors
+        return table
     free, _ = torch.cuda.mem_get_info(device)
-    if vectors.nbytes > free // 2:
-        return vectors
-    placed = torch.empty_like(vectors, device=device)
-    for target, part in zip(placed.split(1024), vectors.split(1024), strict=True):
+    taken = sum(other.nbytes for other in others if other.device.type == "cuda")
+    if taken + table.nbytes > (free + taken) // 2:
+        return table
+    placed = torch.empty_like(table, device=device)
+    for target, part in zip(placed.split(1024), table.split(1024), strict=True):
         target.copy_(part)
     return placed
 

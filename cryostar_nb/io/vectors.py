@@ -129,13 +129,14 @@ def open_looks(
     data: TrainingData,
     *,
     invert: bool = False,
-    memory_gb: float | None = None,
+    memory_gb: float,
     cache: Path | None = None,
     spill: Path,
 ) -> Float16[Tensor, "particle number"]:
     """What an encoder sees of these particles, whose `data` are, in memory or mapped.
 
-    `memory_gb` is for the vectors and the looks together. Errors are those of `open_vectors`.
+    `memory_gb` is for the vectors and the looks together; vectors that are larger are not in
+    memory. Errors are those of `open_vectors`.
     """
 
     def parts() -> Iterator[Float16[Tensor, "batch number"]]:
@@ -143,8 +144,8 @@ def open_looks(
         for part, looks in zip(rows, looks_of(encoder, data, LOOKS_AT_ONCE), strict=True):
             yield _half(particles, part.start, looks.cpu())
 
-    if memory_gb is not None:  # less than nothing left is next to nothing
-        memory_gb = max(memory_gb - data.vectors.nbytes / 1e9, 1e-9)
+    taken = data.vectors.nbytes / 1e9
+    memory_gb = max(memory_gb - (taken if taken <= memory_gb else 0), 1e-9)
     return open_table(
         "looks",
         (len(particles), encoder.look_size),

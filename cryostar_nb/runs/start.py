@@ -15,7 +15,8 @@ from cryostar_nb.io.batches import resident
 from cryostar_nb.io.files import check_outputs
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
-from cryostar_nb.io.structures import read_atoms_and_nodes, write_structure
+from cryostar_nb.io.structures import read_atoms_and_nodes, read_structure, write_structure
+from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
 from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents
@@ -54,7 +55,6 @@ def start_run(
         check_moved(before, inputs)
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
     config = find_low_pass(config, inputs, atoms, nodes)
-    density = make_density(config, atoms, nodes)
     particles = read_particles(inputs.particles, inputs.reading)
     check_batch(config, len(particles), hardware.devices * hardware.num_nodes)
     sizes = ModelConfig() if before is None else before.settings.model
@@ -63,10 +63,12 @@ def start_run(
     check_fit(inputs, config, nodes, particles)
     if before is not None:
         check_can_go_on(before, settings, nodes)
+        check_atoms(before, atoms)
         if config.steps == before.step:
             print(f"{out}: is at its last step, {before.step:,}; give a larger --steps to go on")
             _ = before.latents  # inferred, where they are missing
             return before
+    density = make_density(config, atoms, nodes)
     fabric = start_fabric(hardware)  # other processes begin here: no input is checked twice
     data = _read(settings, particles, nodes, hardware, out, fabric)
     if fabric.is_global_zero:
@@ -100,7 +102,7 @@ def _read(
     """The particles as training reads them; the processes share what the first one writes."""
     band, device, invert = band_of(settings), fabric.device, settings.inputs.invert
     folders: dict[str, Any] = {
-        "memory_gb": hardware.memory_gb,
+        "memory_gb": hardware.memory_gb or available_memory() / 2e9,
         "cache": hardware.cache,
         "spill": out,
     }
@@ -112,7 +114,7 @@ def _read(
         if isinstance(encoder, ImageEncoder):
             return data
         looks = open_looks(particles, band, encoder, data, invert=invert, **folders)
-        return dataclasses.replace(data, looks=resident(looks, device))
+        return dataclasses.replace(data, looks=resident(looks, device, data.vectors))
 
 
 def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:
@@ -230,10 +232,23 @@ def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
         )
 
 
+def check_atoms(before: Run, atoms: Structure) -> None:
+    """Raise InputError when the images of a run that is to go on were made of other atoms."""
+    if before.config.density == "nodes":
+        return
+    for words, value in difference_of(read_structure(before.folder / "atoms.cif"), atoms):
+        raise InputError(
+            f"was trained {words}, not {{value}}",
+            file=before.folder,
+            value=value,
+            remedy="resume with the same, or train into a new --out",
+        )
+
+
 def difference_of(first: Structure, second: Structure) -> list[tuple[str, str]]:
     """What tells two references apart, in words of each; nothing where they agree to 0.01 Å."""
     if len(first) != len(second):
-        return [(f"on a reference of {len(first)} nodes", f"{len(second)}")]
+        return [(f"on a reference of {len(first)} nodes or atoms", f"{len(second)}")]
     labels = ((a, first.residue_label(a), second.residue_label(a)) for a in range(len(first)))
     for atom, was, now in labels:
         if was != now:

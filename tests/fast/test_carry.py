@@ -1,9 +1,12 @@
 """The compiled frames: as PyTorch's own operations make them, with the gradient of calculus."""
 
+import math
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 
+from cryostar_nb.fast import grid_cpu
 from cryostar_nb.fast.carry import carry, carry_by_frames, frames
 
 
@@ -41,16 +44,25 @@ def test_a_gaussian_lies_at_its_offset_in_the_frame_of_its_node(carried):
     torch.testing.assert_close(apart, offsets.expand_as(apart))
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(carried):
+def test_the_result_does_not_depend_on_the_number_of_threads(carried, monkeypatch):
     positions, fixed = carried
-    before, results = torch.get_num_threads(), []
+    monkeypatch.setattr(grid_cpu, "LEAST_SHARE", 1)
+    results = []
     for threads in (1, 3):
-        torch.set_num_threads(threads)
+        monkeypatch.setattr(grid_cpu.torch, "get_num_threads", lambda count=threads: count)
         leaf = positions.clone().requires_grad_()
         centres = carry(leaf, *fixed)
         results.append((centres, *torch.autograd.grad(centres.square().sum(), leaf)))
-    torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("nanoseconds", "threads"), [(1.0, 1), (7e4, 3), (1e9, 4), (math.inf, 4)])
+def test_a_thread_more_has_enough_to_do(nanoseconds, threads, monkeypatch):
+    monkeypatch.setattr(grid_cpu.torch, "get_num_threads", lambda: 4)
+    ranges = []
+    grid_cpu.in_parallel(lambda *of: ranges.append(of), 16, "x", nanoseconds=nanoseconds)
+    assert len(ranges) == threads and all(name == "x" for name, _, _ in ranges)
+    assert sorted(n for _, a, b in ranges for n in range(a, b)) == list(range(16))
 
 
 def test_nodes_on_top_of_each_other_give_numbers(carried):

@@ -10,7 +10,7 @@ import torch
 from torch.autograd import gradcheck
 
 from cryostar_nb import projector
-from cryostar_nb.fast import dispatch, grid_cpu
+from cryostar_nb.fast import dispatch, grid_cpu, nufft
 from cryostar_nb.fast.nufft import transform_nodes
 from cryostar_nb.fourier import Band
 from cryostar_nb.projector import project_band
@@ -169,6 +169,20 @@ def test_an_error_in_a_thread_comes_out(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     with pytest.raises(RuntimeError, match="images 2 to 4"):
         grid_cpu.in_parallel(kernel, 6)
+
+
+@pytest.mark.parametrize("kernel", ["spread", "interpolate"])
+def test_loops_that_are_compiled_wrongly_are_noticed(kernel, monkeypatch):
+    """As a fault in the compiler would make them: one line of the window is left out."""
+    right = getattr(grid_cpu, kernel)
+
+    def wrong(points, others, polynomials, *rest):
+        right(points, others, polynomials, *rest)
+        rest[1 if kernel == "spread" else 2][:, ::8] = 0
+
+    monkeypatch.setattr(grid_cpu, kernel, wrong)
+    with pytest.raises(RuntimeError, match="compiled for this processor are wrong"):
+        nufft.plan(Band(40, 1.0, 4.1), torch.device("cpu"), torch.float32)
 
 
 MEMORY = """

@@ -380,7 +380,8 @@ def look_at(tmp_path):
 
     def look(particles, encoder, **options):
         data = training_data(particles, half(particles))
-        return open_looks(particles, BAND, encoder, data, **({"spill": tmp_path} | options))
+        options = {"spill": tmp_path, "memory_gb": 1.0} | options
+        return open_looks(particles, BAND, encoder, data, **options)
 
     return look
 
@@ -403,7 +404,7 @@ def test_looks_are_those_of_the_encoder_at_half_precision(posed, look_at, tmp_pa
     monkeypatch.setattr(module, "LOOKS_AT_ONCE", 16)
     data = training_data(particles, half(particles))
     expected = encoder.look(data.vectors.float(), data.rotations, data.ctf).half()
-    for memory_gb in (None, 1.0, 1e-6):
+    for memory_gb in (1.0, 1e-6):
         looks = look_at(particles, encoder, memory_gb=memory_gb)
         torch.testing.assert_close(looks, expected, rtol=2e-3, atol=1e-3)
     assert (tmp_path / "looks.f16").stat().st_size == 50 * encoder.look_size * 2
@@ -422,6 +423,13 @@ def test_vectors_and_looks_share_the_memory_that_there_is(posed, look_at, tmp_pa
     assert not (tmp_path / "looks.f16").exists()
     look_at(particles, encoder, memory_gb=(vectors + looks - 9) / 1e9)
     assert (tmp_path / "looks.f16").exists()
+
+
+def test_vectors_that_are_not_in_memory_take_none_of_it(posed, look_at, tmp_path):
+    particles, encoder = posed
+    assert encoder.look_size < BAND.size
+    look_at(particles, encoder, memory_gb=2 * 50 * (BAND.size - 1) / 1e9)
+    assert not (tmp_path / "looks.f16").exists()
 
 
 def nudged(encoder):
@@ -448,7 +456,8 @@ def test_a_look_beyond_half_precision_is_named(posed, tmp_path):
     vectors = half(particles)
     vectors[7] = 60_000
     with refused("particles.star", row=8):
-        open_looks(particles, BAND, encoder, training_data(particles, vectors), spill=tmp_path)
+        data = training_data(particles, vectors)
+        open_looks(particles, BAND, encoder, data, memory_gb=1.0, spill=tmp_path)
 
 
 # Memory

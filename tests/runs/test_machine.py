@@ -15,6 +15,7 @@ import torch
 from refusals import refused
 from tiny import BAND, CONFIG, SIZES, assert_same_weights, metrics
 
+from cryostar_nb.config import PRESETS
 from cryostar_nb.ctf import ctf_terms
 from cryostar_nb.encoders import StructureEncoder
 from cryostar_nb.fast.cuda_graph import RecordedStep
@@ -126,14 +127,19 @@ def test_a_batch_that_processes_cannot_share_is_one_line(particles, tmp_path):
 # More particles than memory may hold
 
 
-def test_a_run_from_disk_is_the_run_from_memory_even_when_it_is_stopped(particles, tmp_path):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_from_disk_is_the_run_from_memory_even_when_it_is_stopped(
+    preset, particles, tmp_path
+):
     inputs = InputFiles(particles / "particles.star", REFERENCE)
-    config = dataclasses.replace(CONFIG, steps=20, low_pass=8.0)
+    small = {"batch_size": 16, "log_every": 1, "checkpoint_every": 1000}
+    config = dataclasses.replace(PRESETS[preset], steps=20, low_pass=8.0, **small)
     tight, looser = Hardware("cpu", memory_gb=4e-5), Hardware("cpu", memory_gb=8e-5)
     run = start_run(inputs, config, tmp_path / "memory", hardware=Hardware("cpu"))
     assert not (tmp_path / "memory" / "vectors.f16").exists()
     start_run(inputs, config, tmp_path / "disk", hardware=tight)
     assert (tmp_path / "disk" / "vectors.f16").stat().st_size == 96 * run.band.size * 2
+    assert (tmp_path / "disk" / "looks.f16").exists() == (preset == "standard")
     with pytest.MonkeyPatch.context() as patch:
         answers = iter([False] * 10 + [True])
         patch.setattr(
