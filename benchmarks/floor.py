@@ -29,7 +29,7 @@ from common import (
 )
 
 from cryostar_nb.config import PRESETS, ModelConfig
-from cryostar_nb.density import make_density
+from cryostar_nb.density import Density, make_density
 from cryostar_nb.encoders import StructureEncoder, make_encoder
 from cryostar_nb.fast.grid_cpu import DEGREE, WINDOW
 from cryostar_nb.fast.nufft import plan
@@ -138,10 +138,9 @@ def step_work(
     }
 
 
-def sizes_of(preset: str, atoms: Structure, nodes: Structure, band: Band) -> Sizes:
-    """Those of a molecule with a preset."""
+def sizes_of(preset: str, density: Density, nodes: Structure, band: Band) -> Sizes:
+    """Those of a molecule with a preset and its density."""
     config = dataclasses.replace(PRESETS[preset], low_pass=band.resolution)
-    density = make_density(config, atoms, nodes)
     encoder = make_encoder(config, ModelConfig(), torch.from_numpy(nodes.positions).float(), band)
     looks = encoder.look_size if isinstance(encoder, StructureEncoder) else band.size
     edges = len(elastic_edges(nodes, config.elastic_cutoff))
@@ -162,7 +161,9 @@ def main(
     text += f"{ceilings.bytes / 1e9:,.1f} GB/s (copy).\n"
     for count, preset in itertools.product(nodes, PRESETS):
         atoms, structure = molecule(count)
-        sizes = sizes_of(preset, atoms, structure, quarter_band(structure, 128))
+        band = quarter_band(structure, 128)
+        config = dataclasses.replace(PRESETS[preset], low_pass=band.resolution)
+        sizes = sizes_of(preset, make_density(config, atoms, structure), structure, band)
         work = step_work(sizes)
         rows = [
             [

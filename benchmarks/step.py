@@ -231,7 +231,7 @@ def measure(
                 step()
                 wait(device)
                 theirs.append(1e3 * (time.perf_counter() - before))
-    works = step_work(sizes_of(preset, atoms, nodes, band), batch)
+    works = step_work(sizes_of(preset, density, nodes, band), batch)
     return {
         "preset": preset,
         "gaussians": len(density.amplitudes),

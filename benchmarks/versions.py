@@ -68,70 +68,53 @@ def step_times(tree: Path, *words: object) -> tuple[list[float], int]:
     return [float(time) for time in times], int(gaussians)
 
 
-def main(before: Path, rounds: int = 3) -> None:
-    """Fill the table; `before` is a checkout of the earlier version."""
-    from common import (
-        HERE,
-        KINASE,
-        RESULTS,
-        RUVB,
-        figures,
-        machine,
-        machine_line,
-        quarter_band,
-        synthetic_structure,
-        table,
-    )
+def measure(trees: dict[str, Path], rounds: int) -> list[dict[str, Any]]:
+    """An entry for each molecule, preset and version; all versions and presets in turn."""
+    from common import KINASE, RUVB, quarter_band, synthetic_structure
 
-    from cryostar_nb.io.files import write_json, write_text
     from cryostar_nb.io.structures import read_nodes, write_structure
 
-    here, entries = machine(), []
-    trees = {"before": before.resolve(), "now": HERE.parent}
+    entries, kinds = [], list(itertools.product(PRESETS, trees))
     with tempfile.TemporaryDirectory() as folder:
         complex_file = Path(folder) / "complex.cif"
         write_structure(complex_file, synthetic_structure(13_936))
         for path, span in ((KINASE, 50), (RUVB, 8), (complex_file, 3)):
             nodes = read_nodes(path)
             band = quarter_band(nodes, 128)
-            size = (path, band.box_size, band.pixel_size)
-            kinds = list(itertools.product(PRESETS, trees))
             times: dict[Any, list[float]] = {kind: [] for kind in kinds}
-            gaussians = {}
+            gaussians: dict[Any, int] = {}
             for turn in range(rounds + 1):
-                for preset, name in kinds:
-                    took, count = step_times(trees[name], preset, *size, span if turn else 1)
-                    gaussians[preset, name] = count
-                    times[preset, name] += took if turn else []
-            for preset, name in kinds:
-                entries.append(
-                    {
-                        "nodes": len(nodes),
-                        "preset": preset,
-                        "version": name,
-                        "gaussians": gaussians[preset, name],
-                        "step": statistics.median(times[preset, name]),
-                        "all": times[preset, name],
-                    }
-                )
-                print(entries[-1], flush=True)
+                for kind in kinds:
+                    words = (kind[0], path, band.box_size, band.pixel_size, span if turn else 1)
+                    took, gaussians[kind] = step_times(trees[kind[1]], *words)
+                    times[kind] += took if turn else []
+            for kind in kinds:
+                entry = {"nodes": len(nodes), "preset": kind[0], "version": kind[1]}
+                entry |= {"gaussians": gaussians[kind], "step": statistics.median(times[kind])}
+                entries.append(entry | {"all": times[kind]})
+                print(entry, flush=True)
+    return entries
+
+
+def main(before: Path, rounds: int = 3) -> None:
+    """Fill the table; `before` is a checkout of the earlier version."""
+    from common import HERE, RESULTS, figures, machine, machine_line, table
+
+    from cryostar_nb.io.files import write_json, write_text
+
+    here = machine()
+    entries = measure({"before": before.resolve(), "now": HERE.parent}, rounds)
     rows = []
     for count in sorted({entry["nodes"] for entry in entries}):
         of = {(e["preset"], e["version"]): e for e in entries if e["nodes"] == count}
         was = of["paper", "before"]["step"]
         for preset in PRESETS:
             old, new = of[preset, "before"], of[preset, "now"]
+            ratios = (new["step"] / old["step"], new["step"] / was)
+            counts = (f"{version['gaussians']:,}" for version in (old, new))
+            times = (figures(version["step"]) for version in (old, new))
             rows.append(
-                [
-                    f"{count:,}",
-                    preset,
-                    f"{old['gaussians']:,}",
-                    f"{new['gaussians']:,}",
-                    figures(old["step"]),
-                    figures(new["step"]),
-                    figures(new["step"] / old["step"], 2),
-                    figures(new["step"] / was, 2),
-                ]
+                [f"{count:,}", preset, *counts, *times, *(figures(ratio, 2) for ratio in ratios)]
             )
     head = ["N", "preset", "Gaussians before", "now", "step before", "now"]
     head += ["now / before", "now / `paper` before"]
