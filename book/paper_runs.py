@@ -264,6 +264,7 @@ def superposed_on_the_core(mobile: Path, target: Path) -> Structure:
 
 def train_and_evaluate(run: PaperRun, work: Path) -> None:
     """Make a run, or what is missing of it, and write its result."""
+    provenance = provenance_of(f"make paper ONLY={run.name}")  # the commit that it starts from
     (folder, reference), out = simulate(run, work), work / "runs" / run.name
     if (out / "checkpoint.pt").exists():
         flags: list[object] = ["--resume", "--out", out]
@@ -282,7 +283,6 @@ def train_and_evaluate(run: PaperRun, work: Path) -> None:
     if run.system != "adk":
         latents = torch.from_numpy(np.load(out / "latents.npy"))
         evaluation["latent_density"] = latent_density(latents)
-    provenance = provenance_of(f"make paper ONLY={run.name}")
     write_json(RESULTS / f"{run.name}.json", about | evaluation | provenance)
 
 
