@@ -54,7 +54,9 @@ def _band_vectors(
     for rows in batches(len(particles), at_once, "reading particles"):
         images = particles.images(rows)
         noise_sd = images[:, outside].std(dim=-1)
-        good = torch.isfinite(images).all(-1).all(-1) & (noise_sd > 0)
+        good = torch.isfinite(images.sum(-1).sum(-1)) & (noise_sd > 0)
+        if not good.all():  # a sum may be no number where every pixel is one
+            good = torch.isfinite(images).all(-1).all(-1) & (noise_sd > 0)
         if not good.all():
             _refuse(particles, rows.start + int(good.int().argmin()))
         encoded = band.encode(images) / (-noise_sd if invert else noise_sd)[:, None]
