@@ -188,9 +188,12 @@ class Band:
                 value=tuple(images.shape[-2:]),
                 remedy="make the band of the box of the images",
             )
-        spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+        spectrum = torch.fft.rfft2(images)
         kx, ky = self.indices.to(images.device).unbind(-1)
-        kept = spectrum[..., ky % self.box_size, kx] * (math.sqrt(2) / self.box_size)
+        # The origin is at the centre: a phase for each coefficient, cheaper than moving the pixels.
+        angle = 2 * math.pi * (self.box_size // 2) / self.box_size * (kx + ky).double()
+        ramp = torch.polar(torch.full_like(angle, math.sqrt(2) / self.box_size), angle)
+        kept = spectrum[..., ky % self.box_size, kx] * ramp.to(spectrum.dtype)
         return torch.cat([kept.real, kept.imag], dim=-1)
 
     def decode(self, vectors: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch y x"]:
