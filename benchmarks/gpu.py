@@ -52,7 +52,7 @@ from torch import Tensor
 from cryostar_nb.config import PRESETS
 from cryostar_nb.density import atom_density, make_density
 from cryostar_nb.fast import dispatch
-from cryostar_nb.fast.carry import carry, carry_by_frames
+from cryostar_nb.fast.carry import carry
 from cryostar_nb.fast.pairs import clash_sums
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.files import write_json, write_text
@@ -122,10 +122,9 @@ def check_kernels(device: str, rehearse: bool) -> list[dict[str, Any]]:
         return (4.0 - apart).clamp(min=0).square().sum(-1)
 
     def centre_sum(x: Tensor, exact: bool) -> Tensor:
-        function = carry_by_frames if exact else carry
         offsets = carried.offsets.to(x)
         indices = [t.to(x.device) for t in (carried.frame_nodes, carried.framed, carried.node_of)]
-        made = function(x, *indices[:2], offsets, indices[2])
+        made = carry(x, *indices[:2], offsets, indices[2], loops=not exact)
         return (made * made.roll(1, 1)).sum((1, 2))
 
     sums: dict[str, tuple[Callable[[Tensor, bool], Tensor], Tensor]] = {

@@ -46,11 +46,8 @@ def group_atoms(
 
     def images(groups: Int[np.ndarray, " atom"]) -> torch.Tensor:
         width = torch.tensor(group_width(positions, electrons, groups, sigma))
-        centres, amplitudes = (
-            centroids(positions, electrons, groups),
-            np.bincount(groups, electrons),
-        )
-        return _images(centres, amplitudes, width, band, rotations)
+        centres = centroids(positions, electrons, groups)
+        return _images(centres, np.bincount(groups, electrons), width, band, rotations)
 
     exact = images(np.arange(len(positions)))
     low, high = 0.0, max((tree[-1, 2] for tree in trees if tree is not None), default=0.0)

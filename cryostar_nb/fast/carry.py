@@ -26,24 +26,17 @@ def carry(
     framed: Bool[Tensor, " node"],
     offsets: Float[Tensor, "gaussian 3"],
     node_of: Int[Tensor, " gaussian"],
+    *,
+    loops: bool = True,
 ) -> Float[Tensor, "batch gaussian 3"]:
     """Centres of Gaussians, in Å, sorted by the node that carries them; differentiable.
 
-    Where `framed` is False the axes are x, y and z.
+    Where `framed` is False the axes are x, y and z. Without `loops`, PyTorch's operations do it on
+    a CPU, too.
     """
-    if positions.device.type == "cpu":
-        return _Carry.apply(positions, frame_nodes, framed, offsets.to(positions), node_of)
-    return carry_by_frames(positions, frame_nodes, framed, offsets.to(positions), node_of)
-
-
-def carry_by_frames(
-    positions: Float[Tensor, "batch node 3"],
-    frame_nodes: Int[Tensor, "node 3"],
-    framed: Bool[Tensor, " node"],
-    offsets: Float[Tensor, "gaussian 3"],
-    node_of: Int[Tensor, " gaussian"],
-) -> Float[Tensor, "batch gaussian 3"]:
-    """The same by PyTorch's operations, on any device."""
+    offsets = offsets.to(positions)
+    if loops and positions.device.type == "cpu":
+        return _Carry.apply(positions, frame_nodes, framed, offsets, node_of)
     centres = positions.index_select(-2, node_of)
     axes = frames(positions, frame_nodes, framed).unbind(-1)
     for offset, axis in zip(offsets.unbind(-1), axes, strict=True):

@@ -62,8 +62,7 @@ def start_run(
     settings = RunConfig(inputs, grid, config, sizes)
     check_fit(inputs, config, nodes, particles)
     if before is not None:
-        check_can_go_on(before, settings, nodes)
-        check_atoms(before, atoms)
+        check_can_go_on(before, settings, atoms, nodes)
         if config.steps == before.step:
             print(f"{out}: is at its last step, {before.step:,}; give a larger --steps to go on")
             _ = before.latents  # inferred, where they are missing
@@ -207,7 +206,7 @@ def check_fit(
         )
 
 
-def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
+def check_can_go_on(before: Run, settings: RunConfig, atoms: Structure, nodes: Structure) -> None:
     """Raise InputError when a run that is to go on was trained on something else, or further."""
     stays = ("method", "modes", "encoder_input", "density", "group_correlation", "low_pass")
     was, now = ({name: getattr(c, name) for name in stays} for c in (before.config, settings.train))
@@ -216,6 +215,8 @@ def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
         (f"with {name} = {was[name]}", now[name]) for name in now if now[name] != was[name]
     ]
     differences += difference_of(before.nodes, nodes)
+    if before.config.density != "nodes":
+        differences += difference_of(read_structure(before.folder / "atoms.cif"), atoms)
     for words, value in differences:
         raise InputError(
             f"was trained {words}, not {{value}}",
@@ -229,19 +230,6 @@ def check_can_go_on(before: Run, settings: RunConfig, nodes: Structure) -> None:
             file=before.folder,
             value=settings.train.steps,
             remedy="give a larger --steps",
-        )
-
-
-def check_atoms(before: Run, atoms: Structure) -> None:
-    """Raise InputError when the images of a run that is to go on were made of other atoms."""
-    if before.config.density == "nodes":
-        return
-    for words, value in difference_of(read_structure(before.folder / "atoms.cif"), atoms):
-        raise InputError(
-            f"was trained {words}, not {{value}}",
-            file=before.folder,
-            value=value,
-            remedy="resume with the same, or train into a new --out",
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from cryostar_nb.fast import grid_cpu
-from cryostar_nb.fast.carry import carry, carry_by_frames, frames
+from cryostar_nb.fast.carry import carry, frames
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def carried(generator):
 
 def test_the_loops_do_what_the_frames_say(carried):
     positions, fixed = carried
-    torch.testing.assert_close(carry(positions, *fixed), carry_by_frames(positions, *fixed))
+    torch.testing.assert_close(carry(positions, *fixed), carry(positions, *fixed, loops=False))
     single = carry(positions.float(), *fixed)
     assert single.dtype == torch.float32
     torch.testing.assert_close(
-        single.double(), carry_by_frames(positions, *fixed), atol=1e-5, rtol=0
+        single.double(), carry(positions, *fixed, loops=False), atol=1e-5, rtol=0
     )
 
 

@@ -140,6 +140,7 @@ def test_a_run_is_not_trained_onto_its_own_reference(small_run, refused, tmp_pat
         ("shorter", ("214", "199")),
         ("renamed", ("chain A MET 1", "chain B MET 1")),
         ("moved", ("0.5 Å",)),
+        ("other side chains", ("0.7 Å",)),
     ],
 )
 def test_a_run_is_not_resumed_with_another_reference_and_keeps_its_files(
@@ -150,6 +151,9 @@ def test_a_run_is_not_resumed_with_another_reference_and_keeps_its_files(
         "shorter": atoms[atoms.residue_numbers < 200],
         "renamed": dataclasses.replace(atoms, chains=np.full(len(atoms), "B")),
         "moved": atoms.with_positions(atoms.positions + np.array([0.0, 0.5, 0.0])),
+        "other side chains": atoms.with_positions(
+            atoms.positions + np.outer(atoms.atom_names == "CB", [0.0, 0.0, 0.7])
+        ),
     }[name]
     write_structure(tmp_path / "other.cif", other)
     before = bytes_of(small_run / "run")
