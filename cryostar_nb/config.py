@@ -153,8 +153,15 @@ class TrainConfig:
     """Steps between checkpoints."""
     log_every: Count = 50
     """Steps between lines of metrics.csv."""
+    held_out: Annotated[float, _FROM_NUMPY, Field(strict=True, ge=0, le=0.5)] = 0.05
+    """Part of the particles, at least two, that is never trained on: they tell whether the encoder
+    learns its images by heart. 0: none, as in the paper. Latents are inferred for all."""
+    stop_early: bool = False
+    """Stop when the image loss of the particles held out has not fallen for 3 checkpoints in a row;
+    the last checkpoint is kept."""
     seed: WholeNumber = 0
-    """Seed of the network's initial weights, the order of the particles and the latent noise."""
+    """Seed of the network's initial weights, the particles held out, the order of the others, and
+    the latent noise."""
 
     def __post_init__(self) -> None:
         if self.final_elastic_weight is not None and not self.elastic_weight > 0:
@@ -162,6 +169,12 @@ class TrainConfig:
                 "elastic_weight = {value} cannot decay to a final_elastic_weight above 0",
                 value=self.elastic_weight,
                 remedy="give one above 0, or --final-elastic-weight None",
+            )
+        if self.stop_early and not self.held_out > 0:
+            raise InputError(
+                "held_out = {value}, and stop_early needs particles that are held out",
+                value=self.held_out,
+                remedy="give --held-out 0.05, or leave --stop-early out",
             )
 
     def learning_rate_at(self, step: int) -> float:

@@ -45,6 +45,7 @@ OUTSIDE = {
         "kl_weight": -1.0,
         "checkpoint_every": 0,
         "log_every": 0,
+        "held_out": 0.51,
     },
     ModelConfig: {"encoder_widths": (4, 0), "decoder_widths": (-4,), "latent_dim": 0},
     Hardware: {"devices": 0, "num_nodes": -1, "memory_gb": 0.0},

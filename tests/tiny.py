@@ -19,6 +19,7 @@ CONFIG = dataclasses.replace(
     log_every=1,
     final_elastic_weight=0.1,
     low_pass=BAND.resolution,
+    held_out=0.0,
 )
 # Neighbours in a turn of the helix clash at 6 Å.
 CROWDED = dataclasses.replace(CONFIG, clash_distance=6.0, checkpoint_every=30)

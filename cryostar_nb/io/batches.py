@@ -9,6 +9,15 @@ from torch import Tensor
 from cryostar_nb.errors import InputError
 
 
+def held_out_rows(count: int, fraction: float, *, seed: int) -> Int[Tensor, " row"]:
+    """Numbers of the particles, in ascending order, that are not trained on: at least two, drawn at
+    random, the same for the same count and seed; none for a fraction of 0.
+    """
+    held_out = max(2, round(fraction * count)) if fraction > 0 else 0
+    generator = torch.Generator().manual_seed(seed * 1_000_003 - 1)  # of no epoch of `batch_rows`
+    return torch.randperm(count, generator=generator)[:held_out].sort().values
+
+
 def batch_rows(
     count: int, batch_size: int, *, seed: int, start: int = 0
 ) -> Iterator[Int[Tensor, " batch"]]:
@@ -70,16 +79,20 @@ def batches_from(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    among: Int[Tensor, " row"] | None = None,
 ) -> Generator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch band"]], None, None]:
     """For every step from `start` on: its particles, on the CPU, and their vectors, on the device.
 
-    The order is that of `batch_rows`, and vectors stay as they are stored, at half precision. Of
-    the `world_size` processes that share every batch, number `rank` gets its part. Raises
-    InputError for a batch size that is no multiple of `world_size`.
+    They are drawn among the particles `among`, all by default, in the order of `batch_rows`, and
+    vectors stay as they are stored, at half precision. Of the `world_size` processes that share
+    every batch, number `rank` gets its part. Raises InputError for a batch size that is no multiple
+    of `world_size`.
     """
     part = share_of(batch_size, rank, world_size)
-    batches = batch_rows(len(vectors), batch_size, seed=seed, start=start)
-    return ((rows[part], gather(vectors, rows[part], device)) for rows in batches)
+    among = torch.arange(len(vectors)) if among is None else among
+    batches = batch_rows(len(among), batch_size, seed=seed, start=start)
+    chosen = (among[places[part]] for places in batches)
+    return ((rows, gather(vectors, rows, device)) for rows in chosen)
 
 
 def gather(

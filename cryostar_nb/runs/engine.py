@@ -20,11 +20,12 @@ from cryostar_nb.density import Density, node_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.fast.cuda_graph import RecordedStep, can_capture
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.batches import batches_from, gather, share_of
+from cryostar_nb.io.batches import batches_from, gather, held_out_rows, share_of
 from cryostar_nb.io.files import MetricsLog, replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.losses import Restraints
 from cryostar_nb.models import DeformationVAE, make_network
+from cryostar_nb.runs.held_out import HeldOut
 from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.runs.run_config import Hardware
 from cryostar_nb.structure import Structure
@@ -69,7 +70,8 @@ def run_training(
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
-    `density` is that of the nodes by default. Ctrl-C ends the step, writes a checkpoint and is
+    `out/held_out.json` has what the particles say that were held out, if any. `density` is that of
+    the nodes by default. Ctrl-C ends the step, writes a checkpoint and is
     passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
     where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
     process, on the device of the poses. Raises InputError for a batch that the particles or the
@@ -77,12 +79,14 @@ def run_training(
     """
     fabric = fabric or start_fabric(Hardware(device=str(data.rotations.device)))
     check_batch(config, len(data), fabric.world_size)
+    density = (density or node_density(nodes, config.sigma)).to(fabric.device)
     keep_freed_memory()
     torch.manual_seed(config.seed)
     sizes = model_config or ModelConfig()
     network = make_network(config, sizes, nodes, band, find_modes=not resume).to(fabric.device)
     data = with_looks(network.encoder, data)
-    engine = Engine(config, data, out, network, fabric)
+    held_out = HeldOut(config, network, density, band, data)
+    engine = Engine(config, data, out, network, fabric, held_out)
     if resume:
         engine.load()
     model, optimiser = fabric.setup(network, engine.optimiser)
@@ -99,7 +103,7 @@ def run_training(
             optimiser,
             batches,
             band=band,
-            density=(density or node_density(nodes, config.sigma)).to(fabric.device),
+            density=density,
             restraints=restraints,
             start=engine.step,
             backward=fabric.backward,
@@ -108,17 +112,21 @@ def run_training(
         )
     engine.save()
     fabric.barrier()
-    if engine.step < config.steps:
+    if engine.step < config.steps and not engine.stopped_early:
         go_on = f"go on with: cryostar-nb train --resume --out {out}"
         raise KeyboardInterrupt(f"stopped at step {engine.step} of {config.steps}; {go_on}")
+    if fabric.is_global_zero:
+        held_out.conclude(out, engine.step, stopped_early=engine.stopped_early)
     return network.eval()
 
 
 def check_batch(config: TrainConfig, particles: int, processes: int) -> None:
     """Raise InputError for a batch that these particles or processes cannot fill."""
-    if particles < config.batch_size:
+    held_out = len(held_out_rows(particles, config.held_out, seed=config.seed))
+    if particles - held_out < config.batch_size:
+        kept = f", less {held_out} that are held out" if held_out else ""
         raise InputError(
-            f"batch_size = {{value}} is more than the {particles} particles",
+            f"batch_size = {{value}} is more than the {particles} particles{kept}",
             value=config.batch_size,
             remedy="give a smaller --batch-size",
         )
@@ -135,9 +143,10 @@ class Engine:
         out: Path,
         network: DeformationVAE,
         fabric: "Fabric",
+        held_out: HeldOut,
     ) -> None:
         self.config, self.data, self.out, self.network = config, data, out, network
-        self.fabric = fabric
+        self.fabric, self.held_out, self.stopped_early = fabric, held_out, False
         self.optimiser = make_optimiser(config, network)
         self.noise_source = torch.Generator().manual_seed(config.seed)
         self.step, self.seconds_before = 0, 0.0
@@ -153,6 +162,7 @@ class Engine:
         for group in self.optimiser.param_groups:
             group["lr"] = torch.zeros((), device=device)
         self.noise_source.set_state(state["noise"].cpu())
+        self.held_out.history = state.get("held_out", [])
 
     def save(self) -> None:
         """Write `out/checkpoint.pt`: all that it takes to go on."""
@@ -160,6 +170,7 @@ class Engine:
             return
         state = {"step": self.step, "seconds": self.seconds, "model": self.network.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "noise": self.noise_source.get_state()}
+        state["held_out"] = self.held_out.history
         with replacing(self.out / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
@@ -198,6 +209,7 @@ class Engine:
             device=device,
             rank=rank,
             world_size=processes,
+            among=self.held_out.trained,
         )
         with closing(rows_and_vectors):
             for rows, vectors in rows_and_vectors:
@@ -226,8 +238,9 @@ class Engine:
         """Check, show and log the losses of a step, and save at times; True ends the training."""
         config, self.step = self.config, step
         self.progress.update()
-        logged = step % config.log_every == 0 or step == config.steps
         saved = step % config.checkpoint_every == 0
+        measured = len(self.held_out) > 0 and (saved or step == config.steps)
+        logged = step % config.log_every == 0 or step == config.steps or measured
         if logged or saved or self.fabric.device.type != "cuda":  # a GPU would have to be awaited
             if not losses["loss"].item() < LARGEST_LOSS:
                 raise self._divergence(losses["loss"].item())
@@ -235,20 +248,28 @@ class Engine:
         if logged:
             sums = {name: self.sum_over_processes(value) for name, value in losses.items()}
             means = {name: (value / self.fabric.world_size).item() for name, value in sums.items()}
-            self.log.write({"step": step, "seconds": self.seconds} | means)
-            self.progress.set_postfix(loss=f"{means['loss']:.4f}", image=f"{means['image']:.4f}")
+            apart = self.held_out.columns(measured=measured) if self.fabric.is_global_zero else {}
+            self.log.write({"step": step, "seconds": self.seconds} | means | apart)
+            shown = {name: means[name] for name in ("loss", "image")} | self.held_out.latest
+            self.progress.set_postfix(**{name: f"{value:.4f}" for name, value in shown.items()})
         if saved:
             self.save()
-        return step < config.steps and self._asked_to_stop()
+            stalled = self.fabric.is_global_zero and self.held_out.stalled
+            self.stopped_early = step < config.steps and self._any_process(stalled)
+        return self.stopped_early or (step < config.steps and self._asked_to_stop())
 
     def _asked_to_stop(self) -> bool:
         """Processes that share a batch all leave after the same step: every tenth they confer."""
-        if self.fabric.world_size == 1:
-            return self.interrupted()
-        if self.step % 10:
+        if self.fabric.world_size > 1 and self.step % 10:
             return False
-        flag = torch.tensor(float(self.interrupted()), device=self.fabric.device)
-        return bool(self.sum_over_processes(flag))
+        return self._any_process(self.interrupted())
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether this is so in any of the processes that share a batch."""
+        if self.fabric.world_size == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.fabric.device)
+        return bool(self.sum_over_processes(flags))
 
     def _divergence(self, loss: float) -> InputError:
         """What to say of a loss that diverges: the steps, and the particles that stand out."""

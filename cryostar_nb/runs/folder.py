@@ -2,7 +2,8 @@
 
 `config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference,
 `atoms.cif` all of it where the density is made of its atoms; `checkpoint.pt` and `metrics.csv` come
-from training; `latents.npy` is the latent mean of every particle, (particle, latent).
+from training; `latents.npy` is the latent mean of every particle, (particle, latent);
+`held_out.json` says whether the encoder learned its images by heart.
 """
 
 import csv
@@ -43,6 +44,7 @@ FILES = (
     "checkpoint.pt",
     "metrics.csv",
     "latents.npy",
+    "held_out.json",
 )
 
 
@@ -182,8 +184,20 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     @property
+    def held_out(self) -> dict[str, Any] | None:
+        """What the particles say that were held out (`validation.Generalisation`), if the training
+        has come to its end.
+        """
+        path = self.folder / "held_out.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return found if found.get("step") == self.step else None
+
+    @property
     def metrics(self) -> dict[str, list[float]]:
-        """The columns of `metrics.csv`; none before its first line. A cut last line is left out."""
+        """The columns of `metrics.csv`; none before its first line. A cut last line is left out.
+
+        Losses of particles held out are NaN where they were not measured: between checkpoints.
+        """
         text = (self.folder / "metrics.csv").read_text(encoding="utf-8")
         complete = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         rows = list(csv.DictReader(complete))

@@ -121,8 +121,11 @@ def read_config(folder: Path | str) -> RunConfig:
     version: object = "unknown"
     try:
         values = json.loads(path.read_text())
-        version = values.get("version", "0.1.0 or older") if isinstance(values, dict) else version
-        return _RUN.validate_json(path.read_text())
+        if isinstance(values, dict):
+            version = values.get("version", "0.1.0 or older")
+            if isinstance(values.get("train"), dict):
+                values["train"].setdefault("held_out", 0.0)  # older runs trained on all particles
+        return _RUN.validate_json(json.dumps(values))
     except (ValidationError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(

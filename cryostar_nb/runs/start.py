@@ -63,8 +63,7 @@ def start_run(
     check_fit(inputs, config, nodes, particles)
     if before is not None:
         check_can_go_on(before, settings, atoms, nodes)
-        if config.steps == before.step:
-            print(f"{out}: is at its last step, {before.step:,}; give a larger --steps to go on")
+        if has_ended(before, config):
             _ = before.latents  # inferred, where they are missing
             return before
     density = make_density(config, atoms, nodes)
@@ -209,8 +208,11 @@ def check_fit(
 def check_can_go_on(before: Run, settings: RunConfig, atoms: Structure, nodes: Structure) -> None:
     """Raise InputError when a run that is to go on was trained on something else, or further."""
     stays = ("method", "modes", "encoder_input", "density", "group_correlation", "low_pass")
+    stays += ("held_out",)
     was, now = ({name: getattr(c, name) for name in stays} for c in (before.config, settings.train))
     was, now = was | vars(before.settings.grid), now | vars(settings.grid)
+    if before.config.held_out:  # the seed decides which particles these are
+        was, now = was | {"seed": before.config.seed}, now | {"seed": settings.train.seed}
     differences = [
         (f"with {name} = {was[name]}", now[name]) for name in now if now[name] != was[name]
     ]
@@ -231,6 +233,18 @@ def check_can_go_on(before: Run, settings: RunConfig, atoms: Structure, nodes: S
             value=settings.train.steps,
             remedy="give a larger --steps",
         )
+
+
+def has_ended(before: Run, config: TrainConfig) -> bool:
+    """Whether a run has nothing left to do with these settings; says so."""
+    step, found = before.step, before.held_out
+    if config.steps == step:
+        print(f"{before.folder}: is at its last step, {step:,}; give a larger --steps to go on")
+    elif config.stop_early and found and found["stopped_early"]:
+        print(f"{before.folder}: stopped early, at step {step:,}; --no-stop-early lets it go on")
+    else:
+        return False
+    return True
 
 
 def difference_of(first: Structure, second: Structure) -> list[tuple[str, str]]:
