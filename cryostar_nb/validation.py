@@ -85,14 +85,14 @@ class Generalisation:
 
     @property
     def verdict(self) -> str:
-        """`generalises`, `learns by heart` or `undecided`.
+        """`generalises`, `learns by heart`, or `undecided`: of few particles or one structure.
 
         By heart: the gain is clearly less than half of that of the particles of the training.
         """
         held, trained = self.gain, self.trained_gain
         short = LEAST_RATIO * trained.mean - held.mean
         error = math.hypot(held.error, LEAST_RATIO * trained.error)
-        if self.particles < LEAST_PARTICLES:
+        if self.particles < LEAST_PARTICLES or self.collapsed:
             return "undecided"
         if short > CLEAR * error:
             return "learns by heart"
@@ -113,26 +113,24 @@ class Generalisation:
 
     def words(self) -> list[str]:
         """What it means, in two sentences."""
-        ratio = f"{self.ratio.mean:.2f} ± {self.ratio.error:.2f}"
-        gains = f"the gain of the {self.particles:,} particles held out is {ratio} of that of"
-        gains += " particles trained on"
+        count, spread = f"{self.particles:,} particles held out", f"{self.spread:.2f} Å rms"
+        gain = f"the gain of the {count} is {self.ratio.mean:.2f} ± {self.ratio.error:.2f} of that"
+        gain += " of particles trained on"
         if self.verdict == "undecided":
-            few = self.particles < LEAST_PARTICLES
-            gains = f"{self.particles} particles held out are too few"
-            gains = gains if few else "their own structures gain too little over the mean one"
-        spread = f"{self.spread:.2f} Å rms"
-        beside = f"z = {self.gain.z:.1f} over the mean structure"
-        beside += f", {self.gain_over_others.z:.1f} over those of other particles"
+            gain = f"the {count} gain too little by their own structures to tell"
+        if self.particles < LEAST_PARTICLES:
+            return [f"undecided: {count} are too few to tell", f"structures differ by {spread}"]
+        beside = f"(z = {self.gain.z:.1f} over the mean structure, {self.gain_over_others.z:.1f}"
+        beside += " over those of other particles)"
+        motion = f"structures differ by {spread}"
         if self.collapsed:
             motion = f"collapsed: all latents are decoded to nearly one structure ({spread})"
         elif self.moves:
-            motion = f"motion: {spread}; own structures explain the particles held out: {beside}"
+            motion = f"motion: {motion}, and explain the particles held out {beside}"
         else:
-            motion = (
-                f"no motion above noise: structures differ by {spread}, but they do not explain"
-            )
-            motion += f" the particles held out: {beside}"
-        return [f"{self.verdict}: {gains}", motion]
+            motion = f"no motion found above noise: {motion}, but do not explain the particles held"
+            motion += f" out {beside}"
+        return [f"{self.verdict}: {gain}", motion]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -26,10 +26,10 @@ CROWDED = dataclasses.replace(CONFIG, clash_distance=6.0, checkpoint_every=30)
 
 
 def metrics(folder):
-    """The lines of metrics.csv as numbers, without the time."""
+    """The lines of metrics.csv as numbers, without the time and what was not measured."""
     with (folder / "metrics.csv").open(newline="") as handle:
         return [
-            {name: float(value) for name, value in row.items() if name != "seconds"}
+            {k: float(value) for k, value in row.items() if k != "seconds" and value != "nan"}
             for row in csv.DictReader(handle)
         ]
 

@@ -85,11 +85,19 @@ def images(
 
 
 def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
-    """The losses of `metrics.csv` against the step: image loss and, if any, structural losses."""
+    """The losses of `metrics.csv` against the step: image loss and, if any, structural losses.
+
+    Dots: the image loss of particles held out, and of as many that are trained on, without blur.
+    """
     structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
-    left.plot(metrics["step"], metrics["image"], color=COLOURS["star"])
+    left.plot(metrics["step"], metrics["image"], color=COLOURS["star"], label="batch")
+    for name, colour in (("trained", COLOURS["star"]), ("held_out", _CYCLE[1])):
+        if name in metrics:  # NaN, which is not drawn, between checkpoints
+            label = name.replace("_", " ")
+            left.plot(metrics["step"], metrics[name], "o", color=colour, markersize=4, label=label)
+            left.legend(frameon=False)
     left.set(xlabel="step", ylabel="image loss (minus correlation)")
     for right in rest:
         for name, colour in zip(structural, _CYCLE[1:], strict=False):

@@ -73,6 +73,7 @@ def report_page(
         kind="cryoSTAR run",
         with_3dmol=True,
         numbers=table(_numbers(run, evaluation, frames)),
+        held_out=run.held_out["words"] if run.held_out else [],
         motion=Markup(motion._make_html()),
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),

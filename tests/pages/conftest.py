@@ -51,6 +51,7 @@ class LineRun:
     step: int = 1_200
     metrics: dict = dataclasses.field(default_factory=dict)
     evaluation: dict | None = None
+    held_out: dict | None = None
 
     @property
     def reference(self):
