@@ -131,6 +131,11 @@ def test_an_elastic_weight_of_zero_cannot_decay():
     assert off.elastic_weight_at(5) == 0.0
 
 
+def test_stopping_early_needs_particles_that_are_held_out():
+    assert refusal(TrainConfig, stop_early=True, held_out=0.0).value == 0.0
+    assert TrainConfig(stop_early=True).held_out == 0.05
+
+
 def test_changed_settings_are_checked_again_and_the_old_ones_stay():
     config = TrainConfig()
     with pytest.raises(InputError):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from refusals import refused
 
-from cryostar_nb.io.batches import batch_rows, batches_from, resident
+from cryostar_nb.io.batches import batch_rows, batches_from, held_out_rows, resident
 
 CPU = torch.device("cpu")
 SETS = pytest.mark.parametrize(("count", "batch"), [(24, 8), (26, 8), (997, 16)])
@@ -62,6 +62,39 @@ def test_an_epoch_is_one_permutation():
     order = torch.cat(take(batch_rows(100, 16, seed=3, start=12), 6))
     generator = torch.Generator().manual_seed(3 * 1_000_003 + 2)
     assert torch.equal(order, torch.randperm(100, generator=generator)[:96])
+
+
+# Particles held out
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"), [(1000, 0.05, 50), (30, 0.05, 2), (9, 0.5, 4), (50, 0.0, 0)]
+)
+def test_a_part_of_the_particles_is_held_out_at_least_two_or_none(count, fraction, expected):
+    rows = held_out_rows(count, fraction, seed=0)
+    assert len(rows) == len(rows.unique()) == expected
+    assert rows.tolist() == sorted(rows.tolist()) and set(rows.tolist()) <= set(range(count))
+
+
+def test_they_depend_on_the_count_and_the_seed_alone():
+    """Which they are is part of a run: it may not change from one version to the next."""
+    rows = held_out_rows(1000, 0.05, seed=4)
+    torch.rand(3)
+    assert torch.equal(held_out_rows(1000, 0.05, seed=4), rows)
+    assert not torch.equal(held_out_rows(1000, 0.05, seed=5), rows)
+    generator = torch.Generator().manual_seed(4 * 1_000_003 - 1)
+    assert torch.equal(rows, torch.randperm(1000, generator=generator)[:50].sort().values)
+    counts = torch.bincount(torch.cat([held_out_rows(20, 0.5, seed=seed) for seed in range(400)]))
+    assert counts.min() > 160 and counts.max() < 240  # of 200 ± 10
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "file"])
+def test_batches_have_only_the_particles_that_they_are_drawn_from(kind, stored):
+    among = torch.arange(3, 1000, 7)
+    batches = batches_from(stored[kind], 16, seed=2, start=5, device=CPU, among=among)
+    places = batch_rows(len(among), 16, seed=2, start=5)
+    for (rows, batch), expected in zip(take(batches, 40), places, strict=False):
+        assert torch.equal(rows, among[expected]) and torch.equal(batch, stored[0][rows])
 
 
 # The same batches, wherever the vectors are

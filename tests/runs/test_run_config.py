@@ -93,6 +93,14 @@ def test_the_first_version_noted_neither_itself_nor_a_map(settings, change):
     assert (stored.train, stored.model) == (settings.train, settings.model)
 
 
+def test_runs_that_held_no_particle_out_did_not_note_it(change):
+    def as_before(values):
+        del values["train"]["held_out"], values["train"]["stop_early"]
+
+    assert TrainConfig().held_out == 0.05
+    assert read_config(change(as_before)).train.held_out == 0.0
+
+
 @pytest.mark.parametrize("part", ["inputs", "grid", "train", "model", None])
 def test_an_unknown_setting_is_refused_and_the_version_that_wrote_it_is_named(part, change):
     def add(values):

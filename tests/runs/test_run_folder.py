@@ -178,14 +178,51 @@ def test_a_run_is_not_resumed_with_other_particles_nor_back_nor_with_a_preset(
 
 def test_a_resumed_run_says_what_is_not_as_it_was(run_copy, shell):
     before = (run_copy / "config.json").read_bytes()
-    answer = shell(f"train --resume --out {run_copy} --seed 5")
+    answer = shell(f"train --resume --out {run_copy} --clash-weight 0.7")
     assert answer.code == 0 and "last step, 60" in answer.out and "--steps" in answer.out
-    assert (run_copy / "config.json").read_bytes() == before  # no step was trained with that seed
+    assert (run_copy / "config.json").read_bytes() == before  # no step was trained with it
     answer = shell(f"train --resume --out {run_copy} --steps 62 --clash-weight 0.5")
     assert answer.code == 0
     assert "from step 61 on, steps = 62, not 60" in answer.out
     assert "from step 61 on, clash_weight = 0.5, not 1.0" in answer.out
     assert open_run(run_copy).config.clash_weight == 0.5
+
+
+def test_the_seed_of_a_run_that_holds_no_particle_out_may_change(train_line, shell, tmp_path):
+    out = tmp_path / "run"
+    assert shell(f"{train_line} --out {out} --steps 1 --held-out 0").code == 0
+    assert not (out / "held_out.json").exists() and open_run(out).held_out is None
+    assert shell(f"train --resume --out {out} --steps 2 --seed 5").code == 0
+    assert open_run(out).config.seed == 5
+
+
+def test_a_run_that_stopped_early_goes_on_only_when_told_to(
+    train_line, shell, tmp_path, monkeypatch
+):
+    def losses(network, density, band, data, rows, latents):
+        return torch.zeros(len(rows))
+
+    monkeypatch.setattr("cryostar_nb.runs.held_out.image_losses", losses)
+    out = tmp_path / "run"
+    line = f"{train_line} --out {out} --steps 7 --checkpoint-every 1 --stop-early"
+    answer = shell(line)
+    assert answer.code == 0 and f"{out}: stopped early, at step 4" in answer.out
+    run = open_run(out)
+    assert run.step == 4 and run.held_out["stopped_early"] and len(run.latents) == 160
+    answer = shell(f"train --resume --out {out}")
+    assert answer.code == 0 and "--no-stop-early" in answer.out and open_run(out).step == 4
+    answer = shell(f"train --resume --out {out} --no-stop-early")
+    assert answer.code == 0 and open_run(out).step == 7
+    assert not open_run(out).held_out["stopped_early"]
+
+
+def test_what_the_particles_say_that_were_held_out_is_of_the_last_checkpoint(run_copy):
+    found = open_run(run_copy).held_out
+    assert (found["step"], found["held_out"], found["particles"]) == (60, 8, 8)
+    for line in found["words"]:
+        assert f"{line[0].upper()}{line[1:]}." in (run_copy / "report.html").read_text()
+    (run_copy / "held_out.json").write_text(json.dumps(found | {"step": 50}))
+    assert open_run(run_copy).held_out is None
 
 
 def test_detail_that_the_pixels_do_not_hold_is_said(train_line, shell, tmp_path):
@@ -254,6 +291,9 @@ def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(small_run
         ("--modes", "9", "16"),
         ("--density", "nodes", "groups"),
         ("--group-correlation", "0.99", "0.995"),
+        ("--held-out", "0.1", "0.05"),
+        ("--held-out", "0.0", "0.05"),
+        ("--seed", "3", "0"),  # it chooses the particles held out
     ],
 )
 def test_a_run_is_not_resumed_with_another_network_and_keeps_its_settings(
@@ -326,7 +366,8 @@ def test_a_broken_checkpoint_is_refused(run_copy, refused):
 
 
 def test_more_particles_in_a_batch_than_there_are_is_refused(train_line, refused, tmp_path):
-    refused(f"{train_line} --out {tmp_path}/run --batch-size 161", "161", "160", "--batch-size")
+    words = ("153", "160 particles, less 8", "--batch-size")
+    refused(f"{train_line} --out {tmp_path}/run --batch-size 153", *words)
     assert not (tmp_path / "run").exists()
 
 
