@@ -271,7 +271,7 @@ def train_and_evaluate(run: PaperRun, work: Path) -> None:
     else:
         flags = [folder / "particles.star", "--reference", reference, "--out", out]
         flags += ["--preset", run.setting, "--method", run.method, "--steps", run.steps]
-        flags += ["--seed", run.seed, *" ".join(run.flags).split()]
+        flags += ["--seed", run.seed, "--held-out", 0, *" ".join(run.flags).split()]
     cryostar("train", *flags, "--cache", folder / "cache")
     cryostar("evaluate", out, "--truth", folder / "truth.npz")
     evaluation = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))

@@ -128,13 +128,13 @@ class Generalisation:
         elif self.moves:
             motion = f"motion: {motion}, and explain the particles held out {beside}"
         else:
-            motion = f"no motion found above noise: {motion}, but do not explain the particles held"
-            motion += f" out {beside}"
+            motion = f"no motion found above noise: {motion}, but explain the particles held out"
+            motion += f" too little {beside}"
         return [f"{self.verdict}: {gain}", motion]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        verdict = {"verdict": self.verdict, "ratio": asdict(self.ratio)}
+        verdict: dict[str, Any] = {"verdict": self.verdict, "ratio": asdict(self.ratio)}
         verdict |= {"collapsed": self.collapsed, "moves": self.moves, "words": self.words()}
         return verdict | asdict(self)
 

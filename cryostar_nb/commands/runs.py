@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Train:
     """Learn the atomic shape behind every particle.
 
-    Writes a run folder: checkpoint.pt, metrics.csv, config.json, reference.cif and latents.npy.
+    Writes a run folder: checkpoint.pt, metrics.csv, config.json, reference.cif, latents.npy, and
+    held_out.json, which says whether images were learned by heart.
     Ctrl-C leaves a run that --resume continues; a resumed run takes its files and settings from
     its folder, but for those given again.
     """

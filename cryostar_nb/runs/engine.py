@@ -85,8 +85,9 @@ def run_training(
     sizes = model_config or ModelConfig()
     network = make_network(config, sizes, nodes, band, find_modes=not resume).to(fabric.device)
     data = with_looks(network.encoder, data)
-    held_out = HeldOut(config, network, density, band, data)
-    engine = Engine(config, data, out, network, fabric, held_out)
+    engine = Engine(
+        config, data, out, network, fabric, HeldOut(config, network, density, band, data)
+    )
     if resume:
         engine.load()
     model, optimiser = fabric.setup(network, engine.optimiser)
@@ -110,13 +111,7 @@ def run_training(
             record=engine.record,
             stop_after=engine.after_step,
         )
-    engine.save()
-    fabric.barrier()
-    if engine.step < config.steps and not engine.stopped_early:
-        go_on = f"go on with: cryostar-nb train --resume --out {out}"
-        raise KeyboardInterrupt(f"stopped at step {engine.step} of {config.steps}; {go_on}")
-    if fabric.is_global_zero:
-        held_out.conclude(out, engine.step, stopped_early=engine.stopped_early)
+    engine.finish()
     return network.eval()
 
 
@@ -270,6 +265,16 @@ class Engine:
             return flag
         flags = torch.tensor(float(flag), device=self.fabric.device)
         return bool(self.sum_over_processes(flags))
+
+    def finish(self) -> None:
+        """Save, and say what was learned, or that the training was stopped."""
+        self.save()
+        self.fabric.barrier()
+        if self.step < self.config.steps and not self.stopped_early:
+            go_on = f"go on with: cryostar-nb train --resume --out {self.out}"
+            raise KeyboardInterrupt(f"stopped at step {self.step} of {self.config.steps}; {go_on}")
+        if self.fabric.is_global_zero:
+            self.held_out.conclude(self.out, self.step, stopped_early=self.stopped_early)
 
     def _divergence(self, loss: float) -> InputError:
         """What to say of a loss that diverges: the steps, and the particles that stand out."""
