@@ -26,6 +26,18 @@ def test_images_keep_their_order_and_can_share_a_scale():
     assert {ax.images[0].get_clim() for ax in figure.axes} == {(1.0, 3.0)}
 
 
+def test_losses_of_particles_held_out_are_dots_where_they_were_measured():
+    metrics = {"step": [1.0, 2.0, 3.0], "image": [-0.1, -0.2, -0.3]}
+    (line,) = figures.training(metrics).axes[0].lines
+    np.testing.assert_array_equal(line.get_ydata(), metrics["image"])
+    metrics |= {"held_out": [np.nan, np.nan, -0.2], "trained": [np.nan, np.nan, -0.4]}
+    dots = {line.get_label(): line for line in figures.training(metrics).axes[0].lines}
+    assert set(dots) == {"batch", "trained", "held out"}
+    np.testing.assert_array_equal(dots["held out"].get_ydata(), metrics["held_out"])
+    assert dots["held out"].get_color() != dots["trained"].get_color()
+    assert dots["held out"].get_linestyle() == "None"
+
+
 def test_an_axis_of_detail_has_ticks_that_do_not_touch():
     frequencies = np.linspace(0.01, 0.25, 50)
     ax = figures.correlations(frequencies, {"a": np.ones(50)}).axes[0]
