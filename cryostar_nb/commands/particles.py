@@ -53,7 +53,7 @@ class Simulate:
     images need not exist."""
     realistic: bool = False
     """Particles like real ones: an SNR of 0.05, and errors, envelopes, ice, neighbours and junk of
-    the size that good data sets have. Other flags override."""
+    a size that a good data set may have. Other flags override."""
     config: OmitArgPrefixes[SimulationConfig] = field(default_factory=SimulationConfig)
     """What is simulated."""
     faults: OmitArgPrefixes[Faults] = field(default_factory=Faults)

@@ -47,8 +47,8 @@ def draw_crowd(
     """The molecules beside the particles, and those of junk.
 
     `reach` is the radius of the molecule, in Å. A good particle has a Poisson number of
-    `neighbours`. Junk of the kind "off the centre" is one neighbour without the particle, an
-    "aggregate" a few molecules that overlap, and "another molecule" stands in the centre and is the
+    `neighbours`. Junk of the kind "off the centre" is one molecule at least half of its radius off,
+    an "aggregate" a few molecules that overlap; "another molecule" stands in the centre and is the
     state number `states`.
     """
     half_box, seed = config.box_size * config.pixel_size / 2, config.seed
@@ -63,7 +63,7 @@ def draw_crowd(
     number += (junk == kinds["off the centre"]) | (junk == kinds["another molecule"])
     image = np.repeat(np.arange(len(junk)), number)
     kind = junk[image]
-    centres = _places_beside(len(image), reach, half_box, rng)
+    centres = _places_off_centre(len(image), reach, half_box, rng)
     clumped = rng.normal(0, reach / 2, centres.shape)
     centres = np.where((kind == kinds["aggregate"])[:, None], clumped, centres)
     centres[kind == kinds["another molecule"]] = 0.0
@@ -101,6 +101,15 @@ def _places_beside(
         outside = np.linalg.norm(drawn, axis=-1) > reach
         places = np.concatenate([places, drawn[outside & (to_box < reach)]])
     return places[:count]
+
+
+def _places_off_centre(
+    count: int, reach: float, half_box: float, rng: np.random.Generator
+) -> Float[np.ndarray, "count 2"]:
+    """Centres from half of the molecule's radius to the edge of the box, in any direction."""
+    distance = rng.uniform(reach / 2, max(reach, half_box), count)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    return distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
 def other_molecule(

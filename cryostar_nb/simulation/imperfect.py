@@ -113,14 +113,14 @@ def _turn_side_chains(
 
 
 def _domain(path: Float[np.ndarray, "state node 3"], nodes: Structure) -> Int[np.ndarray, " moved"]:
-    """The stretch of a chain about the node that moves most, of all that moves half as far.
+    """The stretch of a chain about the node that moves most, of all that moves a quarter as far.
 
     Ten nodes at least where the chain has them, which all move alike where nothing moves.
     """
     moves = np.linalg.norm(path - path[0], axis=-1).max(axis=0)
     peak = int(moves.argmax())
     chain = np.flatnonzero(nodes.chains == nodes.chains[peak])
-    far = set(chain[moves[chain] > moves[peak] / 2].tolist())
+    far = set(chain[moves[chain] > moves[peak] / 4].tolist())
     first = last = peak
     while first - 1 in far:
         first -= 1

@@ -126,7 +126,7 @@ class ImperfectReference:
     """State of the path that the model is made from, counted from 1."""
 
 
-# What a good data set of today still has; the page "How it works" says where each is from.
+# What a good data set still has; the page "How it works" says which value has a source.
 REALISTIC = Faults(
     rotation_error=2.0,
     shift_error=1.0,
@@ -139,7 +139,7 @@ REALISTIC = Faults(
     b_factor_sd=20.0,
     contrast_sd=0.25,
     solvent=0.5,
-    ice_gradient=0.2,
+    ice_gradient=0.05,
     neighbours=0.3,
     junk=0.1,
 )

@@ -103,10 +103,12 @@ def test_the_domain_that_moves_most_is_moved_as_it_is(kinase):
         atol=1e-9,
     )
     assert not np.delete(of_nodes, reference.moved, axis=0).any()
+    lid = np.arange(122, 160) - 1
+    assert np.isin(lid, reference.moved).mean() > 0.9
     path = kinase[1][:, node_atoms(kinase[0])]
     moves = np.linalg.norm(path[-1] - path[0], axis=-1)
     assert moves.argmax() in reference.moved and np.ptp(reference.moved) + 1 == len(reference.moved)
-    assert moves[reference.moved].mean() > 2 * moves.mean() and 10 <= len(reference.moved) < 107
+    assert moves[reference.moved].mean() > 1.5 * moves.mean() and 10 <= len(reference.moved) < 107
 
 
 def test_a_path_without_motion_still_has_a_domain(kinase):
