@@ -72,13 +72,18 @@ class Simulate:
         config = SimulationConfig(snr=REALISTIC_SNR)
         return {"realistic": True, "config": config, "faults": faults}
 
+    @property
+    def writes_reference(self) -> bool:
+        """Whether an imperfect reference is asked for."""
+        return bool(not_default(self.imperfect))
+
     def run(self) -> Path:
         """Simulate; returns the path of the particles."""
         from cryostar_nb.io.files import check_outputs
         from cryostar_nb.simulation.particles import simulate
 
         outputs = [self.out / name for name in ("particles.star", "particles.mrcs", "truth.npz")]
-        if not_default(self.imperfect):
+        if self.writes_reference:
             outputs.append(self.out / "reference.cif")
         files = (self.faults.noise_spectrum, self.faults.mtf)
         inputs = [self.start, self.end, self.trajectory, self.topology, self.poses]

@@ -88,12 +88,13 @@ class Specimen:
 
 
 def draw_specimen(
-    config: SimulationConfig, faults: Faults, poses: Poses, *, given: bool
+    config: SimulationConfig, faults: Faults, poses: Poses, *, given: bool, room: float
 ) -> Specimen:
     """The particles of these perfect poses, with faults.
 
     With `given`, the poses are those of a file, and true; else astigmatism, uneven views and shifts
-    are added to what is true. Raises InputError for faults that given poses cannot have.
+    are added to what is true. `room` is how far a particle may lie off the centre of the box, in Å.
+    Raises InputError for faults that given poses cannot have, and for a shift beyond the room.
     """
     n, seed = config.n_particles, config.seed
     for name in ("astigmatism", "uneven_views"):
@@ -118,6 +119,10 @@ def draw_specimen(
             told = dataclasses.replace(told, shifts=told.shifts - error)
         else:
             true = dataclasses.replace(true, shifts=true.shifts + error)
+            if true.shifts.abs().max() > room:
+                problem = f"shift_error = {{value}} Å, and the model leaves {room:.0f} Å of room"
+                remedy = "give a larger --box-size"
+                raise InputError(problem, value=faults.shift_error, remedy=remedy)
     return Specimen(
         true=true,
         told=_told(told, faults, seed),

@@ -221,12 +221,8 @@ def simulate(
     rng = np.random.default_rng(config.seed)
     views = draw_poses(config, rng) if poses is None else given_poses(config, poses, reach)
     state, states = draw_states(config, rng), torch.from_numpy(path).float()
-    specimen = draw_specimen(config, faults, views, given=poses is not None)
-    if faults.shift_error and specimen.true.shifts.abs().max() > half_box - reach:
-        problem = (
-            f"shift_error = {{value}} Å, and the model leaves {half_box - reach:.0f} Å of room"
-        )
-        raise InputError(problem, value=faults.shift_error, remedy="give a larger --box-size")
+    room = half_box - reach
+    specimen = draw_specimen(config, faults, views, given=poses is not None, room=room)
     band, vectors = clean_images(atoms, config, specimen.true, transfer)
     crowd = draw_crowd(specimen.junk, faults.neighbours, len(path), config, reach)
 

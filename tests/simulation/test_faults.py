@@ -38,7 +38,7 @@ MANY = SimulationConfig(n_particles=20_000)
 def specimen(faults, given=False, config=MANY):
     """What is true and told of many particles, without an image."""
     poses = draw_poses(config, np.random.default_rng(config.seed))
-    return draw_specimen(config, faults, poses, given=given)
+    return draw_specimen(config, faults, poses, given=given, room=50.0)
 
 
 def rms(values):
