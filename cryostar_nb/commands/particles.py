@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from cryostar_nb.config import Count, Positive, settings
+from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.prepare.options import Choice, Preprocessing
 from cryostar_nb.runs.run_config import particles_of
@@ -64,7 +65,11 @@ class Simulate:
     @classmethod
     def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
         """What is not given, where particles like real ones are asked for."""
-        if given.get("realistic") is not True:
+        realistic = given.get("realistic", False)
+        if not isinstance(realistic, bool):
+            remedy = "give True or False"
+            raise InputError("realistic = {value}", value=realistic, remedy=remedy)
+        if not realistic:
             return {}
         # CTFs that are given have their own astigmatism.
         drawn = given.get("poses") is None
