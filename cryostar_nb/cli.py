@@ -21,12 +21,19 @@ from cryostar_nb.pages.terminal import describe
 
 SUBCOMMANDS = {command.__name__.lower(): command for command in commands.COMMANDS}
 
+# Commands whose defaults depend on what is given, and what must be given to them.
+REQUIRED: dict[Any, tuple[str, ...]] = {
+    commands.Train: ("particles", "reference", "out"),
+    commands.Simulate: ("start", "out"),
+}
+
 
 def parse(words: list[str]) -> Any:
     """The command that these words of the shell mean.
 
-    The defaults of `train` are those of its preset, or of the run that it resumes. Raises
-    InputError for a value that a setting cannot have; other mistakes are tyro's to say.
+    The defaults of `train` are those of its preset, or of the run that it resumes; those of
+    `simulate` may be those of realistic particles. Raises InputError for a value that a setting
+    cannot have; other mistakes are tyro's to say.
     """
     said = io.StringIO()
     try:
@@ -43,7 +50,7 @@ def parse(words: list[str]) -> Any:
 
 
 def _parse(words: list[str]) -> Any:
-    command = SUBCOMMANDS.get(words[0]) if words else None
+    command: Any = SUBCOMMANDS.get(words[0]) if words else None
     if command is None:  # a mistake, or a question about all of them
         kinds = tuple(
             Annotated[kind, tyro.conf.subcommand(name)] for name, kind in SUBCOMMANDS.items()
@@ -51,13 +58,15 @@ def _parse(words: list[str]) -> Any:
         about = "Atomic-model heterogeneity analysis in cryo-EM."
         return tyro.cli(Union[kinds], args=words, prog="cryostar-nb", description=about)  # type: ignore[call-overload]  # noqa: UP007
     options: dict[str, Any] = {"args": words[1:], "prog": f"cryostar-nb {words[0]}"}
-    if command is commands.Train and not {"-h", "--help"} & set(words):
+    if command in REQUIRED and not {"-h", "--help"} & set(words):
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--preset", nargs="?")
         early.add_argument("--resume", action="store_true")
+        early.add_argument("--realistic", action="store_true")
         early.add_argument("--out", nargs="?", type=Path)
+        early.add_argument("--poses", nargs="?", type=Path)
         given = {k: v for k, v in vars(early.parse_known_args(words[1:])[0]).items() if v}
-        missing = dict.fromkeys(("particles", "reference", "out"), tyro.MISSING)
+        missing = dict.fromkeys(REQUIRED[command], tyro.MISSING)
         options["default"] = _unchecked(command, missing | command.defaults(given))
     return tyro.cli(command, **options)
 

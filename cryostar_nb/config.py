@@ -17,14 +17,14 @@ from cryostar_nb.errors import InputError
 
 T = TypeVar("T")
 # NumPy's numbers are welcome; a truth value or a text is no number.
-_FROM_NUMPY = BeforeValidator(lambda value: value.item() if hasattr(value, "item") else value)
-Number = Annotated[float, _FROM_NUMPY, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, _FROM_NUMPY, Field(strict=True, gt=0)]
-WholeNumber = Annotated[int, _FROM_NUMPY, Field(strict=True, ge=0)]
-Positive = Annotated[float, _FROM_NUMPY, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, _FROM_NUMPY, Field(strict=True, ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, _FROM_NUMPY, Field(strict=True, ge=0, le=1)]
-Percentile = Annotated[float, _FROM_NUMPY, Field(strict=True, ge=0, le=100)]
+FROM_NUMPY = BeforeValidator(lambda value: value.item() if hasattr(value, "item") else value)
+Number = Annotated[float, FROM_NUMPY, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, FROM_NUMPY, Field(strict=True, gt=0)]
+WholeNumber = Annotated[int, FROM_NUMPY, Field(strict=True, ge=0)]
+Positive = Annotated[float, FROM_NUMPY, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, FROM_NUMPY, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, FROM_NUMPY, Field(strict=True, ge=0, le=1)]
+Percentile = Annotated[float, FROM_NUMPY, Field(strict=True, ge=0, le=100)]
 
 
 @dataclass_transform(frozen_default=True)
@@ -114,7 +114,7 @@ class TrainConfig:
     """What the images are made of. groups: a Gaussian for each few neighbouring atoms of a residue,
     as few as the low-pass allows, carried by the residue. atoms: one for each heavy atom, carried
     by its residue. nodes: one for each residue, at Cα or P, as in the paper."""
-    group_correlation: Annotated[float, _FROM_NUMPY, Field(strict=True, gt=0, lt=1)] = 0.995
+    group_correlation: Annotated[float, FROM_NUMPY, Field(strict=True, gt=0, lt=1)] = 0.995
     """Correlation that images of groups keep with images of all atoms, without noise and CTF."""
     encoder_input: Literal["image", "structure"] = "structure"
     """What the encoder is given. structure: what the image, with its pose and CTF, shows at the

@@ -220,6 +220,19 @@ def test_a_trajectory_gives_the_states(shell, tmp_path):
     np.testing.assert_allclose(moved.sum(), 0.5, atol=1e-3)
 
 
+def test_realistic_particles_and_a_wrong_reference_are_made_in_the_shell(shell, tmp_path):
+    line = f"simulate --start {START} --end {END} --out {tmp_path}/sim {SMALL} --n-particles 16"
+    answer = shell(f"{line} --realistic --snr 0.5 --box-size 48 --reference-gap 5")
+    assert answer.code == 0 and answer.out.startswith(f"wrote {tmp_path}/sim/particles.star, ")
+    assert "particles.mrcs, reference.cif and truth.npz" in answer.out
+    truth = np.load(tmp_path / "sim" / "truth.npz")
+    asked = json.loads(str(truth["faults"]))
+    assert (asked["reference_gap"], asked["rotation_error"], truth["snr"]) == (5, 2.0, 0.5)
+    assert len(read_structure(tmp_path / "sim" / "reference.cif")) < len(read_structure(START))
+    told = read_particles(tmp_path / "sim" / "particles.star")
+    assert not np.allclose(told.rotations, truth["rotations"], atol=1e-3)
+
+
 def test_structures_that_do_not_match_are_refused_and_nothing_is_written(refused, tmp_path):
     atoms = read_structure(END)
     write_structure(tmp_path / "short.pdb", atoms[atoms.residue_numbers < 200])

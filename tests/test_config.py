@@ -14,7 +14,7 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.prepare.options import Choice, Preprocessing
 from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles
-from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.options import Faults, ImperfectReference, SimulationConfig
 
 REQUIRED = {
     Grid: {"box_size": 8, "pixel_size": 1.0, "n_particles": 4},
@@ -62,6 +62,29 @@ OUTSIDE = {
         "voltage_kv": 0.0,
         "amplitude_contrast": 1.1,
         "seed": -1,
+    },
+    Faults: {
+        "rotation_error": -1.0,
+        "shift_error": -1.0,
+        "defocus_error": -1.0,
+        "astigmatism": -1.0,
+        "astigmatism_error": -1.0,
+        "mtf": 0.0,
+        "b_factor": -1.0,
+        "b_factor_sd": -1.0,
+        "contrast_sd": -0.1,
+        "solvent": 1.1,
+        "solvent_blur": 0.0,
+        "ice_gradient": -0.1,
+        "neighbours": -0.1,
+        "junk": 1.0,
+        "uneven_views": -1.0,
+    },
+    ImperfectReference: {
+        "reference_rotamers": 1.1,
+        "reference_gap": -1,
+        "reference_shift": -1.0,
+        "reference_state": 0,
     },
     Preprocessing: {
         "box_size": 3,

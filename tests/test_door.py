@@ -130,6 +130,8 @@ def test_an_unknown_and_a_missing_argument_are_type_errors(command):
         (lambda: cs.train("x.star", reference="y.pdb", out="z", preset="ours"), "preset", "ours"),
         (lambda: cs.train("x.star", reference="y.pdb", out="z", device=3), "device", 3),
         (lambda: cs.simulate(start="x.pdb", out="z", snr=-1.0), "snr", -1.0),
+        (lambda: cs.simulate(start="x.pdb", out="z", realistic="yes"), "realistic", "yes"),
+        (lambda: cs.simulate(start="x.pdb", out="z", mtf=1.5), "mtf", 1.5),
         (lambda: cs.select("x.star", out="y.star", above=120), "above", 120),
         (lambda: cs.preprocess("x.star", out="z", normalise="no way"), "normalise", "no way"),
         (lambda: cs.info("x.star", pixel_size=0), "pixel_size", 0),

@@ -1,5 +1,6 @@
 """The commands about particle files and models; those about runs stand in `commands.runs`."""
 
+import dataclasses
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,10 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from cryostar_nb.config import Count, Positive, settings
+from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.prepare.options import Choice, Preprocessing
 from cryostar_nb.runs.run_config import particles_of
-from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.options import (
+    REALISTIC,
+    REALISTIC_SNR,
+    Faults,
+    ImperfectReference,
+    SimulationConfig,
+    not_default,
+)
 
 if TYPE_CHECKING:
     from cryostar_nb.doctor.diagnosis import Diagnosis
@@ -22,7 +31,8 @@ if TYPE_CHECKING:
 class Simulate:
     """Make synthetic particle images of a molecule that moves from one structure to another.
 
-    Writes particles.star (RELION 3.1), particles.mrcs and truth.npz into the folder OUT.
+    Writes particles.star (RELION 3.1), particles.mrcs and truth.npz into the folder OUT; and
+    reference.cif where an imperfect reference is asked for.
     """
 
     start: Path
@@ -42,8 +52,35 @@ class Simulate:
     poses: Path | None = None
     """Take rotations, shifts and CTFs from the first particles of this RELION STAR file; its
     images need not exist."""
+    realistic: bool = False
+    """Particles like real ones: an SNR of 0.05, and errors, envelopes, ice, neighbours and junk of
+    a size that a good data set may have. Other flags override."""
     config: OmitArgPrefixes[SimulationConfig] = field(default_factory=SimulationConfig)
     """What is simulated."""
+    faults: OmitArgPrefixes[Faults] = field(default_factory=Faults)
+    """What makes the particles like real ones."""
+    imperfect: OmitArgPrefixes[ImperfectReference] = field(default_factory=ImperfectReference)
+    """What is wrong with the reference that is written."""
+
+    @classmethod
+    def defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What is not given, where particles like real ones are asked for."""
+        realistic = given.get("realistic", False)
+        if not isinstance(realistic, bool):
+            remedy = "give True or False"
+            raise InputError("realistic = {value}", value=realistic, remedy=remedy)
+        if not realistic:
+            return {}
+        # CTFs that are given have their own astigmatism.
+        drawn = given.get("poses") is None
+        faults = REALISTIC if drawn else dataclasses.replace(REALISTIC, astigmatism=0.0)
+        config = SimulationConfig(snr=REALISTIC_SNR)
+        return {"realistic": True, "config": config, "faults": faults}
+
+    @property
+    def writes_reference(self) -> bool:
+        """Whether an imperfect reference is asked for."""
+        return bool(not_default(self.imperfect))
 
     def run(self) -> Path:
         """Simulate; returns the path of the particles."""
@@ -51,7 +88,11 @@ class Simulate:
         from cryostar_nb.simulation.particles import simulate
 
         outputs = [self.out / name for name in ("particles.star", "particles.mrcs", "truth.npz")]
-        inputs = (self.start, self.end, self.trajectory, self.topology, self.poses)
+        if self.writes_reference:
+            outputs.append(self.out / "reference.cif")
+        files = (self.faults.noise_spectrum, self.faults.mtf)
+        inputs = [self.start, self.end, self.trajectory, self.topology, self.poses]
+        inputs += [file for file in files if isinstance(file, Path)]
         check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)
         simulate(
             self.config,
@@ -61,6 +102,8 @@ class Simulate:
             trajectory=self.trajectory,
             topology=self.topology,
             poses=self.poses,
+            faults=self.faults,
+            imperfect=self.imperfect,
         )
         return outputs[0]
 

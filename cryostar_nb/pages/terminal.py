@@ -8,7 +8,8 @@ def describe(command: Any, result: Any) -> str:
     """What the terminal shows of a command's result."""
     match type(command).__name__:
         case "Simulate":
-            return f"wrote {result}, particles.mrcs and truth.npz"
+            reference = ", reference.cif" if command.writes_reference else ""
+            return f"wrote {result}, particles.mrcs{reference} and truth.npz"
         case "Info":
             from cryostar_nb.prepare.info import describe as as_lines
 

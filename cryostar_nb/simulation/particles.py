@@ -4,9 +4,11 @@ A structure moves along a path, is projected, blurred by the CTF, and noise is a
 show all heavy atoms; the model that is later trained on them moves one node per residue.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +25,18 @@ from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles, batches
 from cryostar_nb.io.stacks import write_stack
 from cryostar_nb.io.star import read_poses, write_star
-from cryostar_nb.io.structures import read_structure, read_trajectory
+from cryostar_nb.io.structures import read_structure, read_trajectory, write_structure
 from cryostar_nb.projector import make_images
-from cryostar_nb.simulation.options import SimulationConfig
+from cryostar_nb.simulation.crowd import crowd_images, draw_crowd
+from cryostar_nb.simulation.curves import colour, noise_filter, signal_transfer
+from cryostar_nb.simulation.faults import draw_specimen
+from cryostar_nb.simulation.imperfect import make_reference
+from cryostar_nb.simulation.options import (
+    Faults,
+    ImperfectReference,
+    SimulationConfig,
+    not_default,
+)
 from cryostar_nb.simulation.paths import linear_morph, matching_atoms, rigid_morph
 from cryostar_nb.structure import Structure, node_atoms
 
@@ -33,6 +44,7 @@ SNR_DEFINITION = (
     "variance of the clean CTF-modulated image over the whole box / variance of the noise, "
     "averaged over the data set"
 )
+WITH_FAULTS = "; over the good particles alone, with their contrast and envelopes, neighbours aside"
 BATCH = 32  # images in memory
 SIGNAL_SAMPLE = 1000  # images whose variance sets the noise
 
@@ -130,20 +142,27 @@ def new_particles(config: SimulationConfig, source: Path, poses: Poses) -> Parti
 
 
 def clean_images(
-    atoms: Structure, config: SimulationConfig, poses: Poses
+    atoms: Structure,
+    config: SimulationConfig,
+    poses: Poses,
+    transfer: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Band, Callable[..., Tensor]]:
     """The band up to Nyquist, and a function (positions, particles, ctf=True) to vectors on it.
 
     Each heavy atom is a Gaussian at its position, in Å. `particles` is a row of the poses and CTFs,
-    or a slice of them; with ctf=False the images have no CTF.
+    or some rows; with ctf=False the images have no CTF. `transfer` is what multiplies the signal
+    at the frequencies (kx, ky), in 1/Å.
     """
     band = Band(config.box_size, config.pixel_size, resolution=2 * config.pixel_size)
     electrons = torch.from_numpy(atoms.electrons).float()
     sigma = torch.tensor(atom_sigma(config.resolution))
     shifts = poses.shifts.float() if poses.shifts.any() else None
+    factor = None
+    if transfer is not None:
+        factor = band.per_coefficient(transfer(band.frequencies).float())
 
-    def vectors(positions: Tensor, particles: slice | int, *, ctf: bool = True) -> Tensor:
-        return make_images(
+    def vectors(positions: Tensor, particles: slice | int | Tensor, *, ctf: bool = True) -> Tensor:
+        made = make_images(
             positions,
             electrons,
             sigma,
@@ -152,6 +171,7 @@ def clean_images(
             shifts=None if shifts is None else shifts[particles],
             ctf=poses.ctf[particles] if ctf and poses.ctf is not None else None,
         )
+        return made if factor is None else made * factor
 
     return band, vectors
 
@@ -165,18 +185,29 @@ def simulate(
     trajectory: Path | str | None = None,
     topology: Path | str | None = None,
     poses: Path | str | None = None,
+    faults: Faults | None = None,
+    imperfect: ImperfectReference | None = None,
 ) -> None:
     """Write `out/particles.star`, `out/particles.mrcs` and `out/truth.npz`.
 
-    The path is that of `load_path`. The noise is white and Gaussian, of one variance for the whole
-    set: the mean variance of up to 1,000 clean images over `config.snr`. Rotations, shifts and CTFs
-    are drawn, or are those of the first `n_particles` of the STAR file `poses`. `truth.npz` holds
-    `state` (particle,), the state of each particle; `positions` (state, node, 3), the nodes of each
-    state in Å; `snr`; `snr_measured`, over all clean images; `snr_definition`; `noise_sd`. Memory
-    does not grow with the number of particles. Raises InputError for an atom outside the box, for
-    poses that lead out of it or are too few, and for a disk without room.
+    The path is that of `load_path`. The noise is Gaussian, of one variance for the whole set: the
+    mean variance of up to 1,000 clean images over `config.snr`. Rotations, shifts and CTFs are
+    drawn, or are those of the first `n_particles` of the STAR file `poses`; either way they are
+    true, and `faults` says how wrong the written STAR file is, and what else is imperfect. With an
+    `imperfect` reference that differs from the first state, `out/reference.cif` is written, too.
+
+    `truth.npz` holds `state` (particle,), the state of each particle; `positions` (state, node, 3),
+    the nodes of each state in Å; `snr`; `snr_measured`, over all clean images; `snr_definition`;
+    `noise_sd`; `faults`, a JSON text of those that were asked for; and of each particle the true
+    `rotations`, `shifts`, `defocus_u`, `defocus_v`, `defocus_angle_deg`, `b_factor`, `contrast`,
+    `ice_gradient`, `junk` (0: good, else an index into `junk_kinds`) and `neighbours`, the number
+    of molecules beside it. Of the reference it holds `reference_nodes`, the true nodes that it has,
+    and `Reference`'s other fields. Images are in memory a batch at a time.
+
+    Raises InputError for an atom outside the box, for poses that lead out of it or are too few, for
+    files of faults that cannot be read, and for a disk without room.
     """
-    out = Path(out)
+    out, faults, imperfect = Path(out), faults or Faults(), imperfect or ImperfectReference()
     atoms, path = load_path(config, start, end, trajectory, topology)
     reach = float(np.linalg.norm(path, axis=-1).max())
     half_box = config.box_size * config.pixel_size / 2
@@ -184,48 +215,80 @@ def simulate(
         problem = f"has an atom {{value}} Å from the origin, outside the half box of {half_box:g} Å"
         remedy, file = "centre it on the origin or give a larger --box-size", trajectory or start
         raise InputError(problem, file=file, value=round(reach, 1), remedy=remedy)
+    reference = make_reference(atoms, path, imperfect, config.seed)
+    transfer = signal_transfer(faults, config.pixel_size)
+    coloured = noise_filter(faults.noise_spectrum, config.box_size, config.pixel_size)
     rng = np.random.default_rng(config.seed)
     views = draw_poses(config, rng) if poses is None else given_poses(config, poses, reach)
     state, states = draw_states(config, rng), torch.from_numpy(path).float()
-    band, images = clean_images(atoms, config, views)
+    room = half_box - reach
+    specimen = draw_specimen(config, faults, views, given=poses is not None, room=room)
+    band, vectors = clean_images(atoms, config, specimen.true, transfer)
+    crowd = draw_crowd(specimen.junk, faults.neighbours, len(path), config, reach)
+
+    def signal(rows: slice | Tensor) -> Tensor:
+        images = band.decode(vectors(states[torch.from_numpy(state)[rows]], rows))
+        weights = specimen.weights(rows)
+        return images if weights is None else images * weights
+
     star = out / "particles.star"
     noise_sd, snr_measured = _write_images(
         config,
         star.with_suffix(".mrcs"),
-        lambda rows: band.decode(images(states[state[rows]], rows)),
+        signal,
+        good=specimen.good,
+        others=crowd_images(crowd, atoms, path, config, specimen, transfer),
+        noise=lambda white, rows: specimen.background(colour(white, coloured), rows),
     )
+    truth: dict[str, Any] = {
+        "state": state,
+        "positions": path[:, node_atoms(atoms)],
+        "snr": config.snr,
+        "snr_measured": snr_measured,
+        "snr_definition": SNR_DEFINITION + (WITH_FAULTS if not_default(faults) else ""),
+        "noise_sd": noise_sd,
+        "faults": json.dumps(not_default(faults) | not_default(imperfect)),
+        "neighbours": crowd.neighbours(specimen.junk),
+    }
+    truth |= specimen.truth() | reference.truth()
     with replacing(out / "truth.npz") as temporary:
-        np.savez(
-            temporary,
-            state=state,
-            positions=path[:, node_atoms(atoms)],
-            snr=config.snr,
-            snr_measured=snr_measured,
-            snr_definition=SNR_DEFINITION,
-            noise_sd=noise_sd,
-        )
-    write_star(star, new_particles(config, star, views))
+        np.savez(temporary, **truth)
+    if not_default(imperfect):
+        write_structure(out / "reference.cif", reference.atoms)
+    write_star(star, new_particles(config, star, specimen.told))
 
 
 def _write_images(
-    config: SimulationConfig, stack: Path, images: Callable[[slice], Tensor]
+    config: SimulationConfig,
+    stack: Path,
+    signal: Callable[[slice | Tensor], Tensor],
+    *,
+    good: Int[Tensor, " good"],
+    others: Callable[[slice], Tensor] | None,
+    noise: Callable[[Tensor, slice], Tensor],
 ) -> tuple[float, float]:
-    """Write the clean images with noise; return the noise's standard deviation and the SNR."""
+    """Write the clean images with noise; return the noise's standard deviation and the SNR.
+
+    `signal` makes the clean images, in which only the `good` particles count, `others` what stands
+    beside them, and `noise` makes of white noise that of these particles.
+    """
     n = config.n_particles
     sample = [
-        images(rows).var(dim=(1, 2), correction=0)
-        for rows in batches(min(SIGNAL_SAMPLE, n), BATCH, "measuring the signal")
+        signal(good[rows]).var(dim=(1, 2), correction=0)
+        for rows in batches(min(SIGNAL_SAMPLE, len(good)), BATCH, "measuring the signal")
     ]
     noise_sd = math.sqrt(float(torch.cat(sample).double().mean()) / config.snr)
-    noise = torch.Generator().manual_seed(config.seed)
-    signal = 0.0
+    generator = torch.Generator().manual_seed(config.seed)
+    total = 0.0
 
     def noisy_images() -> Iterator[Tensor]:
-        nonlocal signal
+        nonlocal total
         for rows in batches(n, BATCH, "simulating"):
-            clean = images(rows)
-            signal += float(clean.var(dim=(1, 2), correction=0).double().sum())
-            yield clean + noise_sd * torch.randn(clean.shape, generator=noise)
+            clean = signal(rows)  # 0 for junk
+            total += float(clean.var(dim=(1, 2), correction=0).double().sum())
+            white = torch.randn(clean.shape, generator=generator)
+            clean = clean if others is None else clean + others(rows)
+            yield clean + noise_sd * noise(white, rows)
 
     write_stack(
         stack,
@@ -234,4 +297,4 @@ def _write_images(
         label="CryoSTAR-NB simulation",
         batches=noisy_images(),
     )
-    return noise_sd, signal / n / noise_sd**2
+    return noise_sd, total / len(good) / noise_sd**2
