@@ -119,6 +119,16 @@ class TrainConfig:
     encoder_input: Literal["image", "structure"] = "structure"
     """What the encoder is given. structure: what the image, with its pose and CTF, shows at the
     places of the reference. image: the image, as in the paper."""
+    poses: Literal["refined", "given"] = "refined"
+    """refined: the rotation and the shift of every particle are corrected, with a prior whose
+    widths the particles tell, after a quarter, half and three quarters of the steps and at the end.
+    given: they stay as they are, as in the paper."""
+    image_loss: Literal["likelihood", "correlation"] = "likelihood"
+    """How images are compared. likelihood: each as far as its contrast lets it say something.
+    correlation: all alike (eq. 9), as in the paper."""
+    radial_scale: bool = True
+    """Give the model's images, at each spatial frequency, the amplitude that the particles have.
+    The paper does not."""
     sigma: Positive = 2.0
     """Width of a node's Gaussian, in Å."""
     atom_sigma: Positive = 0.8
@@ -204,5 +214,12 @@ PRESETS = {
     # of groups of atoms, because electrons are not at Cα; and the encoder sees each image from the
     # structure, because it need not find out a pose that is known.
     "standard": TrainConfig(),
-    "paper": TrainConfig(final_elastic_weight=None, density="nodes", encoder_input="image"),
+    "paper": TrainConfig(
+        final_elastic_weight=None,
+        density="nodes",
+        encoder_input="image",
+        poses="given",
+        image_loss="correlation",
+        radial_scale=False,
+    ),
 }

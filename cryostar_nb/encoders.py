@@ -7,10 +7,11 @@ place in the frame of the reference, and its gradient which way it pulls a node 
 For small motions and white noise these numbers hold all that the image says about the shape: the
 gradient of the likelihood in the positions. They do not depend on the pose, but for their noise.
 
-An encoder has two parts. `look(images, rotations, ctf)` makes of a particle the numbers that the
-network reads; they do not change in training, so they are made once. `images` are band vectors,
-`ctf` are `ctf_terms`, or None for images without CTF. `forward(looks)` is the network: it returns
-mean and log-variance, each (batch, latent).
+An encoder has two parts. `look(images, rotations, ctf, shifts)` makes of a particle the numbers
+that the network reads; they change only when the poses do, so they are made once for many steps.
+`images` are band vectors, `ctf` are `ctf_terms`, or None for images without CTF, and `shifts`, in
+Å, say where the particle sits in its image, None at the centre. `forward(looks)` is the network: it
+returns mean and log-variance, each (batch, latent).
 """
 
 import itertools
@@ -50,6 +51,7 @@ class ImageEncoder(nn.Module):
         images: Float[Tensor, "batch band"],
         rotations: Float[Tensor, "batch 3 3"],
         ctf: Float[Tensor, "batch 6"] | None,
+        shifts: Float[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch band"]:
         """The image; pose and CTF are not used."""
         return images
@@ -100,6 +102,7 @@ class StructureEncoder(nn.Module):
         images: Float[Tensor, "batch band"],
         rotations: Float[Tensor, "batch 3 3"],
         ctf: Float[Tensor, "batch 6"] | None,
+        shifts: Float[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch number"]:
         """Values at the nodes, gradients there in the reference's frame, values at the places."""
         frequencies = self.band.frequencies_on(images.device).to(images)
@@ -111,7 +114,10 @@ class StructureEncoder(nn.Module):
         for points, sigma in ((self.nodes, self.node_blur), (self.places, self.place_blur)):
             envelope = transfer * torch.exp(-2 * (math.pi * sigma) ** 2 * k2)
             blurred = images * self.band.per_coefficient(envelope)
-            values, slopes = adjoint_transform(blurred, points @ rotations.mT, self.band)
+            seen = points @ rotations.mT
+            if shifts is not None:
+                seen = seen + nn.functional.pad(shifts, (0, 1)).unsqueeze(-2)
+            values, slopes = adjoint_transform(blurred, seen, self.band)
             numbers.append(values)
             if points is self.nodes:
                 numbers.append((slopes @ rotations).flatten(1) * sigma)

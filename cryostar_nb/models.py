@@ -13,6 +13,7 @@ from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.encoders import ImageEncoder, StructureEncoder, make_encoder, mlp
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rotations_from_vectors
+from cryostar_nb.likelihood import RadialScale
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.structure import Structure
 
@@ -86,9 +87,11 @@ class DeformationVAE(nn.Module):
         self,
         encoder: ImageEncoder | StructureEncoder,
         decoder: CartesianDecoder | NormalModeDecoder,
+        radial_scale: RadialScale | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
+        self.radial_scale = radial_scale  # of the images; not used by `forward`
         self.latent_dim = decoder.latent_dim
 
     def forward(
@@ -108,6 +111,10 @@ class DeformationVAE(nn.Module):
         with torch.autocast(looks.device.type, enabled=False):
             return self.decoder(latent), mean, log_variance
 
+    def scaled(self, predictions: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch band"]:
+        """Predictions with the amplitude that the images have, where that was learned."""
+        return predictions if self.radial_scale is None else self.radial_scale(predictions)
+
 
 def make_network(
     config: TrainConfig,
@@ -122,13 +129,14 @@ def make_network(
     """
     reference = torch.from_numpy(nodes.positions).float()
     encoder = make_encoder(config, sizes, reference, band)
+    scale = RadialScale(band) if config.radial_scale else None
     if config.method != "nma":
-        return DeformationVAE(encoder, CartesianDecoder(reference, sizes))
+        return DeformationVAE(encoder, CartesianDecoder(reference, sizes), scale)
     modes = torch.zeros(config.modes, *reference.shape)
     if find_modes:
         vectors = normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors
         modes = torch.from_numpy(vectors).float()
-    return DeformationVAE(encoder, NormalModeDecoder(reference, modes, sizes))
+    return DeformationVAE(encoder, NormalModeDecoder(reference, modes, sizes), scale)
 
 
 def parameter_count(module: nn.Module) -> int:

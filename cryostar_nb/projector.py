@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
 from cryostar_nb.fast.dispatch import available
 from cryostar_nb.fast.nufft import transform_nodes
-from cryostar_nb.fourier import Band, coordinate_axis, shift_band
+from cryostar_nb.fourier import Band, coordinate_axis
 
 Method = Literal["auto", "exact", "spread"]
 FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
@@ -187,13 +187,14 @@ def make_images(
     ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
-    """The image formation of eq. 10 on a band, but for the noise: rotate, project, shift, CTF.
+    """The image formation of eq. 10 on a band, but for the noise: rotate, shift, project, CTF.
 
     `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps.
     """
-    vectors = project_band(rotate(positions, rotations), amplitudes, sigma, band, method=method)
+    placed = rotate(positions, rotations)
     if shifts is not None:
-        vectors = shift_band(vectors, shifts, band)
+        placed = placed + torch.nn.functional.pad(shifts, (0, 1)).unsqueeze(-2)
+    vectors = project_band(placed, amplitudes, sigma, band, method=method)
     if ctf is not None:
         transfer = contrast_transfer_function(band.frequencies_on(positions.device), ctf)
         vectors = vectors * band.per_coefficient(transfer.to(vectors))

@@ -17,13 +17,14 @@ from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density
 from cryostar_nb.encoders import ImageEncoder, StructureEncoder
 from cryostar_nb.fourier import Band
+from cryostar_nb.likelihood import RadialScale, likelihood_loss
 from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.projector import make_images
 
-# Images as band vectors, what the encoder sees of them, rotations, `ctf_terms` or None, and the
-# noise of the latent sample.
-Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
+# Images as band vectors, what the encoder sees of them, rotations, `ctf_terms` or None, the noise
+# of the latent sample, and shifts or None.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
 Losses = dict[str, Tensor]
 
 
@@ -35,16 +36,18 @@ class TrainingData:
     rotations: Float[Tensor, "particle 3 3"]
     ctf: Float[Tensor, "particle 6"] | None = None  # `ctf_terms`; None: images without CTF
     looks: Float[Tensor, "particle number"] | None = None  # of the encoder; None: not made yet
+    shifts: Float[Tensor, "particle 2"] | None = None  # Å, of the particles in their images
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Images as float32, rotations and CTF, on the device of the poses, `size` at a time."""
+    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """Images as float32, rotations, CTF and shifts, on one device, `size` at a time."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             images = self.vectors[rows].to(self.rotations.device).float()
-            yield images, self.rotations[rows], None if self.ctf is None else self.ctf[rows]
+            ctf, shifts = (None if v is None else v[rows] for v in (self.ctf, self.shifts))
+            yield images, self.rotations[rows], ctf, shifts
 
 
 def make_optimiser(config: TrainConfig, network: torch.nn.Module) -> torch.optim.AdamW:
@@ -95,15 +98,17 @@ def train(
     density: Density,
     restraints: Restraints,
     start: int = 0,
+    scale: RadialScale | None = None,
     backward: Callable[[Tensor], object] = Tensor.backward,
     record: Callable[[Callable[..., Losses]], Callable[..., Losses]] = lambda step: step,
     stop_after: Callable[[int, Losses], bool] = lambda step, losses: False,
 ) -> int:
     """Take the steps from `start` to `config.steps` on these batches; return the last one's number.
 
-    The loss is the weighted sum of eq. 8. `stop_after(step, losses)` is called after every step,
-    logs what it likes, and says whether to stop. `record` may replace the step by a faster one
-    that does the same, and `backward` makes the gradients.
+    The loss is the weighted sum of eq. 8. `scale` learns the amplitudes of the images. `stop_after`
+    is called with the number and the losses of every step, logs what it likes, and says whether to
+    stop. `record` may replace the step by a faster one that does the same, and `backward` makes the
+    gradients.
     """
     # The settings that change from step to step are tensors: a recorded step reads them anew.
     learning_rate = optimiser.param_groups[0]["lr"]
@@ -118,8 +123,15 @@ def train(
     k2 = band.frequencies_on(learning_rate.device).square().sum(-1)
     unit_blur = band.per_coefficient(2 * math.pi**2 * k2)  # exp(-this) blurs by 1 Å
 
+    image_loss = likelihood_loss if config.image_loss == "likelihood" else correlation_loss
+
     def one_step(
-        images: Tensor, looks: Tensor, rotations: Tensor, ctf: Tensor | None, noise: Tensor
+        images: Tensor,
+        looks: Tensor,
+        rotations: Tensor,
+        ctf: Tensor | None,
+        noise: Tensor,
+        shifts: Tensor | None = None,
     ) -> Losses:
         images = images.float()
         positions, mean, log_variance = network(looks.float(), noise)
@@ -129,12 +141,16 @@ def train(
             density.sigma,
             band,
             rotations=rotations,
+            shifts=shifts,
             ctf=ctf,
         )
+        if scale is not None:
+            scale.update(images, predictions.detach())
+            predictions = scale(predictions)
         if config.initial_blur > 0:
             transfer = torch.exp(-unit_blur * blur**2).to(images)
             images, predictions = images * transfer, predictions * transfer
-        losses = {"image": correlation_loss(images, predictions)}
+        losses = {"image": image_loss(images, predictions)}
         losses |= {"kl": kl_divergence(mean, log_variance)} | restraints.losses(positions)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 

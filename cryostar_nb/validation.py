@@ -171,10 +171,11 @@ def image_losses(
             density.sigma,
             band,
             rotations=data.rotations[here],
+            shifts=None if data.shifts is None else data.shifts[here],
             ctf=None if data.ctf is None else data.ctf[here],
         )
         images = data.vectors[part.to(data.vectors.device)].to(predictions)
-        losses.append(torch.vmap(correlation_loss)(images, predictions))
+        losses.append(torch.vmap(correlation_loss)(images, network.scaled(predictions)))
     return torch.cat(losses)
 
 

@@ -1,5 +1,6 @@
 """A training step recorded once on a GPU and replayed from then on."""
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ class RecordedStep:
     Launching the two hundred short kernels of a step one by one takes longer than running them.
     `step` takes tensors of fixed shapes, or None, and returns a dictionary of tensors, which the
     next call overwrites; nothing in it may wait for the GPU. Recording runs the step a few times
-    and then puts the weights and the state of the optimiser back, in place.
+    and then puts the weights, the buffers and the state of the optimiser back, in place.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class RecordedStep:
 
     def _record(self, inputs: tuple[Tensor | None, ...]) -> torch.cuda.CUDAGraph:
         self.inputs = tuple(given if given is None else given.clone() for given in inputs)
-        weights = [(weight, weight.detach().clone()) for weight in self.network.parameters()]
+        changed = itertools.chain(self.network.parameters(), self.network.buffers())
+        weights = [(weight, weight.detach().clone()) for weight in changed]
         states = self.optimiser.state.values()
         moments = {id(value): value.clone() for state in states for value in state.values()}
         stream = torch.cuda.Stream()

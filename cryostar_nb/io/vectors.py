@@ -25,7 +25,7 @@ from cryostar_nb.training import TrainingData, looks_of
 PIXELS_AT_ONCE = 2**20  # read in one go during the pass; they take about 30 MB
 LOOKS_AT_ONCE = 1024  # particles
 FORMAT = 1  # of the vectors' file; another number makes every older file stale
-LOOKS_FORMAT = 1  # of the file of looks
+LOOKS_FORMAT = 2  # of the file of looks
 
 
 def load_band_vectors(
@@ -130,6 +130,7 @@ def open_looks(
     encoder: StructureEncoder,
     data: TrainingData,
     *,
+    name: str = "looks",
     invert: bool = False,
     memory_gb: float,
     cache: Path | None = None,
@@ -149,10 +150,10 @@ def open_looks(
     taken = data.vectors.nbytes / 1e9
     memory_gb = max(memory_gb - (taken if taken <= memory_gb else 0), 1e-9)
     return open_table(
-        "looks",
+        name,
         (len(particles), encoder.look_size),
         parts,
-        lambda: looks_key(particles, band, encoder, invert),
+        lambda: looks_key(particles, band, encoder, data, invert),
         memory_gb=memory_gb,
         cache=cache,
         spill=spill,
@@ -183,12 +184,15 @@ def cache_key(particles: Particles, band: Band, invert: bool) -> dict[str, Any]:
 
 
 def looks_key(
-    particles: Particles, band: Band, encoder: StructureEncoder, invert: bool
+    particles: Particles,
+    band: Band,
+    encoder: StructureEncoder,
+    data: TrainingData,
+    invert: bool,
 ) -> dict[str, Any]:
     """What the looks depend on: the vectors, poses and CTFs, and where the encoder looks."""
     chosen = hashlib.sha256()
-    ctf = None if particles.ctf is None else ctf_terms(particles.ctf)
-    for column in (particles.rotations, ctf, encoder.nodes, encoder.places):
+    for column in (data.rotations, data.shifts, data.ctf, encoder.nodes, encoder.places):
         if column is not None:
             chosen.update(np.ascontiguousarray(column.cpu().numpy()).data)
     blurs = [encoder.node_blur, encoder.place_blur]

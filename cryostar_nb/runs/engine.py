@@ -6,6 +6,7 @@ The loop itself is `training.train`.
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from cryostar_nb.losses import Restraints
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.runs.held_out import HeldOut
 from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
+from cryostar_nb.runs.pose_refinement import PoseRefinement, look_in_memory
 from cryostar_nb.runs.run_config import Hardware
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import (
@@ -67,6 +69,8 @@ def run_training(
     model_config: ModelConfig | None = None,
     resume: bool = False,
     fabric: "Fabric | None" = None,
+    look: Callable[[DeformationVAE, TrainingData], TrainingData] = look_in_memory,
+    finished: Callable[[DeformationVAE, TrainingData], object] = lambda network, data: None,
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
@@ -74,8 +78,10 @@ def run_training(
     the nodes by default. Ctrl-C ends the step, writes a checkpoint and is
     passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
     where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
-    process, on the device of the poses. Raises InputError for a batch that the particles or the
-    processes cannot fill, and for a loss that diverges: the last checkpoint stays.
+    process, on the device of the poses. `look` makes what the encoder sees of particles whose poses
+    were corrected, and `finished` gets the model and the particles at the end. Raises InputError
+    for a batch that the particles or the processes cannot fill, and for a loss that diverges: the
+    last checkpoint stays.
     """
     fabric = fabric or start_fabric(Hardware(device=str(data.rotations.device)))
     check_batch(config, len(data), fabric.world_size)
@@ -85,9 +91,11 @@ def run_training(
     sizes = model_config or ModelConfig()
     network = make_network(config, sizes, nodes, band, find_modes=not resume).to(fabric.device)
     data = with_looks(network.encoder, data)
-    engine = Engine(
-        config, data, out, network, fabric, HeldOut(config, network, density, band, data)
-    )
+    if config.poses == "refined":
+        data = replace(data, shifts=data.rotations.new_zeros(len(data), 2))
+    held_out = HeldOut(config, network, density, band, data)
+    poses = PoseRefinement(config, network, density, band, data, look, fabric.broadcast)
+    engine = Engine(config, data, out, network, fabric, held_out, poses)
     if resume:
         engine.load()
     model, optimiser = fabric.setup(network, engine.optimiser)
@@ -107,12 +115,14 @@ def run_training(
             density=density,
             restraints=restraints,
             start=engine.step,
+            scale=network.radial_scale,
             backward=fabric.backward,
             record=engine.record,
             stop_after=engine.after_step,
         )
     engine.finish()
-    return network.eval()
+    finished(network.eval(), engine.data)
+    return network
 
 
 def check_batch(config: TrainConfig, particles: int, processes: int) -> None:
@@ -139,9 +149,10 @@ class Engine:
         network: DeformationVAE,
         fabric: "Fabric",
         held_out: HeldOut,
+        poses: PoseRefinement,
     ) -> None:
         self.config, self.data, self.out, self.network = config, data, out, network
-        self.fabric, self.held_out, self.stopped_early = fabric, held_out, False
+        self.fabric, self.held_out, self.poses, self.stopped_early = fabric, held_out, poses, False
         self.optimiser = make_optimiser(config, network)
         self.noise_source = torch.Generator().manual_seed(config.seed)
         self.step, self.seconds_before = 0, 0.0
@@ -158,6 +169,7 @@ class Engine:
             group["lr"] = torch.zeros((), device=device)
         self.noise_source.set_state(state["noise"].cpu())
         self.held_out.history = state.get("held_out", [])
+        self._take(self.poses.load(state.get("poses"), self.data))
 
     def save(self) -> None:
         """Write `out/checkpoint.pt`: all that it takes to go on."""
@@ -165,7 +177,7 @@ class Engine:
             return
         state = {"step": self.step, "seconds": self.seconds, "model": self.network.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "noise": self.noise_source.get_state()}
-        state["held_out"] = self.held_out.history
+        state |= {"held_out": self.held_out.history, "poses": self.poses.state()}
         with replacing(self.out / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
@@ -194,8 +206,7 @@ class Engine:
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         size, device = self.config.batch_size, self.fabric.device
         share = share_of(size, rank, processes)
-        latent_dim, looks = self.network.latent_dim, self.data.looks
-        assert looks is not None, "made when the training starts"
+        latent_dim = self.network.latent_dim
         rows_and_vectors = batches_from(
             self.data.vectors,
             size,
@@ -209,11 +220,14 @@ class Engine:
         with closing(rows_and_vectors):
             for rows, vectors in rows_and_vectors:
                 self.unchecked.append(rows)
+                looks = self.data.looks
+                assert looks is not None, "made when the training starts"
                 noise = torch.randn(size, latent_dim, generator=self.noise_source)[share]
                 here, ctf = rows.to(device), self.data.ctf
                 rotations, ctf = self.data.rotations[here], None if ctf is None else ctf[here]
                 seen = vectors if looks is self.data.vectors else gather(looks, rows, device)
-                yield vectors, seen, rotations, ctf, noise.to(device)
+                shifts = None if self.data.shifts is None else self.data.shifts[here]
+                yield vectors, seen, rotations, ctf, noise.to(device), shifts
 
     def record(self, one_step: Callable[..., Losses]) -> Callable[..., Losses]:
         """The step recorded as a CUDA graph, where that can be done."""
@@ -240,6 +254,8 @@ class Engine:
             if not losses["loss"].item() < LARGEST_LOSS:
                 raise self._divergence(losses["loss"].item())
             self.unchecked.clear()
+        if self.poses.due(step):
+            self._take(self.poses.refine(self.data))
         if logged:
             sums = {name: self.sum_over_processes(value) for name, value in losses.items()}
             means = {name: (value / self.fabric.world_size).item() for name, value in sums.items()}
@@ -252,6 +268,10 @@ class Engine:
             stalled = self.fabric.is_global_zero and self.held_out.stalled
             self.stopped_early = step < config.steps and self._any_process(stalled)
         return self.stopped_early or (step < config.steps and self._asked_to_stop())
+
+    def _take(self, data: TrainingData) -> None:
+        """Go on with these particles, whose poses were corrected."""
+        self.data = self.held_out.data = data
 
     def _asked_to_stop(self) -> bool:
         """Processes that share a batch all leave after the same step: every tenth they confer."""
@@ -268,6 +288,8 @@ class Engine:
 
     def finish(self) -> None:
         """Save, and say what was learned, or that the training was stopped."""
+        if self.step == self.config.steps or self.stopped_early:
+            self._take(self.poses.refine(self.data))
         self.save()
         self.fabric.barrier()
         if self.step < self.config.steps and not self.stopped_early:

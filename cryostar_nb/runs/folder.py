@@ -7,6 +7,7 @@ from training; `latents.npy` is the latent mean of every particle, (particle, la
 """
 
 import csv
+import dataclasses
 import json
 import pickle
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import Evaluation, evaluate
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.files import existing_file, replacing, write_json
+from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
 from cryostar_nb.io.vectors import load_band_vectors, open_vectors
 from cryostar_nb.latents import ENDS, PrincipalComponents, components_from_reference, traverse
 from cryostar_nb.models import DeformationVAE, make_network
+from cryostar_nb.poses import Corrections, correct
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
@@ -46,6 +49,9 @@ FILES = (
     "latents.npy",
     "held_out.json",
 )
+
+
+INFERENCE_ROUNDS = 5  # of correcting the poses of particles that were not trained on
 
 
 class Fragment(str):
@@ -64,6 +70,7 @@ class Run:
     nodes: Structure  # of the reference
     model: DeformationVAE
     step: int
+    corrections: dict[str, Tensor] | None = None  # of the poses of its particles (`poses`)
 
     @property
     def inputs(self) -> InputFiles:
@@ -106,12 +113,60 @@ class Run:
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
-        return save_latents(self.folder, self.model, training_data(self.particles, vectors))
+        data = training_data(self.particles, vectors)
+        if self.corrections is not None:
+            data = self._uncorrected(data, **self.corrections).applied_to(data)
+        return save_latents(self.folder, self.model, data)
+
+    @property
+    def poses(self) -> Poses | None:
+        """The corrected poses of its particles, float64, with their CTFs; None: as given."""
+        if self.corrections is None:
+            return None
+        return self._corrected(self.particles, **self.corrections)
 
     def infer(self, particles: Particles) -> Float[Tensor, "particle latent"]:
-        """Latent mean of any particles of the same box and pixel size."""
+        """Latent mean of any particles of the same box and pixel size.
+
+        Where the run corrects poses, theirs are corrected first (`refine`).
+        """
+        return self.refine(particles)[0]
+
+    def refine(self, particles: Particles) -> tuple[Float[Tensor, "particle latent"], Poses]:
+        """Latent means of any particles of the same box and pixel size, and their poses: corrected
+        in five rounds, each with the structures of the one before, where the run corrects poses.
+        """
         vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
-        return infer_latents(self.model, training_data(particles, vectors))
+        data = training_data(particles, vectors)
+        if self.corrections is None:
+            poses = Poses(particles.rotations, particles.shifts, particles.ctf)
+            return infer_latents(self.model, data), poses
+        found = self._uncorrected(data, widths=self.corrections["widths"])
+        for _ in range(INFERENCE_ROUNDS):
+            found = correct(
+                found,
+                data,
+                self.model,
+                density=self.density,
+                band=self.band,
+                iterations=1,
+                learn_widths=False,
+            )
+            data = found.applied_to(data)
+        poses = self._corrected(particles, found.values, found.widths)
+        return infer_latents(self.model, data), poses
+
+    def _uncorrected(self, data: TrainingData, **values: Tensor) -> Corrections:
+        """Corrections of these particles, none but those of `values`."""
+        none = Corrections.none(data.rotations, self.reference.mean(0))
+        return dataclasses.replace(none, **values)
+
+    def _corrected(self, particles: Particles, values: Tensor, widths: Tensor) -> Poses:
+        """The poses of particles with these corrections."""
+        centre = self.reference.mean(0).double()
+        corrections = Corrections(particles.rotations, centre, values.double(), widths)
+        rotations, shifts = corrections.poses()
+        return Poses(rotations, particles.shifts + shifts, particles.ctf)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
@@ -268,6 +323,7 @@ def open_run(folder: Path | str) -> Run:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         weights, step = state["model"], int(state["step"])
+        corrections = state.get("poses")
     except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
         raise InputError(
             f"is damaged, or no checkpoint ({type(error).__name__})",
@@ -283,4 +339,4 @@ def open_run(folder: Path | str) -> Run:
             file=path,
             remedy="restore the two of one run",
         ) from error
-    return Run(folder, settings, nodes, model.eval(), step)
+    return Run(folder, settings, nodes, model.eval(), step, corrections)

@@ -101,6 +101,8 @@ class RunConfig:
 
 
 _RUN = TypeAdapter(RunConfig)
+# How runs were trained before there was a choice.
+OLDER = {"held_out": 0.0, "poses": "given", "image_loss": "correlation", "radial_scale": False}
 
 
 def _plain(part: Any) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def read_config(folder: Path | str) -> RunConfig:
         if isinstance(values, dict):
             version = values.get("version", "0.1.0 or older")
             if isinstance(values.get("train"), dict):
-                values["train"].setdefault("held_out", 0.0)  # older runs trained on all particles
+                values["train"] = OLDER | values["train"]
         return _RUN.validate_json(json.dumps(values))
     except (ValidationError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]

@@ -1,6 +1,7 @@
 """Start a run, or go on with one: everything is checked before anything is written."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_atoms_and_nodes, read_structure, write_structure
 from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import open_looks, open_vectors
+from cryostar_nb.models import DeformationVAE
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
 from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents
 from cryostar_nb.runs.low_pass import low_pass_from_map
@@ -72,7 +74,7 @@ def start_run(
     if fabric.is_global_zero:
         announce(settings, before, out)
         _write_inputs(settings, atoms, nodes, out)
-    model = run_training(
+    run_training(
         config,
         data,
         nodes,
@@ -82,11 +84,10 @@ def start_run(
         model_config=sizes,
         resume=resume,
         fabric=fabric,
+        look=partial(_look_again, settings, particles, hardware, out, fabric),
+        finished=partial(save_latents, out) if fabric.is_global_zero else lambda *_: None,
     )
-    if not fabric.is_global_zero:
-        return None
-    save_latents(out, model, data)
-    return open_run(out)
+    return open_run(out) if fabric.is_global_zero else None
 
 
 def _read(
@@ -99,11 +100,7 @@ def _read(
 ) -> TrainingData:
     """The particles as training reads them; the processes share what the first one writes."""
     band, device, invert = band_of(settings), fabric.device, settings.inputs.invert
-    folders: dict[str, Any] = {
-        "memory_gb": hardware.memory_gb or available_memory() / 2e9,
-        "cache": hardware.cache,
-        "spill": out,
-    }
+    folders = _folders(hardware, out)
     with fabric.rank_zero_first():
         vectors = open_vectors(particles, band, invert=invert, **folders)
         data = training_data(particles, resident(vectors, device), device)
@@ -113,6 +110,38 @@ def _read(
             return data
         looks = open_looks(particles, band, encoder, data, invert=invert, **folders)
         return dataclasses.replace(data, looks=resident(looks, device, data.vectors))
+
+
+def _folders(hardware: Hardware, out: Path) -> dict[str, Any]:
+    """How much memory tables may take, and where they stay otherwise."""
+    memory_gb = hardware.memory_gb or available_memory() / 2e9
+    return {"memory_gb": memory_gb, "cache": hardware.cache, "spill": out}
+
+
+def _look_again(
+    settings: RunConfig,
+    particles: Particles,
+    hardware: Hardware,
+    out: Path,
+    fabric: "Fabric",
+    network: DeformationVAE,
+    data: TrainingData,
+) -> TrainingData:
+    """The particles with what the encoder sees of them now that their poses are corrected."""
+    if data.looks is not None or isinstance(network.encoder, ImageEncoder):
+        return data
+    folders = _folders(hardware, out) | {"cache": None}
+    with fabric.rank_zero_first():
+        looks = open_looks(
+            particles,
+            band_of(settings),
+            network.encoder,
+            data,
+            name="looks_refined",
+            invert=settings.inputs.invert,
+            **folders,
+        )
+    return dataclasses.replace(data, looks=resident(looks, fabric.device, data.vectors))
 
 
 def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:

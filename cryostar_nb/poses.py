@@ -1,0 +1,193 @@
+"""Poses that are corrected: for each particle a small rotation and shift with a Gaussian prior.
+
+A refinement with one consensus map leaves errors in the angles and origins, most of all where the
+molecule moves. Given the structure of a particle, its likelihood says how to move it: Gauss-Newton
+steps in five numbers, a rotation vector in radians about the centre of the molecule, in the frame
+of the microscope, and a shift in Å. The contrast of an image is profiled out, and the prior is
+centred on the pose as it was given. The prior's two widths are those that make the particles most
+likely (empirical Bayes): where the poses are good, they are narrow and nothing moves.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cryostar_nb.density import Density
+from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import rotations_from_vectors
+from cryostar_nb.latents import evenly_spaced
+from cryostar_nb.likelihood import contrasts
+from cryostar_nb.models import DeformationVAE
+from cryostar_nb.projector import make_images
+from cryostar_nb.training import TrainingData, looks_of
+
+WIDEST = (math.radians(10.0), 3.0)  # of the prior at first: rad about each axis, Å along each
+STEPS = (0.02, 0.02, 0.02, 0.2, 0.2)  # rad and Å, of the finite differences
+LONGEST = (0.2, 0.2, 0.2, 2.0, 2.0)  # rad and Å, of a Gauss-Newton step
+AT_ONCE = 64  # particles
+NORMAL_MEDIAN = 0.67449  # of |x| / sd
+SAMPLE, EM_STEPS = 2000, 50  # particles that say how wide the prior is, and steps to find it
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Corrections of the poses of some particles, and the width of their prior."""
+
+    given: Float[Tensor, "particle 3 3"]  # rotations, as they were
+    centre: Float[Tensor, "3"]  # Å, of the molecule, about which it turns
+    values: Float[Tensor, "particle 5"]  # rotation vector (rad) and shift (Å), as seen
+    widths: Float[Tensor, "2"]  # of the prior, rad about each axis and Å along each
+
+    @classmethod
+    def none(
+        cls,
+        given: Float[Tensor, "particle 3 3"],
+        centre: Float[Tensor, "3"],
+        widths: Float[Tensor, "2"] | None = None,
+    ) -> "Corrections":
+        """No correction yet."""
+        widths = torch.tensor(WIDEST) if widths is None else widths
+        return cls(given, centre, given.new_zeros(len(given), 5), widths.to(given))
+
+    def poses(self) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, "particle 2"]]:
+        """The corrected rotations, and the shifts, in Å, that go with them."""
+        return corrected(self.given, self.values, self.centre)
+
+    def applied_to(self, data: TrainingData) -> TrainingData:
+        """These particles with corrected poses; what the encoder sees of them is to be made."""
+        rotations, shifts = self.poses()
+        looks = data.looks if data.looks is data.vectors else None  # the image: it stays
+        return replace(data, rotations=rotations, shifts=shifts, looks=looks)
+
+
+def corrected(
+    given: Float[Tensor, "particle 3 3"],
+    values: Float[Tensor, "particle 5"],
+    centre: Float[Tensor, "3"],
+) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, "particle 2"]]:
+    """Rotations R = exp(w) R_given, and shifts t + (R_given - R) c that keep the centre c."""
+    rotations = rotations_from_vectors(values[:, :3]) @ given
+    moved = (given - rotations) @ centre
+    return rotations, values[:, 3:] + moved[:, :2]
+
+
+@torch.no_grad()
+def correct(
+    corrections: Corrections,
+    data: TrainingData,
+    network: DeformationVAE,
+    *,
+    density: Density,
+    band: Band,
+    iterations: int = 2,
+    learn_widths: bool = True,
+) -> Corrections:
+    """Corrections after some Gauss-Newton iterations, each particle with its own structure.
+
+    That is the one of its latent mean, by what the encoder sees of it now. With `learn_widths` the
+    widths of the prior are estimated again from all particles.
+    """
+    widths = corrections.widths.repeat_interleave(corrections.widths.new_tensor([3, 2]).long())
+    values, information = [], []
+
+    def images_of(centres: Tensor, given: Tensor, ctf: Tensor | None) -> Callable[[Tensor], Tensor]:
+        def images(values: Tensor) -> Tensor:
+            rotations, shifts = corrected(given, values, corrections.centre)
+            predictions = make_images(
+                centres,
+                density.amplitudes,
+                density.sigma,
+                band,
+                rotations=rotations,
+                shifts=shifts,
+                ctf=ctf,
+            )
+            return network.scaled(predictions)
+
+        return images
+
+    first = 0
+    batches = zip(data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True)
+    for (images, _, ctf, _), looks in batches:
+        rows = slice(first, first + len(images))
+        first += len(images)
+        centres = density.centres(network.decoder(network.encoder(looks)[0]))
+        predicted = images_of(centres, corrections.given[rows], ctf)
+        found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations)
+        values.append(found[0])
+        information.append(found[1])
+    changed = replace(corrections, values=torch.cat(values))
+    if not learn_widths:
+        return changed
+    return replace(changed, widths=prior_widths(changed.values, torch.cat(information), widths))
+
+
+def _gauss_newton(
+    images: Float[Tensor, "batch band"],
+    predicted: Callable[[Tensor], Tensor],
+    values: Float[Tensor, "batch 5"],
+    widths: Float[Tensor, "5"],
+    iterations: int,
+) -> tuple[Float[Tensor, "batch 5"], Float[Tensor, "batch 5 5"]]:
+    """The best corrections on the way, and the information on them in their image.
+
+    The image is a multiple of the prediction, and noise whose variance is that of the residuals of
+    the batch; the multiple is profiled out.
+    """
+    steps = torch.tensor(STEPS).to(values)
+    precision = widths.square().reciprocal()
+    best = torch.full_like(values[:, 0], -math.inf)
+    kept, information = values, values.new_zeros(len(values), 5, 5)
+    for turn in range(iterations + 1):
+        prediction = predicted(values)
+        contrast = contrasts(images, prediction)[:, None]
+        residual = images - contrast * prediction
+        noise = residual.square().mean()
+        fit = -0.5 * (residual.square().sum(-1) / noise + (precision * values.square()).sum(-1))
+        better = fit > best
+        best = torch.where(better, fit, best)
+        kept = torch.where(better[:, None], values, kept)
+        if turn == iterations:
+            break
+        moved = [predicted(values + step) for step in torch.diag(steps)]
+        slopes = torch.stack([(image - prediction) for image in moved], dim=1) / steps[:, None]
+        slopes = slopes * contrast[:, None]
+        along = normalize(prediction, dim=-1)[:, None]  # a change of contrast alone
+        slopes = slopes - (slopes * along).sum(-1, keepdim=True) * along
+        here = slopes @ slopes.mT / noise
+        information = torch.where(better[:, None, None], here, information)
+        gradient = (slopes @ residual[..., None]).squeeze(-1) / noise - precision * values
+        change = torch.linalg.solve(here + torch.diag(precision), gradient)
+        excess = (change.abs() / values.new_tensor(LONGEST)).amax(-1, keepdim=True)
+        values = values + change / excess.clamp(min=1)
+    return kept, information
+
+
+def prior_widths(
+    values: Float[Tensor, "particle 5"],
+    information: Float[Tensor, "particle 5 5"],
+    widths: Float[Tensor, "5"],
+) -> Float[Tensor, "2"]:
+    """Widths, in rad and Å, of the prior that makes the particles most likely.
+
+    By expectation and maximisation, with each particle's likelihood as a Gaussian: `information` is
+    its precision, and `values` are where it has its best with a prior of the present `widths`.
+    Medians stand for means, so that particles of no good do not widen the prior.
+    """
+    chosen = evenly_spaced(SAMPLE, len(values)).to(values.device)
+    information = information[chosen].double()
+    present = torch.diag(widths.double().square().reciprocal())
+    pull = (information + present) @ values[chosen].double()[..., None]  # information times peak
+    variance = widths.double().square()
+    for _ in range(EM_STEPS):
+        spread = torch.linalg.inv(information + torch.diag(variance.reciprocal()))
+        mean, uncertain = (spread @ pull).squeeze(-1), spread.diagonal(dim1=1, dim2=2)
+        for axes in (slice(0, 3), slice(3, 5)):
+            sd = mean[:, axes].abs().median() / NORMAL_MEDIAN
+            variance[axes] = sd.square() + uncertain[:, axes].median()
+    return variance[[0, 3]].sqrt().to(values)

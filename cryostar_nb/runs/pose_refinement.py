@@ -1,0 +1,83 @@
+"""When a training corrects the poses of its particles, and what it keeps of that."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cryostar_nb.config import TrainConfig
+from cryostar_nb.density import Density
+from cryostar_nb.fourier import Band
+from cryostar_nb.models import DeformationVAE
+from cryostar_nb.poses import Corrections, correct
+from cryostar_nb.training import TrainingData, with_looks
+
+ROUNDS = 4  # the last one is at the end
+
+Look = Callable[[DeformationVAE, TrainingData], TrainingData]
+
+
+def look_in_memory(network: DeformationVAE, data: TrainingData) -> TrainingData:
+    """The particles with what the encoder sees of them, all in memory."""
+    return with_looks(network.encoder, data)
+
+
+class PoseRefinement:
+    """The corrections of a training's poses; none where `config.poses` is `given`.
+
+    `look` makes what the encoder sees of particles whose poses were corrected, and `of_first` gives
+    every process what the first one has.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: DeformationVAE,
+        density: Density,
+        band: Band,
+        data: TrainingData,
+        look: Look,
+        of_first: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self.config, self.network, self.density = config, network, density
+        self.band, self.look, self.of_first = band, look, of_first
+        self.corrections: Corrections | None = None
+        if config.poses == "refined":
+            centre = network.decoder.reference.mean(0)
+            self.corrections = Corrections.none(data.rotations, centre)
+
+    def due(self, step: int) -> bool:
+        """Whether the poses are corrected after this step; at the end they are anyway."""
+        steps = self.config.steps
+        rounds = [steps * turn // ROUNDS for turn in range(1, ROUNDS)]
+        return self.corrections is not None and 0 < step < steps and step in rounds
+
+    def refine(self, data: TrainingData) -> TrainingData:
+        """The particles with poses corrected anew, and looked at again."""
+        if self.corrections is None:
+            return data
+        training = self.network.training
+        self.network.eval()
+        found = correct(self.corrections, data, self.network, density=self.density, band=self.band)
+        self.network.train(training)
+        shared = {"values": self.of_first(found.values), "widths": self.of_first(found.widths)}
+        self.corrections = replace(found, **shared)  # the same in every process, to the last digit
+        return self._looked_at(data)
+
+    def _looked_at(self, data: TrainingData) -> TrainingData:
+        assert self.corrections is not None
+        return self.look(self.network, self.corrections.applied_to(data))
+
+    def state(self) -> dict[str, torch.Tensor] | None:
+        """What a checkpoint keeps."""
+        if self.corrections is None:
+            return None
+        return {"values": self.corrections.values, "widths": self.corrections.widths}
+
+    def load(self, state: dict[str, Any] | None, data: TrainingData) -> TrainingData:
+        """Go back to what a checkpoint kept; the particles with the poses of then."""
+        if self.corrections is None or state is None:
+            return data
+        self.corrections = replace(self.corrections, **state)
+        return self._looked_at(data) if self.corrections.values.any() else data
