@@ -153,7 +153,7 @@ class TrainConfig:
     """Steps between checkpoints."""
     log_every: Count = 50
     """Steps between lines of metrics.csv."""
-    held_out: Annotated[float, _FROM_NUMPY, Field(strict=True, ge=0, le=0.5)] = 0.05
+    held_out: Annotated[float, FROM_NUMPY, Field(strict=True, ge=0, le=0.5)] = 0.05
     """Part of the particles, at least two, that is never trained on: they tell whether the encoder
     learns its images by heart. 0: none, as in the paper. Latents are inferred for all."""
     stop_early: bool = False
