@@ -144,7 +144,7 @@ def write_selection(
         changed = {} if poses is None else metadata.pose_columns(poses, reading.pixel_size)
         texts = {name: [f"{x:.6f}" for x in values[rows]] for name, values in changed.items()}
         select_from_star(metadata.path, rows, out, texts)
-        return f"every column and table as it was{_but(metadata, [*changed])}; {remark}"
+        return f"every column and table as it was{_what_changed(metadata, [*changed])}; {remark}"
     if isinstance(metadata, CryosparcFile) and out.suffix == ".cs":
         changed = {} if poses is None else metadata.pose_columns(poses, reading.pixel_size)
         tables = {out: metadata.table[rows]}
@@ -157,12 +157,10 @@ def write_selection(
             for name in changed.keys() & set(table.dtype.names or ()):
                 table[name] = changed[name][rows]
             write_table(path, table)
-        return f"every field as it was{_but(metadata, [*changed])}; {remark}"
+        return f"every field as it was{_what_changed(metadata, [*changed])}; {remark}"
     particles = make_particles(metadata, dataclasses.replace(reading, root=root))
     if poses is not None:
-        particles = dataclasses.replace(
-            particles, rotations=poses.rotations, shifts=poses.shifts.double()
-        )
+        particles = dataclasses.replace(particles, rotations=poses.rotations, shifts=poses.shifts)
     particles = particles[rows]
     (write_star if out.suffix == ".star" else write_cs)(out, particles, root=root)
     left_out = f"{len(particles.columns_ignored)} other columns have no place in this format"
@@ -170,7 +168,7 @@ def write_selection(
     return f"{refined}; the {left_out}; {remark}"
 
 
-def _but(metadata: Metadata, changed: list[str]) -> str:
+def _what_changed(metadata: Metadata, changed: list[str]) -> str:
     """What is not as it was, and what no longer holds; nothing where nothing was changed."""
     if not changed:
         return ""
