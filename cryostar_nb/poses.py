@@ -30,7 +30,7 @@ WIDEST = (math.radians(10.0), 3.0)  # of the prior at first: rad about each axis
 STEPS = (0.02, 0.02, 0.02, 0.2, 0.2)  # rad and Å, of the finite differences
 LONGEST = (0.2, 0.2, 0.2, 2.0, 2.0)  # rad and Å, of a Gauss-Newton step
 AT_ONCE = 64  # particles
-NORMAL_MEDIAN = 0.67449  # of |x| / sd
+QUANTILE, NORMAL_QUANTILE = 0.8, 1.28155  # of |x| / sd
 SAMPLE, EM_STEPS = 2000, 50  # particles that say how wide the prior is, and steps to find it
 
 
@@ -177,7 +177,8 @@ def prior_widths(
 
     By expectation and maximisation, with each particle's likelihood as a Gaussian: `information` is
     its precision, and `values` are where it has its best with a prior of the present `widths`.
-    Medians stand for means, so that particles of no good do not widen the prior.
+    Quantiles stand for means, so that particles of no good hardly widen the prior. What comes back
+    is the geometric mean of the old widths and the new ones: the structures have to follow.
     """
     chosen = evenly_spaced(SAMPLE, len(values)).to(values.device)
     information = information[chosen].double()
@@ -188,6 +189,6 @@ def prior_widths(
         spread = torch.linalg.inv(information + torch.diag(variance.reciprocal()))
         mean, uncertain = (spread @ pull).squeeze(-1), spread.diagonal(dim1=1, dim2=2)
         for axes in (slice(0, 3), slice(3, 5)):
-            sd = mean[:, axes].abs().median() / NORMAL_MEDIAN
+            sd = mean[:, axes].abs().quantile(QUANTILE) / NORMAL_QUANTILE
             variance[axes] = sd.square() + uncertain[:, axes].median()
-    return variance[[0, 3]].sqrt().to(values)
+    return (widths.double() * variance.sqrt()).sqrt()[[0, 3]].to(values)

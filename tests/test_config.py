@@ -93,7 +93,7 @@ OUTSIDE = {
         "mask_radius": -1.0,
         "mask_edge": 0.0,
     },
-    Choice: {"pc": 0, "above": -1.0, "below": 101.0},
+    Choice: {"pc": 0, "above": -1.0, "below": 101.0, "quality": 1.1},
     Reading: {"pixel_size": 0.001},
 }
 BOUNDED = [(kind, name) for kind, values in OUTSIDE.items() for name in values]

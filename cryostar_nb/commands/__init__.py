@@ -4,8 +4,9 @@ From a command comes its subcommand in the shell (`cli`) and its function in Pyt
 defaults and descriptions are the same. Nothing heavy is imported before a command runs.
 """
 
-from cryostar_nb.commands.particles import Dock, Doctor, Info, Preprocess, Select, Simulate
+from cryostar_nb.commands.particles import Dock, Doctor, Info, Preprocess, Simulate
 from cryostar_nb.commands.runs import Analyse, Evaluate, Train
+from cryostar_nb.commands.selection import Select
 
 # Fields that the shell takes by their place.
 BY_PLACE = ("particles", "source", "model", "target", "run_folder")

@@ -1,4 +1,6 @@
-"""The commands about particle files and models; those about runs stand in `commands.runs`."""
+"""The commands about particle files and models; those about runs stand in `commands.runs`, and
+`select`, which is about both, in `commands.selection`.
+"""
 
 import dataclasses
 from dataclasses import field
@@ -10,8 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cryostar_nb.config import Count, Positive, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
-from cryostar_nb.prepare.options import Choice, Preprocessing
-from cryostar_nb.runs.run_config import particles_of
+from cryostar_nb.prepare.options import Preprocessing
 from cryostar_nb.simulation.options import (
     REALISTIC,
     REALISTIC_SNR,
@@ -160,43 +161,6 @@ class Preprocess:
         inputs = (self.particles, *self.reading.files())
         check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)
         return preprocess_file(self.particles, self.out, self.config, self.reading, self.indices)
-
-
-@settings
-class Select:
-    """Write some of the particles to a STAR or .cs file, with every column that they had, to go on
-    in RELION or cryoSPARC.
-    """
-
-    source: Positional[Path]
-    """Particles: .star, .cs, or a stack (.mrcs) with cryoDRGN's pickles; or a run folder of
-    `train`, whose particles are read as it read them but for what the flags say."""
-    out: Path
-    """File to write: .star or .cs."""
-    overwrite: bool = False
-    """Replace OUT if it is there already; never a file that is read."""
-    choice: OmitArgPrefixes[Choice] = field(default_factory=Choice)
-    """Which particles."""
-    reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
-    """How to read them."""
-
-    def run(self) -> tuple[int, int, str]:
-        """Select; returns how many of how many, and a remark."""
-        from cryostar_nb.io.files import check_outputs
-        from cryostar_nb.prepare.select import select_particles
-
-        beside = self.out.with_name(f"{self.out.stem}_passthrough.cs")
-        outputs = [self.out, beside] if self.out.suffix == ".cs" else [self.out]
-        particles, reading = particles_of(self.source, self.reading)
-        inputs = (particles, *reading.files())
-        check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)
-        scores = None
-        by_score = self.choice.above is not None or self.choice.below is not None
-        if self.source.is_dir() and by_score:
-            from cryostar_nb.runs.folder import open_run
-
-            scores = open_run(self.source).components().scores.numpy()
-        return select_particles(particles, self.out, self.choice, reading=reading, scores=scores)
 
 
 @settings

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rotations_from_vectors
 from cryostar_nb.io.files import existing_file, one_line, refuse, replacing
-from cryostar_nb.io.metadata import ImageNames, Metadata
+from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
 from cryostar_nb.io.particles import Particles
 
 _LONGEST_HEADER = 100_000  # characters; a table has some dozens of fields
@@ -126,22 +126,42 @@ class CryosparcFile(Metadata):
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
         """RELION's sign; in pixels of the alignment, often larger than the image's. No field: 0."""
-        prefix = self._alignment()
-        if f"{prefix}/shift" not in self.columns:
+        column = f"{self._alignment()}/shift"
+        if column not in self.columns:
             return np.zeros((len(self), 2))
-        column = f"{prefix}/psize_A"
-        if column in self.columns:
-            size = self._values(column)
-            remedy = "its shifts have no unit: align the particles again"
-            self.check(size > 0, f"has {column} = {{value}}", size, remedy)
-        else:
-            size = np.broadcast_to(pixel_size or self.pixel_sizes(), (len(self),))
-        return -self._values(f"{prefix}/shift", 2) * size[:, None]
+        return -self._values(column, 2) * self._size_of_shifts(pixel_size)[:, None]
+
+    def pose_columns(
+        self, poses: Poses, pixel_size: float | None
+    ) -> dict[str, Float[np.ndarray, "particle value"]]:
+        """The fields that say these poses in this file, or in its passthrough file.
+
+        Raises InputError where a field is missing or holds no fractions.
+        """
+        pose, shift = (f"{self._alignment()}/{name}" for name in ("pose", "shift"))
+        for column in (pose, shift):
+            self.require(column, "writing poses", "write them as .star")
+            dtype = self.raw(column).dtype
+            if dtype.kind != "f":
+                refuse(self.path, f"its field {column} is of type {dtype}", column, _EXPORT_AGAIN)
+        vectors = Rotation.from_matrix(poses.rotations.mT.numpy()).as_rotvec()
+        size = self._size_of_shifts(pixel_size)
+        return {pose: vectors, shift: -poses.shifts.numpy() / size[:, None]}
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """Exposure groups."""
         column = "ctf/exp_group_id"
         return self.column(column) if column in self.columns else super().optics_groups()
+
+    def _size_of_shifts(self, pixel_size: float | None) -> Float[np.ndarray, " particle"]:
+        """The pixels that shifts are in, in Å: those of the alignment, else of the images."""
+        column = f"{self._alignment()}/psize_A"
+        if column not in self.columns:
+            return np.broadcast_to(pixel_size or self.pixel_sizes(), (len(self),))
+        size = self._values(column)
+        remedy = "its shifts have no unit: align the particles again"
+        self.check(size > 0, f"has {column} = {{value}}", size, remedy)
+        return size
 
     def _values(self, column: str, *shape: int) -> Float[np.ndarray, " particle *value"]:
         """A field with so many numbers for each particle."""

@@ -18,6 +18,7 @@ from cryostar_nb.io.star_lines import check_row_lengths
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
+_ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
 _OF_A_GROUP = {  # what RELION reads from the optics table
     "voltage_kv": "rlnVoltage",
     "spherical_aberration_mm": "rlnSphericalAberration",
@@ -113,7 +114,7 @@ class StarFile(Metadata):
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
         """The particle sits at minus RELION's origin, which centres the image. No column: 0."""
-        for names, unit in ((_ORIGINS, 1.0), (("rlnOriginX", "rlnOriginY"), None)):
+        for names, unit in ((_ORIGINS, 1.0), (_ORIGINS_IN_PIXELS, None)):
             given = [name for name in names if name in self.columns]
             if len(given) == 1:
                 absent = next(name for name in names if name not in given)
@@ -124,6 +125,28 @@ class StarFile(Metadata):
                 size = np.broadcast_to(unit or pixel_size or self.pixel_sizes(), (len(self),))
                 return -np.stack([self.numbers(name) * size for name in names], axis=1)
         return np.zeros((len(self), 2))
+
+    def pose_columns(
+        self, poses: Poses, pixel_size: float | None
+    ) -> dict[str, Float[np.ndarray, " particle"]]:
+        """The columns that say these poses in this file.
+
+        Origins are in Å, in pixels, or in both, as the file has them; where it has none, in Å if
+        there is an optics table.
+        """
+        angles = relion_angles_from_rotations(poses.rotations.numpy())
+        values = dict(zip(_ANGLES, angles.T, strict=True))
+        given = set(self.columns)
+        in_pixels = _ORIGINS_IN_PIXELS[0] in given
+        if not in_pixels and _ORIGINS[0] not in given:
+            in_pixels = self.table is self.particle_table
+        origins = -poses.shifts.numpy().T
+        if in_pixels:
+            size = self.pixel_size(pixel_size)
+            values |= dict(zip(_ORIGINS_IN_PIXELS, origins / size, strict=True))
+        if not in_pixels or _ORIGINS[0] in given:
+            values |= dict(zip(_ORIGINS, origins, strict=True))
+        return values
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """As the particle table has them."""

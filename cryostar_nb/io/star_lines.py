@@ -1,5 +1,6 @@
 """The lines of a STAR file: which row has a wrong length, and a copy with some of the particles."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ from jaxtyping import Int
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.files import replacing
+
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|\S+""")  # a quoted one may have blanks
 
 
 def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
@@ -59,16 +62,56 @@ def check_row_lengths(path: Path) -> None:
                 raise InputError(problem, file=path, row=row, value=value, remedy="rename it")
 
 
-def select_from_star(path: Path, rows: Int[np.ndarray, " row"], out: Path) -> None:
+def select_from_star(
+    path: Path,
+    rows: Int[np.ndarray, " row"],
+    out: Path,
+    changed: dict[str, list[str]] | None = None,
+) -> None:
     """Copy a STAR file with these of its particles alone, in this order.
 
-    Every other line stays as it is, byte for byte.
+    `changed` has new values for columns of the particle table, one for each row that is written;
+    columns that the file lacks come last. All else stays as it is, byte for byte. Raises InputError
+    for a row that has no place for its new values.
     """
-    lines, _, places = particle_lines(path)
+    lines, columns, places = particle_lines(path)
     first, of_particles = places[0], set(places)
     chosen = [lines[places[row]] for row in rows.tolist()]
+    if changed:
+        texts = zip(*changed.values(), strict=True)
+        chosen = [
+            _with_values(line, columns, dict(zip(changed, values, strict=True)), path, row + 1)
+            for line, values, row in zip(chosen, texts, rows.tolist(), strict=True)
+        ]
+        _add_to_header(lines, columns, first, [name for name in changed if name not in columns])
     # The last line of the file may lack its end.
     chosen = [line if line.endswith(("\n", "\r")) else line + "\n" for line in chosen]
     kept = [line for place, line in enumerate(lines) if place not in of_particles]
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         handle.writelines([*kept[:first], *chosen, *kept[first:]])
+
+
+def _with_values(
+    line: str, columns: list[str], values: dict[str, str], path: Path, row: int
+) -> str:
+    """A row with other values in some columns, and those of new columns after its last."""
+    spans = [match.span() for match in _VALUE.finditer(line)][: len(columns)]
+    if len(spans) < len(columns):
+        problem = f"has {{value}} values for {len(columns)} columns"
+        remedy = "write the file again"
+        raise InputError(problem, file=path, row=row, value=len(spans), remedy=remedy)
+    end = spans[-1][1]
+    new = [text for name, text in values.items() if name not in columns]
+    line = " ".join([line[:end], *new]) + line[end:]
+    placed = [(spans[columns.index(name)], name) for name in values if name in columns]
+    for (start, stop), name in sorted(placed, reverse=True):  # what stands before it stays in place
+        line = line[:start] + values[name] + line[stop:]
+    return line
+
+
+def _add_to_header(lines: list[str], columns: list[str], first_row: int, new: list[str]) -> None:
+    """Name new columns of the particle table, in the same line as its last one."""
+    last = max(place for place in range(first_row) if lines[place].lstrip().startswith("_"))
+    ending = lines[last][len(lines[last].rstrip("\r\n")) :]
+    names = enumerate(new, start=len(columns) + 1)
+    lines[last] += "".join(f"_{name} #{number}{ending}" for number, name in names)

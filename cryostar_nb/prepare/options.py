@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cryostar_nb.config import Count, Percentile, Positive, settings
+from cryostar_nb.config import Count, Fraction, Percentile, Positive, settings
 
 
 @settings
@@ -43,6 +43,8 @@ class Choice:
     """Those above this percentile of the component, 0 to 100."""
     below: Percentile | None = None
     """Those below this percentile of the component, 0 to 100."""
+    quality: Fraction | None = None
+    """Those that a run gives at least this probability of being good, 0 to 1."""
     optics_group: str | None = None
     """Those of this optics group."""
     unique: bool = False
