@@ -45,9 +45,7 @@ def _closest_rotation(covariance: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, 
     Its quaternion is the eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix, found
     by squaring that matrix, which any device does without waiting.
     """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (
-        row.unbind(-1) for row in covariance.unbind(-2)
-    )
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in covariance.unbind(-2))
     rows = [
         [xx + yy + zz, yz - zy, zx - xz, xy - yx],
         [yz - zy, xx - yy - zz, xy + yx, zx + xz],

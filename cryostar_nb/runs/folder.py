@@ -22,14 +22,21 @@ from torch import Tensor
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density, make_density
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import Evaluation, evaluate
+from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.files import existing_file, replacing, write_json
+from cryostar_nb.gauge import Gauge
+from cryostar_nb.io.files import replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
 from cryostar_nb.io.vectors import load_band_vectors, open_vectors
-from cryostar_nb.latents import ENDS, PrincipalComponents, components_from_reference, traverse
+from cryostar_nb.latents import (
+    ENDS,
+    PrincipalComponents,
+    components_from_reference,
+    evenly_spaced,
+    traverse,
+)
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs.engine import training_data
@@ -110,6 +117,14 @@ class Run:
 
     def infer(self, particles: Particles) -> Float[Tensor, "particle latent"]:
         """Latent mean of any particles of the same box and pixel size."""
+        grid, box = self.settings.grid, particles.box_size
+        if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
+            raise InputError(
+                f"has images of {{value}} Å; the run's: {grid.box_size} x {grid.pixel_size:.5g} Å",
+                file=particles.source,
+                value=f"{box} x {particles.pixel_size:.5g}",
+                remedy="give particles of the same box and pixel size",
+            )
         vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
         return infer_latents(self.model, training_data(particles, vectors))
 
@@ -155,27 +170,38 @@ class Run:
         """Principal components of the latents; the first leads away from the reference."""
         return components_from_reference(self.model.decoder, self.latents, self.reference)
 
-    def traverse(self, pc: int = 1, frames: int = 21) -> Float[Tensor, "frame atom 3"]:
-        """Structures along a component, from the 5th to the 95th percentile of its scores, in Å."""
+    @cached_property
+    def gauge(self) -> Gauge:
+        """The frame in which the part that its structures move least lies on the reference."""
+        count = min(500, max(50, 1_000_000 // len(self.nodes)))
+        sample = self.latents[evenly_spaced(count, len(self.latents))]
+        return Gauge.of(self.decode(sample), self.reference)
+
+    def traverse(
+        self, pc: int = 1, frames: int = 21, *, in_gauge: bool = True
+    ) -> Float[Tensor, "frame atom 3"]:
+        """Structures along a component, from the 5th to the 95th percentile of its scores, in Å.
+
+        What does not move stays still; with in_gauge=False they are as the decoder places them.
+        """
         scores = self.components().scores
         if not 1 <= pc <= scores.shape[1]:
             raise InputError("pc = {value}", value=pc, remedy=f"give 1 to {scores.shape[1]}")
         percentiles = torch.linspace(*ENDS, frames)
-        return traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+        structures = traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+        return self.gauge.apply(structures) if in_gauge else structures
 
-    def evaluate(self, truth: Path | str) -> Evaluation:
-        """Compare with the `truth.npz` of its simulation; writes `evaluation.json`, too."""
-        score = evaluate(self.model.decoder, self.latents, self.nodes, read_truth(truth))
-        seconds = self.metrics.get("seconds", [])
-        about = {
-            "method": self.config.method,
-            "steps": self.step,
-            "seed": self.config.seed,
-            "seconds_per_step": seconds[-1] / self.step if seconds else float("nan"),
-            "version": self.settings.version,
-        }
-        write_json(self.folder / "evaluation.json", about | score.as_dict())
-        return score
+    def evaluate(
+        self, truth: Path | str, particles: Particles | Path | str | None = None
+    ) -> Evaluation:
+        """Compare with the `truth.npz` of its simulation; writes `evaluation.json`, too.
+
+        Of new `particles`, simulated like those that it was trained on, the latents are inferred;
+        `truth` is theirs, and nothing is written.
+        """
+        from cryostar_nb.runs.comparison import compare, compare_new
+
+        return compare(self, truth) if particles is None else compare_new(self, truth, particles)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -231,20 +257,6 @@ def save_latents(
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents
-
-
-def read_truth(path: Path | str) -> dict[str, np.ndarray]:
-    """State of each particle and positions of each state, from a simulation's `truth.npz`."""
-    path = existing_file(path, "the truth.npz of a simulation")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("state", "positions")}
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise InputError(
-            f"is not the truth.npz of a simulation ({error})",
-            file=path,
-            remedy="give the one that `simulate` wrote",
-        ) from error
 
 
 def open_run(folder: Path | str) -> Run:

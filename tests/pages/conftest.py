@@ -9,6 +9,7 @@ from torch import nn
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.fourier import Band
+from cryostar_nb.gauge import Gauge
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.latents import ENDS, components_from_reference, traverse
 from cryostar_nb.projector import make_images
@@ -63,6 +64,10 @@ class LineRun:
 
     def components(self):
         return components_from_reference(self.decode, self.latents, self.reference)
+
+    @property
+    def gauge(self):
+        return Gauge.of(self.decode(self.latents), self.reference)
 
     def traverse(self, pc=1, frames=21):
         scores = self.components().scores[:, pc - 1]
