@@ -39,11 +39,11 @@ def compare(run: "Run", truth: Path | str) -> Evaluation:
 def compare_new(run: "Run", truth: Path | str, particles: Particles | Path | str) -> Evaluation:
     """Compare what a run makes of particles that it was not trained on with their truth.
 
-    A file of particles is read like the run's own, but for the files beside those.
+    A file of particles is read like the run's own, but for files that are about those alone.
     """
     if not isinstance(particles, Particles):
         reading = dataclasses.replace(
-            run.inputs.reading, root=None, passthrough=None, poses_pkl=None, ctf_pkl=None
+            run.inputs.reading, passthrough=None, poses_pkl=None, ctf_pkl=None
         )
         particles = read_particles(particles, reading)
     return _score(run, truth, run.infer(particles), {"given": particles})

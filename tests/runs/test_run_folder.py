@@ -364,10 +364,10 @@ def test_new_particles_are_evaluated_and_the_run_stays_as_it_is(
     truth = dict(np.load(small_run / "sim" / "truth.npz"))
     rows = {k: v[:20] if v.shape[:1] == (160,) else v for k, v in truth.items()}
     np.savez(tmp_path / "truth.npz", **rows)
-    selected = shell(
-        f"select {small_run}/sim/particles.star --out {tmp_path}/new.star --indices 0:20"
-    )
-    assert selected.code == 0
+    for name in ("particles.star", "particles.mrcs"):
+        shutil.copy(small_run / "sim" / name, tmp_path)
+    some = f"select {tmp_path}/particles.star --out {tmp_path}/new.star --indices 0:20"
+    assert shell(some).code == 0
     line = f"evaluate {run_copy} --truth {tmp_path}/truth.npz --particles {tmp_path}/new.star"
     answer = shell(line)
     assert answer.code == 0 and "all particles" in answer.out and "wrote" not in answer.out
