@@ -77,7 +77,9 @@ def test_the_table_has_means_over_seeds_and_a_place_for_what_is_missing(bench, t
     made = {"machine": "M", "version": "1", "commit": "c", "date": "d"}
     cells = [cell("pose", "default", seed, 1.0 + seed) for seed in (0, 1)]
     cells.append(cell("perfect", "paper", 0, 0.75))
-    found = {"provenance": made, "particles": 7000, "new": 9, "steps": 5, "cells": cells}
+    sizes = {"particles": 7000, "new": 9, "steps": 5}
+    order = {"methods": list(bench.METHODS), "faults": list(bench.FAULTS)}
+    found = {"provenance": made, "cells": cells} | sizes | order
     (tmp_path / "robustness.json").write_text(json.dumps(found))
     bench.main(["--table", "--results", str(tmp_path)])
     lines = (tmp_path / "robustness.md").read_text().splitlines()

@@ -29,14 +29,19 @@ class Views:
 
 
 class Line(nn.Module):
-    """A decoder that moves the structure by 10 Å along x for each unit of the first latent."""
+    """A decoder that moves the last six nodes by 10 Å along x for each unit of the first latent,
+    and all of them by 5 Å along y for each unit of the second.
+    """
 
     def __init__(self, reference):
         super().__init__()
         self.reference = reference
 
     def forward(self, latents):
-        return self.reference + 10 * latents[:, :1, None] * torch.tensor([1.0, 0.0, 0.0])
+        first, second = (latents[:, i, None, None] for i in (0, 1))
+        last = torch.arange(len(self.reference))[:, None] >= len(self.reference) - 6
+        along_x, along_y = torch.eye(3)[:2]
+        return self.reference + 10 * first * last * along_x + 5 * second * along_y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,8 @@ class LineRun:
 
     def traverse(self, pc=1, frames=21):
         scores = self.components().scores[:, pc - 1]
-        return traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
+        structures = traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
+        return self.gauge.apply(structures)
 
     def project(self, structures, particles, band=None):
         band, electrons = band or self.band, torch.from_numpy(self.nodes.electrons).float()
