@@ -51,10 +51,17 @@ def write_motion_and_simulate(
     poses: Path | None = None,
 ) -> None:
     """Write the path as motion.pdb and motion.dcd into `out`, and simulate particles of it."""
-    write_structure(out / "motion.pdb", atoms)
-    write_trajectory(out / "motion.dcd", atoms, turn_domains(atoms, motion, config.states))
+    simulate(config, **write_motion(atoms, motion, config.states, out), out=out, poses=poses)
+
+
+def write_motion(
+    atoms: Structure, motion: Mapping[str, float], states: int, out: Path
+) -> dict[str, Path]:
+    """Write the path as motion.pdb and motion.dcd into `out`; what `simulate` needs of them."""
     ends = {"start": out / "motion.pdb", "trajectory": out / "motion.dcd"}
-    simulate(config, **ends, out=out, poses=poses)
+    write_structure(ends["start"], atoms)
+    write_trajectory(ends["trajectory"], atoms, turn_domains(atoms, motion, states))
+    return ends
 
 
 def main(

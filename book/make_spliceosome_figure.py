@@ -81,7 +81,7 @@ def main() -> None:
     with np.load(arguments.truth) as truth:
         low, high = np.percentile(truth["state"], ENDS, method="nearest")
         true = truth["positions"][[low, high]]
-    columns = {name: run.traverse(frames=2).numpy() for name, run in runs.items()}
+    columns = {name: run.traverse(frames=2, in_gauge=False).numpy() for name, run in runs.items()}
     columns["truth"] = true
     motion = true[1] - true[0]
     moving = np.linalg.norm(motion, axis=-1) > 1

@@ -1,18 +1,20 @@
-"""How good is a run? RMSD to the truth, local geometry, helices, and the motion that was found."""
+"""How good is a run? RMSD to the truth, local geometry, poses, and the motion that was found."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
+from cryostar_nb.backbone import helix_content, local_geometry
 from cryostar_nb.errors import InputError
-from cryostar_nb.geometry import pair_distances, rmsd
+from cryostar_nb.gauge import Gauge, superpose_weighted
+from cryostar_nb.geometry import rmsd
 from cryostar_nb.latents import (
     ENDS,
     evenly_spaced,
@@ -20,11 +22,11 @@ from cryostar_nb.latents import (
     mean_around_percentiles,
     principal_components,
 )
-from cryostar_nb.structure import Structure, bonds, elastic_edges
+from cryostar_nb.structure import Structure
 
-CONTACT_DISTANCE = 8.0  # Å
 LEAST_MOTION = 1.0  # Å between the true ends; a node that goes less far is at rest
 MOST_OPEN = 5  # states at the open end
+OF_A_PARTICLE = ("junk", "rotations", "shifts")  # arrays of the truth, beside `state`
 
 
 @torch.no_grad()
@@ -52,133 +54,31 @@ def per_state(
     return [float(mean) for mean in means], [float(variance.sqrt()) for variance in variances]
 
 
-def sequence_pairs(nodes: Structure, separation: int) -> Int[np.ndarray, "pair 2"]:
-    """Pairs (i, i + separation) whose nodes are joined by an unbroken run of bonds."""
-    bonded = np.zeros(len(nodes), dtype=bool)
-    bonded[bonds(nodes)[:, 0]] = True
-    start = np.arange(len(nodes) - separation)
-    unbroken = np.all([bonded[start + step] for step in range(separation)], axis=0)
-    return np.stack([start[unbroken], start[unbroken] + separation], axis=-1)
-
-
-@dataclass(frozen=True)
-class LocalGeometry:
-    """How well structures keep the local geometry of others; errors are rms, in Å."""
-
-    bond_error: float
-    """Error of the distance between bonded nodes."""
-    local_error: float
-    """Error of the i -> i+2 and i -> i+3 distances, which turns and helices fix."""
-    third_neighbour_error: float
-    """Error of the i -> i+3 distances alone, which no bond angle fixes."""
-    contacts_kept: float
-    """Fraction of the reference's contacts (same chain, nearer than 8 Å, three or more residues
-    apart) that are at most 1.2 times as long."""
-
-
-@torch.no_grad()
-def local_geometry(
-    positions: Float[Tensor, "batch atom 3"],
-    nodes: Structure,
-    target: Float[Tensor, "*batch atom 3"] | None = None,
-) -> LocalGeometry:
-    """Local geometry against `target` positions, one for all or one for each structure (default:
-    the reference).
-    """
-    reference = torch.from_numpy(nodes.positions).to(positions)
-    target = reference if target is None else target
-    contacts = elastic_edges(nodes, CONTACT_DISTANCE)
-    contacts = contacts[contacts[:, 1] - contacts[:, 0] >= 3]
-
-    def error(pairs: Int[np.ndarray, "pair 2"]) -> float:
-        change = pair_distances(positions, pairs) - pair_distances(target, pairs)
-        return float(change.square().mean().sqrt())
-
-    kept = pair_distances(positions, contacts) < 1.2 * pair_distances(reference, contacts)
-    third = sequence_pairs(nodes, 3)
-    local = np.concatenate([sequence_pairs(nodes, 2), third])
-    return LocalGeometry(
-        error(bonds(nodes)), error(local), error(third), float(kept.double().mean())
-    )
-
-
-@torch.no_grad()
-def in_helix(
-    positions: Float[Tensor, "*batch atom 3"], nodes: Structure
-) -> Bool[Tensor, "*batch atom"]:
-    """Residues in an α-helix, from Cα alone (P-SEA; Labesse et al., Comput. Appl. Biosci. 1997).
-
-    Residue i is helical when d(i-1, i+2) is 5.3 ± 0.5 Å and d(i-1, i+3) is 6.4 ± 0.6 Å, or when the
-    angle at i is 89 ± 12° and the dihedral of i-1 to i+2 is 50 ± 20°. Five helical residues in a
-    row are a helix, and the residue at either end of it joins when its distance or its angle fits.
-    Nothing fits across a gap in the chain, and nothing but Cα is helical.
-    """
-
-    def fits(
-        measure: Callable[..., Tensor], span: int, value: float, tolerance: float
-    ) -> Bool[Tensor, "*batch atom"]:
-        """For each residue i, whether the measure of nodes i-1 to i-1+span is near the value."""
-        start = sequence_pairs(nodes, span)[:, 0]
-        start = start[nodes.atom_names[start] == "CA"]
-        fitting = torch.zeros(positions.shape[:-1], dtype=torch.bool, device=positions.device)
-        nearby = (positions[..., start + step, :] for step in range(span + 1))
-        fitting[..., start + 1] = (measure(*nearby) - value).abs() <= tolerance
-        return fitting
-
-    def windows(
-        flags: Bool[Tensor, "*batch number"], width: int, beyond: int
-    ) -> Bool[Tensor, "*batch window width"]:
-        return torch.nn.functional.pad(flags, (beyond, beyond)).unfold(-1, width, 1)
-
-    third, fourth = fits(_distance, 3, 5.3, 0.5), fits(_distance, 4, 6.4, 0.6)
-    angle, dihedral = fits(_angle, 2, 89, 12), fits(_dihedral, 3, 50, 20)
-    five_in_a_row = windows((third & fourth) | (angle & dihedral), 5, beyond=4).all(-1)
-    helix = windows(five_in_a_row, 5, beyond=0).any(-1)
-    return helix | (windows(helix, 3, beyond=1).any(-1) & (third | angle))
-
-
-def _distance(first: Tensor, *others: Tensor) -> Tensor:
-    return (others[-1] - first).norm(dim=-1)
-
-
-def _angle(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
-    return torch.cosine_similarity(first - middle, last - middle, dim=-1).acos().rad2deg()
-
-
-def _dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Angle between the planes of a, b, c and of b, c, d; positive for a right-handed screw."""
-    left, right = torch.linalg.cross(b - a, c - b), torch.linalg.cross(c - b, d - c)
-    along = torch.nn.functional.normalize(c - b, dim=-1)
-    sine = (torch.linalg.cross(left, right) * along).sum(-1)
-    return torch.atan2(sine, (left * right).sum(-1)).rad2deg()
-
-
-def helix_content(positions: Float[Tensor, "*batch atom 3"], nodes: Structure) -> float:
-    """Fraction of the amino acids in a helix, mean over the structures; NaN without any."""
-    amino_acids = nodes.atom_names == "CA"
-    parts = positions.reshape(-1, len(nodes), 3).split(64)  # in parts: memory stays small
-    fractions = [in_helix(part, nodes)[:, amino_acids].double().mean(-1) for part in parts]
-    return float(torch.cat(fractions).mean())
-
-
 @dataclass(frozen=True)
 class ErrorPerState:
     """Cα-RMSD to the truth in Å: mean over particles, over each state, and at the open end.
 
-    A state without particles is NaN, and so is the open end where none of its states has one.
+    The first four are without alignment, in the frame of the poses. *In gauge*, the structures and
+    the true states are first moved as rigid bodies until the part that is still in the true states
+    lies on the reference; *superposed*, each structure onto its truth. A state without particles is
+    NaN, and so is the open end where none of its states has one.
     """
 
     rmsd_mean: float
     rmsd_most_open: float  # mean over the last five states
     rmsd_per_state: list[float]
     rmsd_std_per_state: list[float]
+    rmsd_in_gauge: float
+    rmsd_in_gauge_most_open: float
+    rmsd_superposed: float
 
 
 @dataclass(frozen=True)
 class Evaluation(ErrorPerState):
     """A run beside the truth of its simulation; local geometry as in `LocalGeometry`."""
 
-    n_particles: int
+    n_particles: int  # compared
+    n_junk: int  # left out: images without a good particle
     idle: ErrorPerState  # of doing nothing: always answering with the reference
     bond_error: float
     local_error: float
@@ -190,6 +90,8 @@ class Evaluation(ErrorPerState):
     helix_content_of_truth: float
     latent_modes: list[float]  # places of the modes of the first component
     motion: dict[str, Any]  # displacements between its ends (see `motion_along_first_component`)
+    pose_errors_given: dict[str, float] | None = None  # of the particle file (see `pose_errors`)
+    pose_errors_refined: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers of `evaluation.json`."""
@@ -198,16 +100,64 @@ class Evaluation(ErrorPerState):
         return values | {
             "do_nothing_mean": idle.rmsd_mean,
             "do_nothing_per_state": idle.rmsd_per_state,
+            "do_nothing_in_gauge": idle.rmsd_in_gauge,
+            "do_nothing_superposed": idle.rmsd_superposed,
         }
 
 
+def _errors(
+    structures: Float[Tensor, "*#batch atom 3"], true: Float[Tensor, "batch atom 3"], gauge: Gauge
+) -> Float[Tensor, "3 batch"]:
+    """RMSD of each structure: as it is, in the gauge, and superposed on its truth."""
+    superposed = superpose_weighted(structures, true, torch.ones(true.shape[1]))
+    in_gauge = rmsd(gauge.apply(structures), gauge.apply(true))
+    return torch.stack([rmsd(structures, true), in_gauge, rmsd(superposed, true)])
+
+
 def _error_per_state(
-    errors: Float[Tensor, " particle"], states: Int[Tensor, " particle"], count: int
+    errors: Float[Tensor, "3 particle"], states: Int[Tensor, " particle"], count: int
 ) -> ErrorPerState:
-    mean, sd = per_state(errors, states, count)
-    most_open = [mean[state] for state in range(count)[-MOST_OPEN:] if (states == state).any()]
-    at_open_end = float(np.mean(most_open)) if most_open else math.nan
-    return ErrorPerState(float(errors.double().mean()), at_open_end, mean, sd)
+    def most_open(means: list[float]) -> float:
+        there = [means[state] for state in range(count)[-MOST_OPEN:] if (states == state).any()]
+        return float(np.mean(there)) if there else math.nan
+
+    mean, sd = per_state(errors[0], states, count)
+    at_open_end = most_open(mean), most_open(per_state(errors[1], states, count)[0])
+    unaligned, in_gauge, superposed = errors.double().mean(1).tolist()
+    return ErrorPerState(unaligned, at_open_end[0], mean, sd, in_gauge, at_open_end[1], superposed)
+
+
+def good_particles(truth: dict[str, np.ndarray]) -> Bool[np.ndarray, " particle"]:
+    """The particles that show the molecule: all, where the truth names no junk."""
+    return truth["junk"] == 0 if "junk" in truth else np.ones(len(truth["state"]), dtype=bool)
+
+
+def _compared(
+    truth: dict[str, np.ndarray], particles: int, nodes: int
+) -> tuple[Int[Tensor, " particle"], Float[Tensor, "state atom 3"], Bool[Tensor, " all"]]:
+    """The states of the good particles, the true positions of these nodes, and who is good."""
+    states, positions = truth["state"], truth["positions"]
+    for name in {"state", *OF_A_PARTICLE} & set(truth):
+        if len(truth[name]) != particles:
+            raise InputError(
+                f"the truth holds {name} of {{value}} particles; compared are {particles}",
+                value=len(truth[name]),
+                remedy="give the truth.npz of the same particles",
+            )
+    known = truth.get("reference_nodes")
+    if known is not None and positions.shape[1] != nodes:
+        positions = positions[:, known]  # the reference lacks the others
+    if positions.shape[1] != nodes:
+        raise InputError(
+            f"the truth has {{value}} nodes and the reference {nodes}",
+            value=positions.shape[1],
+            remedy="give the truth of the same molecule",
+        )
+    good = torch.from_numpy(good_particles(truth))
+    if not good.any():
+        remedy = "give the truth of particles that show the molecule"
+        raise InputError("all particles of the truth are junk", remedy=remedy)
+    return torch.from_numpy(states)[good], torch.from_numpy(positions).float(), good
 
 
 def evaluate(
@@ -218,35 +168,29 @@ def evaluate(
 ) -> Evaluation:
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
-    Local geometry and helices are those of up to 2,000 particles, evenly spread. Raises InputError
-    for the truth of other particles or of another molecule.
+    Where the truth has `junk`, only good particles count; where it has `reference_nodes` and the
+    run was made with that reference, only those nodes do. Local geometry and helices are those of
+    up to 2,000 particles, evenly spread. Raises InputError for the truth of other particles or of
+    another molecule.
     """
-    states = torch.from_numpy(truth["state"])
-    positions = torch.from_numpy(truth["positions"]).float()
-    if len(states) != len(latents):
-        raise InputError(
-            f"the truth holds {{value}} particles and the run {len(latents)}",
-            value=len(states),
-            remedy="give the truth.npz of the same simulation",
-        )
-    if positions.shape[1] != len(nodes):
-        raise InputError(
-            f"the truth has {{value}} nodes and the reference {len(nodes)}",
-            value=positions.shape[1],
-            remedy="give the truth of the same molecule",
-        )
-    errors = rmsd_to_truth(decoder, latents, positions, states)
-    idle = rmsd(torch.from_numpy(nodes.positions).float(), positions)
+    states, positions, good = _compared(truth, len(latents), len(nodes))
+    latents, count = latents[good], len(positions)
+    reference = torch.from_numpy(nodes.positions).float()
+    gauge = Gauge.of(positions, reference)
     sample = evenly_spaced(min(2000, max(50, 2_000_000 // len(nodes))), len(latents))
     with torch.no_grad():
+        pairs = zip(latents.split(256), states.split(256), strict=True)
+        errors = [_errors(decoder(latent), positions[state], gauge) for latent, state in pairs]
         predicted = decoder(latents[sample])
+    idle = _errors(reference[None], positions, gauge)
     to_reference = local_geometry(predicted, nodes)
     to_truth = local_geometry(predicted, nodes, positions[states[sample]])
     return Evaluation(
-        **vars(_error_per_state(errors, states, len(positions))),
+        **vars(_error_per_state(torch.cat(errors, dim=1), states, count)),
         n_particles=len(latents),
+        n_junk=int((~good).sum()),
         idle=dataclasses.replace(
-            _error_per_state(idle[states], states, len(positions)), rmsd_per_state=idle.tolist()
+            _error_per_state(idle[:, states], states, count), rmsd_per_state=idle[0].tolist()
         ),
         bond_error=to_reference.bond_error,
         local_error=to_reference.local_error,
@@ -258,6 +202,26 @@ def evaluate(
         helix_content_of_truth=helix_content(positions[states[sample]], nodes),
         **motion_along_first_component(decoder, latents, nodes, states, positions),
     )
+
+
+def pose_errors(
+    rotations: Float[Tensor, "particle 3 3"],
+    shifts: Float[Tensor, "particle 2"],
+    truth: dict[str, np.ndarray],
+    keep: Bool[np.ndarray, " particle"],
+) -> dict[str, float]:
+    """How wrong the poses of the particles to `keep` are, against `rotations` and `shifts`.
+
+    `rotation_error_deg` is the rms angle between a rotation and the true one, in degrees, and
+    `shift_error` the rms distance between a shift and the true one, in Å.
+    """
+    turns = rotations[keep].double().numpy().swapaxes(-1, -2) @ truth["rotations"][keep]
+    angles = Rotation.from_matrix(turns).magnitude()
+    apart = np.linalg.norm(shifts[keep].double().numpy() - truth["shifts"][keep], axis=-1)
+    return {
+        "rotation_error_deg": math.degrees(np.sqrt(np.square(angles).mean())),
+        "shift_error": float(np.sqrt(np.square(apart).mean())),
+    }
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,35 @@ def correct(
     return replace(changed, widths=prior_widths(changed.values, torch.cat(information), widths))
 
 
+def refine_new(
+    learned: Corrections,
+    data: TrainingData,
+    network: DeformationVAE,
+    *,
+    density: Density,
+    band: Band,
+    rounds: int = 5,
+) -> tuple[TrainingData, Corrections]:
+    """Particles that were not trained on, with corrected poses, and the corrections.
+
+    Each round takes the structures that the encoder sees with the poses of the one before. The
+    prior is that of the training, which `learned` has.
+    """
+    found = Corrections.none(data.rotations, learned.centre, learned.widths)
+    for _ in range(rounds):
+        found = correct(
+            found,
+            data,
+            network,
+            density=density,
+            band=band,
+            iterations=1,
+            learn_widths=False,
+        )
+        data = found.applied_to(data)
+    return data, found
+
+
 def _gauss_newton(
     images: Float[Tensor, "batch band"],
     predicted: Callable[[Tensor], Tensor],

@@ -254,21 +254,28 @@ def test_evaluation_has_the_promised_numbers_and_they_are_the_predictions_errors
 
 def test_evaluate_shows_each_state_beside_doing_nothing(small_run):
     command = parse(f"evaluate {small_run}/run --truth {small_run}/sim/truth.npz")
-    idle = ErrorPerState(3.25, 5.0, [0.0, 6.5], [0.0, 0.0])
-    score = argparse.Namespace(
-        rmsd_mean=1.5, rmsd_per_state=[1.0, 2.0], rmsd_std_per_state=[0.1, 0.2], idle=idle
-    )
-    score.bond_error = 0.125
+    idle = ErrorPerState(3.25, 5.0, [0.0, 6.5], [0.0, 0.0], 3.0, 5.5, 2.75)
+    errors = ErrorPerState(1.5, 2.0, [1.0, 2.0], [0.1, 0.2], 1.25, 1.75, 0.75)
+    score = argparse.Namespace(**vars(errors), idle=idle, bond_error=0.125, n_junk=12)
+    score.pose_errors_given = {"rotation_error_deg": 3.5, "shift_error": 1.25}
+    score.pose_errors_refined = None
     text = cli.describe(command, score)
     rows = [re.findall(r"\d+\.\d+", line) for line in text.splitlines()[1:]]
     assert rows == [
         ["1.00", "0.10", "0.00"],
         ["2.00", "0.20", "6.50"],
         ["1.50", "3.25"],
+        ["1.25", "3.00"],
+        ["0.75", "2.75"],
         ["0.125"],
+        ["3.50", "1.25"],
+        [],
         [],
     ]
+    assert "12 images without a good particle" in text
     assert text.endswith(str(small_run / "run" / "evaluation.json"))
+    command = parse(f"evaluate {small_run}/run --truth t.npz --particles new.star")
+    assert "evaluation.json" not in cli.describe(command, score)
 
 
 def test_analyse_writes_every_promised_file(small_run):
@@ -302,6 +309,7 @@ def test_all_that_is_said_of_the_first_component_leads_away_from_the_reference(
     scores = np.loadtxt(run_copy / "pca.csv", delimiter=",", skiprows=1)[:, 1]
     scores = torch.from_numpy(scores)
     expected = traverse(opened.model.decoder, opened.latents, scores, torch.tensor(ENDS))
+    expected = opened.gauge.apply(expected)
     torch.testing.assert_close(frames[[0, -1]], expected, atol=0.01, rtol=0)
     report = (run_copy / "report.html").read_text()
     labels = re.findall(r"(\d+): PC1 (-?[\d.]+), PC2", report)

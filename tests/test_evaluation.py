@@ -12,16 +12,9 @@ from refusals import refused
 from tiny import Line
 from torch import nn
 
-from cryostar_nb.evaluation import (
-    evaluate,
-    helix_content,
-    in_helix,
-    local_geometry,
-    per_state,
-    rmsd_to_truth,
-    sequence_pairs,
-)
-from cryostar_nb.geometry import random_rotations
+from cryostar_nb.backbone import helix_content, in_helix, local_geometry, sequence_pairs
+from cryostar_nb.evaluation import evaluate, per_state, pose_errors, rmsd_to_truth
+from cryostar_nb.geometry import random_rotations, rotations_from_vectors
 from cryostar_nb.io.files import write_json
 from cryostar_nb.io.structures import read_nodes
 from cryostar_nb.pages import figures
@@ -98,10 +91,95 @@ def test_the_numbers_in_the_file_are_those_of_the_evaluation(chain):
     numbers = score.as_dict()
     assert json.loads(json.dumps(numbers)) == numbers
     fields = {field.name for field in dataclasses.fields(score)} - {"idle"}
-    assert set(numbers) == fields | {"do_nothing_mean", "do_nothing_per_state"}
+    names = ("mean", "per_state", "in_gauge", "superposed")
+    assert set(numbers) == fields | {f"do_nothing_{name}" for name in names}
     assert numbers["rmsd_mean"] == score.rmsd_mean
     assert numbers["do_nothing_mean"] == score.idle.rmsd_mean
     assert numbers["do_nothing_per_state"] == score.idle.rmsd_per_state
+    assert numbers["do_nothing_in_gauge"] == score.idle.rmsd_in_gauge
+
+
+class Adrift(nn.Module):
+    """The latent's first number moves the last nodes along x; the others turn and shift all."""
+
+    def __init__(self, nodes, moving):
+        super().__init__()
+        self.reference = torch.from_numpy(nodes.positions).float()
+        self.moves = torch.zeros(len(nodes), 3)
+        self.moves[-moving:, 0] = 1
+
+    def forward(self, latent):
+        bent = self.reference + latent[:, :1, None] * self.moves
+        return bent @ rotations_from_vectors(latent[:, 1:4]).mT + latent[:, None, 4:7]
+
+
+def test_in_the_gauge_only_the_motion_counts_and_not_the_frame(make_nodes, helix, rng):
+    """Six of thirty nodes move by up to 20 Å; the run finds 1.5 Å too much, and any frame."""
+    nodes = make_nodes(helix(30))
+    latents = torch.from_numpy(rng.normal(scale=0.2, size=(40, 7))).float()
+    states = np.arange(40) % 11
+    latents[:, 0] = torch.from_numpy(states * 2 + 1.5)
+    decoder = Adrift(nodes, 6)
+    path = torch.zeros(11, 7)
+    path[:, 0] = torch.arange(11.0) * 2
+    path[5, 1:] = 0.3  # the frames of the true states do not count either
+    truth = {"state": states, "positions": decoder(path).numpy()}
+    score = evaluate(decoder, latents, nodes, truth)
+    expected = 1.5 * np.sqrt(6 / 30)
+    assert score.rmsd_in_gauge == pytest.approx(expected, abs=0.03)
+    assert score.rmsd_in_gauge_most_open == pytest.approx(expected, abs=0.03)
+    assert score.rmsd_mean > 1.5 * expected
+    assert 0.3 * expected < score.rmsd_superposed < expected  # the error is spread over all
+    assert score.idle.rmsd_in_gauge == pytest.approx(
+        np.sqrt(6 / 30) * np.mean(states * 2), abs=0.03
+    )
+
+
+def test_images_without_a_good_particle_are_left_out(chain, rng):
+    """Whatever latents and states they have."""
+    positions = chain.positions + np.arange(3.0)[:, None, None] * [1, 0, 0]
+    good = {"state": np.arange(12) % 3, "positions": positions}
+    latents = torch.from_numpy(rng.standard_normal((12, 1))).float()
+    decoder = Line(torch.from_numpy(chain.positions).float())
+    alone = evaluate(decoder, latents, chain, good)
+    junk = np.insert(np.zeros(12, dtype=int), [0, 5, 5, 12], [1, 4, 2, 3])
+    state = np.insert(good["state"], [0, 5, 5, 12], 2)
+    rows = torch.from_numpy(np.cumsum(junk == 0) - 1).clamp(min=0)
+    among = torch.where(torch.from_numpy(junk == 0)[:, None], latents[rows], 100.0)
+    score = evaluate(decoder, among, chain, {"state": state, "positions": positions, "junk": junk})
+    assert score == dataclasses.replace(alone, n_junk=4)
+    with pytest.raises(ValueError, match="junk"):
+        evaluate(decoder, among, chain, good | {"state": state, "junk": 0 * junk + 1})
+
+
+def test_only_nodes_that_the_reference_has_are_compared(make_nodes, helix, rng):
+    whole = make_nodes(helix(20))
+    known = np.delete(np.arange(20), [7, 8, 9])
+    positions = whole.positions + rng.normal(size=(3, 20, 3))
+    latents = torch.from_numpy(rng.standard_normal((9, 1))).float()
+    states = np.arange(9) % 3
+
+    def score(nodes, **truth):
+        reference = torch.from_numpy(nodes.positions).float()
+        return evaluate(Line(reference), latents, nodes, {"state": states} | truth)
+
+    expected = score(whole[known], positions=positions[:, known])
+    assert score(whole[known], positions=positions, reference_nodes=known) == expected
+    # A run with another reference than that of the simulation may have all of them.
+    complete = score(whole, positions=positions, reference_nodes=known)
+    assert complete == score(whole, positions=positions)
+
+
+def test_pose_errors_are_rms_angles_and_distances_of_the_particles_kept(rng):
+    true = random_rotations(4, rng)
+    degrees = torch.tensor([3.0, 0.0, 4.0, 100.0], dtype=torch.float64)
+    axes = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((4, 3))), dim=-1)
+    told = torch.from_numpy(true) @ rotations_from_vectors(torch.deg2rad(degrees)[:, None] * axes)
+    shifts = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [50.0, 0.0]])
+    truth = {"rotations": true, "shifts": np.zeros((4, 2))}
+    found = pose_errors(told, shifts, truth, np.array([True, True, True, False]))
+    expected = {"rotation_error_deg": np.sqrt(25 / 3), "shift_error": np.sqrt(26 / 3)}
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -98,18 +98,23 @@ class Train:
 
 @settings
 class Evaluate:
-    """Compare a run with the truth of its simulation; writes evaluation.json into its folder."""
+    """Compare a run with the truth of its simulation; writes evaluation.json into its folder, but
+    for new particles.
+    """
 
     run_folder: Positional[Path]
     """Run folder of `train`."""
     truth: Path
     """The truth.npz of `simulate`."""
+    particles: Path | None = None
+    """New particles that the truth is of, simulated alike (default: those of the training). Their
+    latents are inferred."""
 
     def run(self) -> "Evaluation":
         """Evaluate."""
         from cryostar_nb.runs.folder import open_run
 
-        return open_run(self.run_folder).evaluate(self.truth)
+        return open_run(self.run_folder).evaluate(self.truth, self.particles)
 
 
 @settings

@@ -59,7 +59,8 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
     scores = pca.scores[:, :2].numpy().astype(np.float64)
     chosen = representatives(scores, points, seed)
     structures = run.decode(run.latents[torch.from_numpy(chosen)])
-    data = _map(scores, chosen) | _structures(run, structures) | _pictures(run, structures, chosen)
+    shown = run.gauge.apply(structures)  # projections are of structures in the frame of the poses
+    data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, structures, chosen)
     axes = component_labels(pca.explained.tolist())
     name = f"latent-explorer-{next(_numbers)}"
     return render("explorer.html", name=name, data=data, axes=axes)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cryostar_nb.evaluation import local_geometry
+from cryostar_nb.backbone import local_geometry
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_text
 from cryostar_nb.io.structures import fits_pdb, write_structure, write_trajectory
@@ -20,11 +20,17 @@ from cryostar_nb.latents import ENDS, PrincipalComponents, evenly_spaced, mean_a
 from cryostar_nb.pages import figures, views
 from cryostar_nb.pages.explorer import latent_explorer
 from cryostar_nb.pages.html import picture, render, table
+from cryostar_nb.pages.terminal import describe_poses
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
 SHOWN = 6  # particles on the page
+ALIGNED = (
+    ("rmsd_in_gauge", "mean, by the part that is still"),
+    ("rmsd_superposed", "mean, superposed one by one"),
+)
+POSES = (("pose_errors_given", "poses given"), ("pose_errors_refined", "poses refined"))
 
 
 def write_report(run: Run) -> Path:
@@ -97,12 +103,15 @@ def _numbers(
     ]
     if evaluation:
         most_open = evaluation["rmsd_most_open"]
+        told = {name: evaluation.get(key) for key, name in POSES}
         opened = "no particle" if most_open is None else f"{most_open:.2f} Å"
         return [
             *rows,
             ("mean Cα-RMSD", f"{evaluation['rmsd_mean']:.2f} Å"),
             ("at the five most open states", opened),
+            *((name, f"{evaluation[key]:.2f} Å") for key, name in ALIGNED if key in evaluation),
             ("bond error", f"{evaluation['bond_error']:.3f} Å"),
+            *((name, describe_poses(errors)) for name, errors in told.items() if errors),
         ]
     geometry = local_geometry(frames, run.nodes)
     kept = f"{100 * geometry.contacts_kept:.0f} %"

@@ -33,7 +33,8 @@ def describe(command: Any, result: Any) -> str:
         case "Train":
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Evaluate":
-            return f"{_table(result)}\nwrote {command.run_folder / 'evaluation.json'}"
+            wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
+            return _table(result) + (wrote if command.particles is None else "")
     return f"open {result.resolve()}"
 
 
@@ -45,5 +46,21 @@ def _table(score: Any) -> str:
         mean, sd = score.rmsd_per_state[state], score.rmsd_std_per_state[state]
         idle = score.idle.rmsd_per_state[state]
         lines.append(f"{f'state {state + 1} of {count}':28s}{mean:9.2f} ± {sd:5.2f} {idle:12.2f}")
-    lines.append(f"{'all particles':28s}{score.rmsd_mean:9.2f} {score.idle.rmsd_mean:20.2f}")
-    return "\n".join([*lines, f"{'bond error (Å)':28s}{score.bond_error:9.3f}"])
+    idle = score.idle
+    for name, value, beside in (
+        ("all particles", score.rmsd_mean, idle.rmsd_mean),
+        ("  by the part that is still", score.rmsd_in_gauge, idle.rmsd_in_gauge),
+        ("  superposed one by one", score.rmsd_superposed, idle.rmsd_superposed),
+    ):
+        lines.append(f"{name:28s}{value:9.2f} {beside:20.2f}")
+    lines.append(f"{'bond error (Å)':28s}{score.bond_error:9.3f}")
+    told = {"poses given": score.pose_errors_given, "poses refined": score.pose_errors_refined}
+    lines += [f"{name:28s}{describe_poses(errors)}" for name, errors in told.items() if errors]
+    if score.n_junk:
+        lines.append(f"{score.n_junk:,} images without a good particle are left out")
+    return "\n".join(lines)
+
+
+def describe_poses(errors: dict[str, float]) -> str:
+    """How wrong poses are, in words."""
+    return f"off by {errors['rotation_error_deg']:.2f}° and {errors['shift_error']:.2f} Å rms"

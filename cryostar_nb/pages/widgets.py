@@ -41,7 +41,8 @@ def latent_sliders(run: Run, components: int = 3) -> Any:
 
     A slider gives a percentile of the particles along its component. The widget shows the structure
     of the particle whose scores are nearest to those of the sliders, in units of each component's
-    standard deviation: the decoder never sees a latent where there is no particle.
+    standard deviation: the decoder never sees a latent where there is no particle. What does not
+    move stays still.
     """
     import ipywidgets
     import nglview
@@ -60,7 +61,7 @@ def latent_sliders(run: Run, components: int = 3) -> Any:
         distances = ((scores - torch.stack(wanted)) / spread).square().sum(-1)
         particle = int(distances.argmin())
         label.value = f"particle {particle + 1}"
-        return run.decode(latents[[particle]])[0].numpy()
+        return run.gauge.apply(run.decode(latents[[particle]]))[0].numpy()
 
     first = nglview.TextStructure(pdb_text(run.nodes.with_positions(chosen_positions())))
     view = _as_tube(nglview.NGLWidget(first, default_representation=False))

@@ -7,10 +7,9 @@ from training; `latents.npy` is the latent mean of every particle, (particle, la
 """
 
 import csv
-import dataclasses
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,27 @@ from torch import Tensor
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density, make_density
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import Evaluation, evaluate
+from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
-from cryostar_nb.io.files import existing_file, replacing, write_json
+from cryostar_nb.gauge import Gauge
+from cryostar_nb.io.files import replacing
 from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
 from cryostar_nb.io.vectors import load_band_vectors, open_vectors
-from cryostar_nb.latents import ENDS, PrincipalComponents, components_from_reference, traverse
+from cryostar_nb.latents import (
+    ENDS,
+    PrincipalComponents,
+    components_from_reference,
+    evenly_spaced,
+    traverse,
+)
 from cryostar_nb.models import DeformationVAE, make_network
-from cryostar_nb.poses import Corrections, correct
+from cryostar_nb.poses import Corrections, refine_new
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs.engine import training_data
+from cryostar_nb.runs.pose_refinement import placed, stored_corrections
 from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData, infer_latents
@@ -49,9 +56,6 @@ FILES = (
     "latents.npy",
     "held_out.json",
 )
-
-
-INFERENCE_ROUNDS = 5  # of correcting the poses of particles that were not trained on
 
 
 class Fragment(str):
@@ -70,7 +74,7 @@ class Run:
     nodes: Structure  # of the reference
     model: DeformationVAE
     step: int
-    corrections: dict[str, Tensor] | None = None  # of the poses of its particles (`poses`)
+    corrections: Corrections | None = None  # of its particles' poses (`poses`)
 
     @property
     def inputs(self) -> InputFiles:
@@ -115,15 +119,13 @@ class Run:
         )
         data = training_data(self.particles, vectors)
         if self.corrections is not None:
-            data = self._uncorrected(data, **self.corrections).applied_to(data)
+            data = replace(self.corrections, given=data.rotations).applied_to(data)
         return save_latents(self.folder, self.model, data)
 
     @property
     def poses(self) -> Poses | None:
         """The corrected poses of its particles, float64, with their CTFs; None: as given."""
-        if self.corrections is None:
-            return None
-        return self._corrected(self.particles, **self.corrections)
+        return None if self.corrections is None else placed(self.particles, self.corrections)
 
     def infer(self, particles: Particles) -> Float[Tensor, "particle latent"]:
         """Latent mean of any particles of the same box and pixel size.
@@ -133,40 +135,27 @@ class Run:
         return self.refine(particles)[0]
 
     def refine(self, particles: Particles) -> tuple[Float[Tensor, "particle latent"], Poses]:
-        """Latent means of any particles of the same box and pixel size, and their poses: corrected
-        in five rounds, each with the structures of the one before, where the run corrects poses.
+        """Latent means of any particles of the same box and pixel size, and their poses.
+
+        Where the run corrects poses these are corrected, in five rounds, each with the structures
+        of the one before.
         """
+        grid, box = self.settings.grid, particles.box_size
+        if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
+            raise InputError(
+                f"has images of {{value}} Å; the run's: {grid.box_size} x {grid.pixel_size:.5g} Å",
+                file=particles.source,
+                value=f"{box} x {particles.pixel_size:.5g}",
+                remedy="give particles of the same box and pixel size",
+            )
         vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
         data = training_data(particles, vectors)
         if self.corrections is None:
-            poses = Poses(particles.rotations, particles.shifts, particles.ctf)
-            return infer_latents(self.model, data), poses
-        found = self._uncorrected(data, widths=self.corrections["widths"])
-        for _ in range(INFERENCE_ROUNDS):
-            found = correct(
-                found,
-                data,
-                self.model,
-                density=self.density,
-                band=self.band,
-                iterations=1,
-                learn_widths=False,
-            )
-            data = found.applied_to(data)
-        poses = self._corrected(particles, found.values, found.widths)
-        return infer_latents(self.model, data), poses
-
-    def _uncorrected(self, data: TrainingData, **values: Tensor) -> Corrections:
-        """Corrections of these particles, none but those of `values`."""
-        none = Corrections.none(data.rotations, self.reference.mean(0))
-        return dataclasses.replace(none, **values)
-
-    def _corrected(self, particles: Particles, values: Tensor, widths: Tensor) -> Poses:
-        """The poses of particles with these corrections."""
-        centre = self.reference.mean(0).double()
-        corrections = Corrections(particles.rotations, centre, values.double(), widths)
-        rotations, shifts = corrections.poses()
-        return Poses(rotations, particles.shifts + shifts, particles.ctf)
+            return infer_latents(self.model, data), placed(particles, None)
+        data, found = refine_new(
+            self.corrections, data, self.model, density=self.density, band=self.band
+        )
+        return infer_latents(self.model, data), placed(particles, found)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
@@ -210,27 +199,38 @@ class Run:
         """Principal components of the latents; the first leads away from the reference."""
         return components_from_reference(self.model.decoder, self.latents, self.reference)
 
-    def traverse(self, pc: int = 1, frames: int = 21) -> Float[Tensor, "frame atom 3"]:
-        """Structures along a component, from the 5th to the 95th percentile of its scores, in Å."""
+    @cached_property
+    def gauge(self) -> Gauge:
+        """The frame in which the part that its structures move least lies on the reference."""
+        count = min(500, max(50, 1_000_000 // len(self.nodes)))
+        sample = self.latents[evenly_spaced(count, len(self.latents))]
+        return Gauge.of(self.decode(sample), self.reference)
+
+    def traverse(
+        self, pc: int = 1, frames: int = 21, *, in_gauge: bool = True
+    ) -> Float[Tensor, "frame atom 3"]:
+        """Structures along a component, from the 5th to the 95th percentile of its scores, in Å.
+
+        What does not move stays still; with in_gauge=False they are as the decoder places them.
+        """
         scores = self.components().scores
         if not 1 <= pc <= scores.shape[1]:
             raise InputError("pc = {value}", value=pc, remedy=f"give 1 to {scores.shape[1]}")
         percentiles = torch.linspace(*ENDS, frames)
-        return traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+        structures = traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+        return self.gauge.apply(structures) if in_gauge else structures
 
-    def evaluate(self, truth: Path | str) -> Evaluation:
-        """Compare with the `truth.npz` of its simulation; writes `evaluation.json`, too."""
-        score = evaluate(self.model.decoder, self.latents, self.nodes, read_truth(truth))
-        seconds = self.metrics.get("seconds", [])
-        about = {
-            "method": self.config.method,
-            "steps": self.step,
-            "seed": self.config.seed,
-            "seconds_per_step": seconds[-1] / self.step if seconds else float("nan"),
-            "version": self.settings.version,
-        }
-        write_json(self.folder / "evaluation.json", about | score.as_dict())
-        return score
+    def evaluate(
+        self, truth: Path | str, particles: Particles | Path | str | None = None
+    ) -> Evaluation:
+        """Compare with the `truth.npz` of its simulation; writes `evaluation.json`, too.
+
+        Of new `particles`, simulated like those that it was trained on, the latents are inferred;
+        `truth` is theirs, and nothing is written.
+        """
+        from cryostar_nb.runs.comparison import compare, compare_new
+
+        return compare(self, truth) if particles is None else compare_new(self, truth, particles)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -288,20 +288,6 @@ def save_latents(
     return latents
 
 
-def read_truth(path: Path | str) -> dict[str, np.ndarray]:
-    """State of each particle and positions of each state, from a simulation's `truth.npz`."""
-    path = existing_file(path, "the truth.npz of a simulation")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("state", "positions")}
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise InputError(
-            f"is not the truth.npz of a simulation ({error})",
-            file=path,
-            remedy="give the one that `simulate` wrote",
-        ) from error
-
-
 def open_run(folder: Path | str) -> Run:
     """Load a run's last checkpoint, on the CPU, ready for inference.
 
@@ -323,7 +309,7 @@ def open_run(folder: Path | str) -> Run:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         weights, step = state["model"], int(state["step"])
-        corrections = state.get("poses")
+        corrections = stored_corrections(state.get("poses"), nodes)
     except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
         raise InputError(
             f"is damaged, or no checkpoint ({type(error).__name__})",

@@ -9,8 +9,11 @@ import torch
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density
 from cryostar_nb.fourier import Band
+from cryostar_nb.io.metadata import Poses
+from cryostar_nb.io.particles import Particles
 from cryostar_nb.models import DeformationVAE
-from cryostar_nb.poses import Corrections, correct
+from cryostar_nb.poses import Corrections, correct, corrected
+from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData, with_looks
 
 ROUNDS = 4  # the last one is at the end
@@ -81,3 +84,23 @@ class PoseRefinement:
             return data
         self.corrections = replace(self.corrections, **state)
         return self._looked_at(data) if self.corrections.values.any() else data
+
+
+def stored_corrections(
+    state: dict[str, torch.Tensor] | None, nodes: Structure
+) -> Corrections | None:
+    """What a checkpoint kept, for particles whose rotations it does not say."""
+    if state is None:
+        return None
+    centre = torch.from_numpy(nodes.positions).float().mean(0)
+    nowhere = torch.eye(3).expand(len(state["values"]), 3, 3)
+    return Corrections(nowhere, centre, state["values"], state["widths"])
+
+
+def placed(particles: Particles, corrections: Corrections | None) -> Poses:
+    """The poses of particles, corrected, in double precision."""
+    if corrections is None:
+        return Poses(particles.rotations, particles.shifts, particles.ctf)
+    values, centre = corrections.values.double(), corrections.centre.double()
+    rotations, shifts = corrected(particles.rotations, values, centre)
+    return Poses(rotations, particles.shifts + shifts, particles.ctf)

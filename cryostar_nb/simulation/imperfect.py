@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
+from cryostar_nb.backbone import in_helix
 from cryostar_nb.errors import InputError
-from cryostar_nb.evaluation import in_helix
 from cryostar_nb.simulation.faults import stream
 from cryostar_nb.simulation.options import ImperfectReference
 from cryostar_nb.structure import Structure, bonds, node_atoms, residue_ranges

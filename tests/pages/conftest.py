@@ -9,6 +9,7 @@ from torch import nn
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.fourier import Band
+from cryostar_nb.gauge import Gauge
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.latents import ENDS, components_from_reference, traverse
 from cryostar_nb.projector import make_images
@@ -28,14 +29,19 @@ class Views:
 
 
 class Line(nn.Module):
-    """A decoder that moves the structure by 10 Å along x for each unit of the first latent."""
+    """A decoder that moves the last six nodes by 10 Å along x for each unit of the first latent,
+    and all of them by 5 Å along y for each unit of the second.
+    """
 
     def __init__(self, reference):
         super().__init__()
         self.reference = reference
 
     def forward(self, latents):
-        return self.reference + 10 * latents[:, :1, None] * torch.tensor([1.0, 0.0, 0.0])
+        first, second = (latents[:, i, None, None] for i in (0, 1))
+        last = torch.arange(len(self.reference))[:, None] >= len(self.reference) - 6
+        along_x, along_y = torch.eye(3)[:2]
+        return self.reference + 10 * first * last * along_x + 5 * second * along_y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +70,14 @@ class LineRun:
     def components(self):
         return components_from_reference(self.decode, self.latents, self.reference)
 
+    @property
+    def gauge(self):
+        return Gauge.of(self.decode(self.latents), self.reference)
+
     def traverse(self, pc=1, frames=21):
         scores = self.components().scores[:, pc - 1]
-        return traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
+        structures = traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
+        return self.gauge.apply(structures)
 
     def project(self, structures, particles, band=None):
         band, electrons = band or self.band, torch.from_numpy(self.nodes.electrons).float()

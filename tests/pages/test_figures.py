@@ -8,8 +8,8 @@ from cryostar_nb.pages import figures, views
 
 
 def test_rmsd_takes_evaluations_and_doing_nothing_is_grey():
-    score = ErrorPerState(1.5, 2.0, [1.0, 2.0], [0.1, 0.2])
-    idle = ErrorPerState(3.5, 4.0, [3.0, 4.0], [0.0, 0.0])
+    score = ErrorPerState(1.5, 2.0, [1.0, 2.0], [0.1, 0.2], 1.0, 1.5, 0.5)
+    idle = ErrorPerState(3.5, 4.0, [3.0, 4.0], [0.0, 0.0], 3.0, 3.5, 2.5)
     ax = figures.rmsd({"this run": score, "doing nothing": idle}).axes[0]
     run, nothing = ax.lines
     np.testing.assert_array_equal(run.get_ydata(), [1.0, 2.0])

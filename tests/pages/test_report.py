@@ -36,6 +36,17 @@ def test_a_report_needs_no_network_and_holds_every_section(report):
     assert "&lt;" not in text.split("</head>")[1].split("<script>")[0], "HTML was escaped"
 
 
+def test_a_report_says_how_wrong_structures_and_poses_are_where_that_was_measured(
+    make_run, evaluation
+):
+    poses = {"rotation_error_deg": 3.456, "shift_error": 1.5}
+    evaluation |= {"rmsd_in_gauge": 0.75, "pose_errors_given": poses, "pose_errors_refined": None}
+    text = write_report(make_run(evaluation=evaluation)).read_text(encoding="utf-8")
+    assert "mean, by the part that is still</th><td>0.75 Å</td>" in text
+    assert "poses given</th><td>off by 3.46° and 1.50 Å rms</td>" in text
+    assert "poses refined" not in text and "superposed" not in text
+
+
 def test_what_a_run_does_not_have_is_left_out(make_run):
     headings = re.findall("<h2>(.*?)</h2>", write_report(make_run()).read_text(encoding="utf-8"))
     assert not {"Training", "Error against the truth"} & set(headings)

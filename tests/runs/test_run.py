@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,8 @@ from refusals import refused
 from cryostar_nb.config import PRESETS
 from cryostar_nb.density import group_density
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import rmsd
+from cryostar_nb.geometry import rmsd, rotations_from_vectors
+from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.io.vectors import load_band_vectors
 from cryostar_nb.projector import make_images
@@ -107,12 +109,26 @@ def test_latents_are_decoded_to_structures(shape, run, generator):
 
 def test_a_traversal_goes_from_the_5th_to_the_95th_percentile(run):
     """Its ends are decoded from the mean of the three particles around place 5 and 90 of 96."""
-    frames = run.traverse()
+    frames = run.traverse(in_gauge=False)
     assert frames.shape == (21, NODES, 3)
     order = run.components().scores[:, 0].argsort()
     for frame, place in ((0, 5), (-1, 90)):
         expected = run.decode(run.latents[order[place - 1 : place + 2]].mean(0))
         torch.testing.assert_close(frames[frame], expected, atol=1e-4, rtol=0)
+
+
+def test_in_a_traversal_what_does_not_move_stays_where_the_reference_has_it(run, monkeypatch):
+    """Whatever frame the decoder puts each structure in."""
+    expected, decode = run.traverse(), run.model.decoder.forward
+
+    def adrift(latents):
+        turns = rotations_from_vectors(0.3 * torch.sin(1e3 * latents[:, :3]))
+        return decode(latents) @ turns.mT + 10
+
+    monkeypatch.setattr(run.model.decoder, "forward", adrift)
+    assert rmsd(run.traverse(in_gauge=False), expected).min() > 10
+    drifting = dataclasses.replace(run)  # without the gauge that was kept
+    torch.testing.assert_close(drifting.traverse(), expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("pc", [0, 9])
@@ -185,6 +201,52 @@ def test_an_evaluation_is_returned_and_written(copy, particles):
     assert about.items() <= written.items()
     assert score.as_dict().items() <= written.items()
     assert score.n_particles == COUNT and len(score.rmsd_per_state) == STATES
+
+
+def test_new_particles_are_compared_with_their_own_truth_and_nothing_is_written(copy, particles):
+    run, truth = open_run(copy), dict(np.load(particles / "truth.npz"))
+    rows = np.arange(90, 20, -3)
+    per_particle = {k: v[rows] for k, v in truth.items() if v.shape[:1] == (COUNT,)}
+    np.savez(copy / "some.npz", **(truth | per_particle))
+    score = run.evaluate(copy / "some.npz", run.particles[rows])
+    assert not (copy / "evaluation.json").exists()
+    assert score.n_particles == len(rows) and score.pose_errors_refined is None
+    true, states = torch.from_numpy(truth["positions"]).float(), truth["state"][rows]
+    found = rmsd(run.decode(run.infer(run.particles[rows])), true[states]).mean()
+    assert score.rmsd_mean == pytest.approx(float(found), rel=1e-5)
+    with refused(value=len(rows)):
+        run.evaluate(copy / "some.npz", particles / "particles.star")
+
+
+def test_new_particles_may_be_a_file(copy, particles):
+    run = open_run(copy)
+    again = run.evaluate(particles / "truth.npz", particles / "particles.star")
+    assert not (copy / "evaluation.json").exists()
+    # Kept latents were inferred from half precision.
+    assert again.rmsd_mean == pytest.approx(run.evaluate(particles / "truth.npz").rmsd_mean, 1e-3)
+
+
+def test_particles_of_another_box_are_refused(run):
+    other = dataclasses.replace(run.particles, pixel_size=3.0)
+    with refused("particles.star", value="32 x 3"):
+        run.infer(other)
+
+
+def test_poses_given_and_refined_are_compared_with_the_true_ones(copy, particles):
+    run, truth = open_run(copy), dict(np.load(particles / "truth.npz"))
+    turn = rotations_from_vectors(torch.tensor([0.0, 0.0, math.radians(2)])).double()
+    truth["rotations"] = truth["rotations"] @ turn.numpy()
+    truth["shifts"] = truth["shifts"] + [3.0, 4.0]
+    np.savez(copy / "true.npz", **truth)
+    score = run.evaluate(copy / "true.npz")
+    given = {"rotation_error_deg": 2.0, "shift_error": 5.0}
+    assert score.pose_errors_given == pytest.approx(given, abs=1e-3)
+    assert score.pose_errors_refined is None
+    true = Poses(torch.from_numpy(truth["rotations"]), torch.from_numpy(truth["shifts"]), None)
+    vars(run)["poses"] = true
+    refined = run.evaluate(copy / "true.npz").pose_errors_refined
+    assert refined == pytest.approx({"rotation_error_deg": 0, "shift_error": 0}, abs=1e-3)
+    assert run.evaluation["pose_errors_refined"] == refined
 
 
 def test_doing_nothing_is_the_distance_of_the_reference_to_each_state(copy, particles):

@@ -351,6 +351,29 @@ def test_the_truth_of_another_simulation_is_refused(small_run, refused, tmp_path
     refused(f"evaluate {small_run}/run --truth {tmp_path}/other.npz", "100", "160", "truth.npz")
 
 
+def test_a_truth_whose_arrays_are_of_other_particles_is_refused(small_run, refused, tmp_path):
+    truth = dict(np.load(small_run / "sim" / "truth.npz"))
+    np.savez(tmp_path / "other.npz", **(truth | {"junk": truth["junk"][:100]}))
+    refused(f"evaluate {small_run}/run --truth {tmp_path}/other.npz", "100", "junk", "160")
+
+
+def test_new_particles_are_evaluated_and_the_run_stays_as_it_is(
+    small_run, run_copy, shell, tmp_path
+):
+    before = bytes_of(run_copy)
+    truth = dict(np.load(small_run / "sim" / "truth.npz"))
+    rows = {k: v[:20] if v.shape[:1] == (160,) else v for k, v in truth.items()}
+    np.savez(tmp_path / "truth.npz", **rows)
+    for name in ("particles.star", "particles.mrcs"):
+        shutil.copy(small_run / "sim" / name, tmp_path)
+    some = f"select {tmp_path}/particles.star --out {tmp_path}/new.star --indices 0:20"
+    assert shell(some).code == 0
+    line = f"evaluate {run_copy} --truth {tmp_path}/truth.npz --particles {tmp_path}/new.star"
+    answer = shell(line)
+    assert answer.code == 0 and "all particles" in answer.out and "wrote" not in answer.out
+    assert bytes_of(run_copy) == before
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip"])
 def test_a_broken_truth_is_refused(content, small_run, refused, tmp_path):
     (tmp_path / "truth.npz").write_bytes(content)

@@ -9,7 +9,7 @@ import torch
 from refusals import refused
 
 import cryostar_nb as cs
-from cryostar_nb.evaluation import in_helix
+from cryostar_nb.backbone import in_helix
 from cryostar_nb.io.structures import read_atoms_and_nodes, read_nodes, read_structure
 from cryostar_nb.simulation.imperfect import BACKBONE, make_reference
 from cryostar_nb.simulation.options import ImperfectReference
