@@ -38,6 +38,12 @@ def likelihood_loss(
     return -0.5 * signal.square().mean() / unit
 
 
+def shell_members(band: Band) -> Float[Tensor, "band shell"]:
+    """1 where an element of a band vector is in a shell: its frequency index, rounded; else 0."""
+    radius = band.per_coefficient(band.indices.double().norm(dim=-1).round())
+    return nn.functional.one_hot(radius.long()).float()
+
+
 class RadialScale(nn.Module):
     """How much of the model's amplitude the images have, at each spatial frequency.
 
@@ -53,9 +59,8 @@ class RadialScale(nn.Module):
 
     def __init__(self, band: Band) -> None:
         super().__init__()
-        radius = band.indices.double().norm(dim=-1).round().long()
-        self.register_buffer("shell", radius, persistent=False)
-        members = nn.functional.one_hot(band.per_coefficient(radius)).float()
+        members = shell_members(band)
+        self.register_buffer("shell", members.argmax(-1), persistent=False)
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("cross", torch.zeros(members.shape[1]))
         self.register_buffer("power", torch.zeros(members.shape[1]))
@@ -77,5 +82,4 @@ class RadialScale(nn.Module):
 
     def forward(self, predictions: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch band"]:
         """The predictions with the amplitude that the images have."""
-        factors = self.scale().index_select(0, self.shell)
-        return predictions * torch.cat([factors, factors]).to(predictions)
+        return predictions * self.scale().index_select(0, self.shell).to(predictions)

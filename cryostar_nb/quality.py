@@ -12,12 +12,19 @@ criterion (Schwarz, Ann. Stat. 1978), so that a second component has to earn its
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy.special import expit
 from scipy.stats import rankdata
 
+from cryostar_nb.density import Density
 from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
 from cryostar_nb.latents import evenly_spaced
+from cryostar_nb.likelihood import contrasts, shell_members
+from cryostar_nb.models import DeformationVAE
+from cryostar_nb.projector import make_images
+from cryostar_nb.training import TrainingData, looks_of
 
 Values = Float[np.ndarray, " particle"]
 LEAST_SIGNAL = 2.0  # mean score of good particles; less cannot be told from 0
@@ -26,6 +33,7 @@ MOST_SCATTER = 0.5  # standard deviation of the contrast of good particles, in i
 BAD_MEAN = 1.5  # largest mean score of bad particles, and
 BAD_SD = (0.8, 2.0)  # least and largest standard deviation; or, because anything correlates a bit,
 BAD_PART = 0.25  # both up to this part of the mean score of good ones
+AT_ONCE = 64  # particles
 FITTED = 20_000  # particles, evenly spaced over the set; more change nothing
 STEPS = 300  # of EM, at most
 STARTS = (0.95, 0.5, 0.1)  # shares of good particles that EM starts from: the highest scores
@@ -65,6 +73,45 @@ class Mixture:
         score = np.where(wider > 0, np.maximum(score, turn), np.minimum(score, turn))
         good, bad = self.log_densities(score, expected)
         return expit(good - bad)
+
+
+@torch.no_grad()
+def matched_signals(
+    network: DeformationVAE, data: TrainingData, *, density: Density, band: Band
+) -> tuple[Values, Values]:
+    """I.P / |P| of every particle with its own prediction P, and |P| at the mean contrast.
+
+    Both are in standard deviations of the noise, whose power in each shell of frequencies is that
+    of the residuals of all particles.
+    """
+    members = shell_members(band).to(data.rotations.device)
+    products, powers, batches = [], [], 0
+    residuals = members.new_zeros(members.shape[1])
+    for (images, rotations, ctf, shifts), looks in zip(
+        data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True
+    ):
+        predictions = network.scaled(
+            make_images(
+                density.centres(network.decoder(network.encoder(looks)[0])),
+                density.amplitudes,
+                density.sigma,
+                band,
+                rotations=rotations,
+                shifts=shifts,
+                ctf=ctf,
+            )
+        )
+        contrast = contrasts(images, predictions)[:, None]
+        residuals = residuals + (images - contrast * predictions).square().mean(0) @ members
+        batches += 1
+        products.append((images * predictions) @ members)
+        powers.append(predictions.square() @ members)
+    noise = (residuals / batches / members.sum(0).clamp(min=1)).clamp(min=1e-12)
+    product = (torch.cat(products) / noise).sum(-1).double()
+    power = (torch.cat(powers) / noise).sum(-1).double()
+    length = power.sqrt().clamp(min=1e-12)
+    contrast = product.clamp(min=0).sum() / power.sum()
+    return (product / length).cpu().numpy(), (length * contrast.clamp(min=1e-6)).cpu().numpy()
 
 
 def probability_good(score: Values, expected: Values) -> Values:

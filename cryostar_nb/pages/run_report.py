@@ -79,7 +79,7 @@ def report_page(
         kind="cryoSTAR run",
         with_3dmol=True,
         numbers=table(_numbers(run, evaluation, frames)),
-        held_out=run.held_out["words"] if run.held_out else [],
+        held_out=(run.held_out["words"] if run.held_out else []) + [_good_particles(run)],
         motion=Markup(motion._make_html()),
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
@@ -89,6 +89,12 @@ def report_page(
         particles=picture(_particles_chart(run), "particle images above projections"),
         training=picture(figures.training(metrics), "losses by step") if metrics else "",
     )
+
+
+def _good_particles(run: "Run") -> str:
+    """How many particles are probably good ones."""
+    share = float((run.quality >= 0.5).mean())
+    return f"{share:.0%} of the particles are probably good ones (select --quality 0.5 keeps them)"
 
 
 def _numbers(

@@ -3,7 +3,8 @@
 `config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference,
 `atoms.cif` all of it where the density is made of its atoms; `checkpoint.pt` and `metrics.csv` come
 from training; `latents.npy` is the latent mean of every particle, (particle, latent);
-`held_out.json` says whether the encoder learned its images by heart.
+`held_out.json` says whether the encoder learned its images by heart, and `quality.npy` how probable
+it is that a particle is a good one.
 """
 
 import csv
@@ -41,6 +42,7 @@ from cryostar_nb.latents import (
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.poses import Corrections, refine_new
 from cryostar_nb.projector import make_images
+from cryostar_nb.quality import matched_signals, probability_good
 from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
 from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
@@ -55,6 +57,7 @@ FILES = (
     "metrics.csv",
     "latents.npy",
     "held_out.json",
+    "quality.npy",
 )
 
 
@@ -114,13 +117,27 @@ class Run:
         path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
         if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
             return torch.from_numpy(np.load(path))
+        return save_latents(self.folder, self.model, self._data())
+
+    @cached_property
+    def quality(self) -> Float[np.ndarray, " particle"]:
+        """Probability of every particle to be a good one (`quality.probability_good`), 0 to 1;
+        kept in `quality.npy` until the checkpoint changes.
+        """
+        path, checkpoint = self.folder / "quality.npy", self.folder / "checkpoint.pt"
+        if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
+            return np.load(path)
+        return save_quality(self.folder, self.model, self._data(), self.density, self.band)
+
+    def _data(self) -> TrainingData:
+        """The particles as training reads them, with the poses that it corrected."""
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
         data = training_data(self.particles, vectors)
-        if self.corrections is not None:
-            data = replace(self.corrections, given=data.rotations).applied_to(data)
-        return save_latents(self.folder, self.model, data)
+        if self.corrections is None:
+            return data
+        return replace(self.corrections, given=data.rotations).applied_to(data)
 
     @property
     def poses(self) -> Poses | None:
@@ -286,6 +303,17 @@ def save_latents(
     with replacing(folder / "latents.npy") as temporary:
         np.save(temporary, latents.numpy())
     return latents
+
+
+def save_quality(
+    folder: Path, network: DeformationVAE, data: TrainingData, density: Density, band: Band
+) -> Float[np.ndarray, " particle"]:
+    """Find the probability of every particle to be a good one and write `quality.npy`."""
+    signals = matched_signals(network, data, density=density.to(data.rotations.device), band=band)
+    quality = probability_good(*signals)
+    with replacing(folder / "quality.npy") as temporary:
+        np.save(temporary, quality)
+    return quality
 
 
 def open_run(folder: Path | str) -> Run:

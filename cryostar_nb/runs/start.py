@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from cryostar_nb.config import ModelConfig, TrainConfig
-from cryostar_nb.density import make_density
+from cryostar_nb.density import Density, make_density
 from cryostar_nb.encoders import ImageEncoder, make_encoder
 from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
 from cryostar_nb.io.batches import resident
 from cryostar_nb.io.files import check_outputs
 from cryostar_nb.io.particles import Particles
@@ -21,7 +22,7 @@ from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
-from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents
+from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents, save_quality
 from cryostar_nb.runs.low_pass import low_pass_from_map
 from cryostar_nb.runs.machine import check_hardware, start_fabric
 from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, RunConfig, read_config
@@ -85,7 +86,7 @@ def start_run(
         resume=resume,
         fabric=fabric,
         look=partial(_look_again, settings, particles, hardware, out, fabric),
-        finished=partial(save_latents, out) if fabric.is_global_zero else lambda *_: None,
+        finished=partial(_conclude, out, density, band_of(settings), fabric),
     )
     return open_run(out) if fabric.is_global_zero else None
 
@@ -142,6 +143,20 @@ def _look_again(
             **folders,
         )
     return dataclasses.replace(data, looks=resident(looks, fabric.device, data.vectors))
+
+
+def _conclude(
+    out: Path,
+    density: Density,
+    band: Band,
+    fabric: "Fabric",
+    network: DeformationVAE,
+    data: TrainingData,
+) -> None:
+    """Write what the trained network says of every particle."""
+    if fabric.is_global_zero:
+        save_latents(out, network, data)
+        save_quality(out, network, data, density, band)
 
 
 def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:
