@@ -70,7 +70,7 @@ def run_training(
     resume: bool = False,
     fabric: "Fabric | None" = None,
     look: Callable[[DeformationVAE, TrainingData], TrainingData] = look_in_memory,
-    finished: Callable[[DeformationVAE, TrainingData], object] = lambda network, data: None,
+    finished: Callable[..., object] = lambda network, data, corrections: None,
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
@@ -79,7 +79,8 @@ def run_training(
     passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
     where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
     process, on the device of the poses. `look` makes what the encoder sees of particles whose poses
-    were corrected, and `finished` gets the model and the particles at the end. Raises InputError
+    were corrected, and `finished` gets the model, the particles and the
+    corrections of their poses at the end. Raises InputError
     for a batch that the particles or the processes cannot fill, and for a loss that diverges: the
     last checkpoint stays.
     """
@@ -121,7 +122,7 @@ def run_training(
             stop_after=engine.after_step,
         )
     engine.finish()
-    finished(network.eval(), engine.data)
+    finished(network.eval(), engine.data, poses.corrections)
     return network
 
 
