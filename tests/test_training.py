@@ -214,21 +214,23 @@ def test_the_first_comparison_is_of_images_blurred_by_a_gaussian(make_training, 
 @pytest.fixture
 def data_with_ctf(helix_data, generator):
     ctf = torch.randn(len(helix_data), 6, generator=generator)
-    return TrainingData(helix_data.vectors.half(), helix_data.rotations, ctf)
+    shifts = torch.randn(len(helix_data), 2, generator=generator)
+    return TrainingData(helix_data.vectors.half(), helix_data.rotations, ctf, shifts=shifts)
 
 
 def test_the_parts_are_all_particles_in_order_at_single_precision(data_with_ctf):
     parts = list(data_with_ctf.split(16))
-    assert [len(images) for images, _, _ in parts] == [16, 16, 8]
-    images, rotations, ctf = (torch.cat(column) for column in zip(*parts, strict=True))
+    assert [len(images) for images, *_ in parts] == [16, 16, 8]
+    images, rotations, ctf, shifts = (torch.cat(column) for column in zip(*parts, strict=True))
     assert images.dtype == torch.float32
     assert torch.equal(images, data_with_ctf.vectors.float())
     assert torch.equal(rotations, data_with_ctf.rotations)
     assert torch.equal(ctf, data_with_ctf.ctf)
+    assert torch.equal(shifts, data_with_ctf.shifts)
 
 
-def test_particles_without_a_ctf_are_parted_without_one(helix_data):
-    assert [ctf for _, _, ctf in helix_data.split(16)] == [None] * 3
+def test_particles_without_a_ctf_or_shifts_are_parted_without(helix_data):
+    assert [rest for _, _, *rest in helix_data.split(16)] == [[None, None]] * 3
 
 
 @pytest.mark.parametrize("encoder_input", ["image", "structure"])

@@ -193,9 +193,10 @@ def test_half_precision_reaches_the_layers_of_the_encoder_and_nothing_else(
 
         return hook
 
-    def noted_look(encoder, images, rotations, ctf):
+    def noted_look(encoder, images, rotations, ctf, shifts):
+        assert shifts is None
         dtypes.update(images=images.dtype, rotations=rotations.dtype, ctf=ctf.dtype)
-        numbers = look(encoder, images, rotations, ctf)
+        numbers = look(encoder, images, rotations, ctf, shifts)
         dtypes["numbers"] = numbers.dtype
         return numbers
 
