@@ -170,16 +170,17 @@ def _gauss_newton(
     """
     steps = torch.tensor(STEPS).to(values)
     precision = widths.square().reciprocal()
-    best = torch.full_like(values[:, 0], -math.inf)
+    misfit = torch.full_like(values[:, 0], math.inf)  # squared residuals, and
+    penalty = torch.zeros_like(misfit)  # of the prior, both of what is kept
     kept, information = values, values.new_zeros(len(values), 5, 5)
     for turn in range(iterations + 1):
         prediction = predicted(values)
         contrast = contrasts(images, prediction)[:, None]
         residual = images - contrast * prediction
-        noise = residual.square().mean()
-        fit = -0.5 * (residual.square().sum(-1) / noise + (precision * values.square()).sum(-1))
-        better = fit > best
-        best = torch.where(better, fit, best)
+        noise = residual.square().mean()  # falls from turn to turn: compare with that of one turn
+        rest, pull = residual.square().sum(-1), (precision * values.square()).sum(-1)
+        better = rest / noise + pull < misfit / noise + penalty
+        misfit, penalty = torch.where(better, rest, misfit), torch.where(better, pull, penalty)
         kept = torch.where(better[:, None], values, kept)
         if turn == iterations:
             break
