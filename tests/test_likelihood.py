@@ -114,7 +114,10 @@ def test_processes_that_share_a_batch_have_its_loss(predictions, generator):
 def test_every_element_of_a_vector_is_in_the_shell_of_its_frequency():
     members = shell_members(BAND)
     assert members.shape[0] == SIZE
-    assert torch.equal(members.sum(1), torch.ones(SIZE)) and set(members.unique().tolist()) == {0, 1}
+    assert torch.equal(members.sum(1), torch.ones(SIZE)) and set(members.unique().tolist()) == {
+        0,
+        1,
+    }
     kx, ky = BAND.indices.double().unbind(-1)
     radius = (kx**2 + ky**2).sqrt()
     for half in members.split(SIZE // 2):  # real parts, imaginary parts

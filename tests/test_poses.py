@@ -22,7 +22,7 @@ DEGREE = math.pi / 180
 @pytest.fixture
 def nodes(make_nodes, rng):
     """Sixty nodes without any symmetry, 12 Å off the origin."""
-    return make_nodes(rng.normal(scale=8, size=(60, 3)) + [8, -8, 4])
+    return make_nodes(rng.normal([8, -8, 4], 8, (60, 3)))
 
 
 @pytest.fixture
@@ -82,9 +82,7 @@ def go(network, density):
     def rounds(corrections, data, count, **options):
         for _ in range(count):
             data = corrections.applied_to(data)
-            corrections = correct(
-                corrections, data, network, density=density, band=BAND, **options
-            )
+            corrections = correct(corrections, data, network, density=density, band=BAND, **options)
         return corrections
 
     return rounds
@@ -149,9 +147,7 @@ def test_all_particles_move_and_not_only_those_that_gain_most(make_particles, ce
     assert rms(found.values - values)[1] < 0.5
 
 
-def test_the_ctf_takes_part(
-    make_particles, centre, go, microscope, network, density, generator
-):
+def test_the_ctf_takes_part(make_particles, centre, go, microscope, network, density, generator):
     """Images with a CTF are compared with predictions that have it."""
     data, values = make_particles(40)
     terms = ctf_terms(microscope(defocus_u=torch.linspace(5e3, 2e4, 40)).to(torch.float32))

@@ -96,6 +96,11 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(particl
         assert second == pytest.approx(first, abs=1e-5)
     assert one[-1]["elastic"] > 0 and one[-1]["kl"] > 0
     assert (tmp_path / "two" / "latents.npy").exists()
+    poses = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["poses"]["values"]
+        for name in ("one", "two")
+    ]
+    torch.testing.assert_close(*poses, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
