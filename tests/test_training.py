@@ -12,12 +12,33 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tiny import BAND, CONFIG, CROWDED, SIZES, assert_same_weights
 
-from cryostar_nb import config, encoders, evaluation, latents, losses, models, training, validation
+from cryostar_nb import (
+    config,
+    encoders,
+    evaluation,
+    latents,
+    likelihood,
+    losses,
+    models,
+    poses,
+    quality,
+    training,
+    validation,
+)
 from cryostar_nb.density import node_density
 from cryostar_nb.encoders import StructureEncoder
 from cryostar_nb.losses import Restraints, correlation_loss
 from cryostar_nb.models import make_network
-from cryostar_nb.runs import engine, folder, held_out, low_pass, machine, run_config, start
+from cryostar_nb.runs import (
+    engine,
+    folder,
+    held_out,
+    low_pass,
+    machine,
+    pose_refinement,
+    run_config,
+    start,
+)
 from cryostar_nb.training import (
     TrainingData,
     infer_latents,
@@ -287,8 +308,9 @@ def functions_of(module):
 @pytest.mark.parametrize(
     "module",
     [
-        *(config, encoders, evaluation, latents, losses, models, training, validation),
-        *(run_config, engine, folder, held_out, low_pass, machine, start),
+        *(config, encoders, evaluation, latents, likelihood, losses, models, poses, quality),
+        *(training, validation),
+        *(run_config, engine, folder, held_out, low_pass, machine, pose_refinement, start),
     ],
     ids=lambda module: module.__name__,
 )

@@ -289,6 +289,26 @@ def test_a_recorded_step_trains_as_the_step_itself(
     assert metrics(tmp_path / "recorded") == metrics(tmp_path / "plain")
 
 
+def test_recording_leaves_no_trace_where_poses_and_amplitudes_are_learned(
+    data_with_ctf, run, tmp_path, pretend_recording, monkeypatch
+):
+    """It runs the step a few times, which learn the amplitudes of the images, too."""
+    config = dataclasses.replace(
+        SHORT,
+        encoder_input="structure",
+        poses="refined",
+        image_loss="likelihood",
+        radial_scale=True,
+    )
+    recorded = run("recorded", config, data_with_ctf)
+    monkeypatch.setattr("cryostar_nb.runs.engine.can_capture", lambda fabric: False)
+    assert_same_weights(recorded, run("plain", config, data_with_ctf))
+    assert len(pretend_recording) == 1 and "radial_scale.power" in recorded.state_dict()
+    assert metrics(tmp_path / "recorded") == metrics(tmp_path / "plain")
+    poses = [torch.load(tmp_path / n / "checkpoint.pt")["poses"] for n in ("recorded", "plain")]
+    assert poses[0]["values"].any() and torch.equal(poses[0]["values"], poses[1]["values"])
+
+
 def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(run, tmp_path, pretend_recording):
     half = dataclasses.replace(SHORT, checkpoint_every=15)
     run("whole", half)
