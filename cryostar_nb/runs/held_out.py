@@ -52,11 +52,13 @@ class HeldOut:
         if not len(self):
             return {}
         losses = [math.nan, math.nan]
+        half = 0.5 if self.config.image_loss == "likelihood" else 1.0  # as the loss of a batch
         if measured:
             where = (self.density, self.band, self.data)
             for number, rows in enumerate(self._samples(AT_CHECKPOINT)):
                 latents = latents_of(self.network, self.data, rows)
-                losses[number] = float(image_losses(self.network, *where, rows, latents).mean())
+                loss = float(image_losses(self.network, *where, rows, latents).mean())
+                losses[number] = half * loss
             self.history.append(losses[0])
         return {"held_out": losses[0], "trained": losses[1]}
 
