@@ -90,7 +90,7 @@ def main() -> None:
     along = mean_around_percentiles(run.latents, pca.scores[:, 0], percentiles)
     structures = run.decode(along)
     nearest = [int((run.latents - latent).square().sum(-1).argmin()) for latent in along]
-    particles = run.particles[np.array(nearest)]
+    particles = run.refined_particles[np.array(nearest)]
     images, projections = run.images(particles), run.project(structures, particles)
     scores = (along - pca.mean) @ pca.components[:2].T
     centre = structures.mean(dim=(0, 1)).numpy()

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cryostar_nb.ctf import contrast_transfer_function
 from cryostar_nb.density import Density
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rotations_from_vectors
@@ -95,19 +96,18 @@ def correct(
     widths = corrections.widths.repeat_interleave(corrections.widths.new_tensor([3, 2]).long())
     values, information = [], []
 
-    def images_of(centres: Tensor, given: Tensor, ctf: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def images_of(centres: Tensor, given: Tensor, transfer: Tensor) -> Callable[[Tensor], Tensor]:
         def images(values: Tensor) -> Tensor:
             rotations, shifts = corrected(given, values, corrections.centre)
-            predictions = make_images(
+            made = make_images(
                 centres,
                 density.amplitudes,
                 density.sigma,
                 band,
                 rotations=rotations,
                 shifts=shifts,
-                ctf=ctf,
             )
-            return network.scaled(predictions)
+            return transfer * made
 
         return images
 
@@ -117,7 +117,8 @@ def correct(
         rows = slice(first, first + len(images))
         first += len(images)
         centres = density.centres(network.decoder(network.encoder(looks)[0]))
-        predicted = images_of(centres, corrections.given[rows], ctf)
+        transfer = network.scaled(_transfer(ctf, images, band))
+        predicted = images_of(centres, corrections.given[rows], transfer)
         found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations)
         values.append(found[0])
         information.append(found[1])
@@ -125,6 +126,16 @@ def correct(
     if not learn_widths:
         return changed
     return replace(changed, widths=prior_widths(changed.values, torch.cat(information), widths))
+
+
+def _transfer(
+    ctf: Float[Tensor, "batch 6"] | None, images: Float[Tensor, "batch band"], band: Band
+) -> Float[Tensor, "batch band"]:
+    """The CTF of these images, as factors of their vectors."""
+    if ctf is None:
+        return torch.ones_like(images)
+    values = contrast_transfer_function(band.frequencies_on(images.device), ctf)
+    return band.per_coefficient(values).to(images)
 
 
 def refine_new(
@@ -165,18 +176,19 @@ def _gauss_newton(
 ) -> tuple[Float[Tensor, "batch 5"], Float[Tensor, "batch 5 5"]]:
     """The best corrections on the way, and the information on them in their image.
 
-    The image is a multiple of the prediction, and noise whose variance is that of the residuals of
-    the batch; the multiple is profiled out.
+    The image is a multiple of the prediction, and noise whose variance is that of the first
+    residuals of the batch; the multiple is profiled out.
     """
     steps = torch.tensor(STEPS).to(values)
     precision = widths.square().reciprocal()
     best = torch.full_like(values[:, 0], -math.inf)
     kept, information = values, values.new_zeros(len(values), 5, 5)
+    noise = values.new_ones(())
     for turn in range(iterations + 1):
         prediction = predicted(values)
         contrast = contrasts(images, prediction)[:, None]
         residual = images - contrast * prediction
-        noise = residual.square().mean()
+        noise = noise if turn else residual.square().mean()
         fit = -0.5 * (residual.square().sum(-1) / noise + (precision * values.square()).sum(-1))
         better = fit > best
         best = torch.where(better, fit, best)

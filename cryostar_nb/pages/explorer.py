@@ -106,7 +106,7 @@ def _pictures(
     run: Run, structures: Float[Tensor, "point atom 3"], chosen: Int[np.ndarray, " point"]
 ) -> dict[str, Any]:
     """Projections of the structures and images of their particles, of SIDE x SIDE pixels."""
-    particles = run.particles[chosen]
+    particles = run.refined_particles[chosen]
     field_of_view = particles.box_size * particles.pixel_size  # Å
     picture_pixel = field_of_view / SIDE
     # The detail that the band, the particle's pixels and the picture's pixels can all hold.

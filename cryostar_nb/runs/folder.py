@@ -144,6 +144,14 @@ class Run:
         """The corrected poses of its particles, float64, with their CTFs; None: as given."""
         return None if self.corrections is None else placed(self.particles, self.corrections)
 
+    @cached_property
+    def refined_particles(self) -> Particles:
+        """Its particles with the poses that it corrected, or as they are."""
+        poses = self.poses
+        if poses is None:
+            return self.particles
+        return replace(self.particles, rotations=poses.rotations, shifts=poses.shifts)
+
     def infer(self, particles: Particles) -> Float[Tensor, "particle latent"]:
         """Latent mean of any particles of the same box and pixel size.
 
