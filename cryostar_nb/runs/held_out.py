@@ -48,7 +48,9 @@ class HeldOut:
         return [rows[evenly_spaced(count, len(rows))] for rows in (self.rows, self.trained)]
 
     def columns(self, *, measured: bool) -> dict[str, float]:
-        """Mean image loss of particles held out and trained on, or NaN; nothing without any."""
+        """Mean image loss of particles held out and trained on, in the unit of that of a batch, or
+        NaN; nothing without any.
+        """
         if not len(self):
             return {}
         losses = [math.nan, math.nan]
