@@ -98,7 +98,7 @@ def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
             label = name.replace("_", " ")
             left.plot(metrics["step"], metrics[name], "o", color=colour, markersize=4, label=label)
             left.legend(frameon=False)
-    left.set(xlabel="step", ylabel="image loss (minus correlation)")
+    left.set(xlabel="step", ylabel="image loss")
     for right in rest:
         for name, colour in zip(structural, _CYCLE[1:], strict=False):
             right.plot(

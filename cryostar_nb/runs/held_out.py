@@ -48,15 +48,19 @@ class HeldOut:
         return [rows[evenly_spaced(count, len(rows))] for rows in (self.rows, self.trained)]
 
     def columns(self, *, measured: bool) -> dict[str, float]:
-        """Mean image loss of particles held out and trained on, or NaN; nothing without any."""
+        """Mean image loss of particles held out and trained on, in the unit of that of a batch, or
+        NaN; nothing without any.
+        """
         if not len(self):
             return {}
         losses = [math.nan, math.nan]
+        half = 0.5 if self.config.image_loss == "likelihood" else 1.0  # as the loss of a batch
         if measured:
             where = (self.density, self.band, self.data)
             for number, rows in enumerate(self._samples(AT_CHECKPOINT)):
                 latents = latents_of(self.network, self.data, rows)
-                losses[number] = float(image_losses(self.network, *where, rows, latents).mean())
+                loss = float(image_losses(self.network, *where, rows, latents).mean())
+                losses[number] = half * loss
             self.history.append(losses[0])
         return {"held_out": losses[0], "trained": losses[1]}
 
