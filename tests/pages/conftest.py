@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,6 +59,7 @@ class LineRun:
     metrics: dict = dataclasses.field(default_factory=dict)
     evaluation: dict | None = None
     held_out: dict | None = None
+    quality: np.ndarray = dataclasses.field(default_factory=lambda: np.repeat([0.9, 0.1], [45, 15]))
 
     @property
     def reference(self):

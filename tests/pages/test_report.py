@@ -47,6 +47,11 @@ def test_a_report_says_how_wrong_structures_and_poses_are_where_that_was_measure
     assert "poses refined" not in text and "superposed" not in text
 
 
+def test_a_report_says_how_many_particles_are_probably_good(make_run):
+    text = write_report(make_run()).read_text(encoding="utf-8")
+    assert "75% of the particles are probably good ones" in text
+
+
 def test_what_a_run_does_not_have_is_left_out(make_run):
     headings = re.findall("<h2>(.*?)</h2>", write_report(make_run()).read_text(encoding="utf-8"))
     assert not {"Training", "Error against the truth"} & set(headings)
