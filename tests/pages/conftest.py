@@ -81,6 +81,10 @@ class LineRun:
         structures = traverse(self.decode, self.latents, scores, torch.linspace(*ENDS, frames))
         return self.gauge.apply(structures)
 
+    @property
+    def refined_particles(self):
+        return self.particles
+
     def project(self, structures, particles, band=None):
         band, electrons = band or self.band, torch.from_numpy(self.nodes.electrons).float()
         rotations, width = particles.rotations, torch.tensor(2.0)
