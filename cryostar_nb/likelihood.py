@@ -5,6 +5,8 @@ contrast of each image at its best, the logarithm of the likelihood is (I . P)^2
 constant. An empty image, whose product with any prediction is small, has hardly a voice in it.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,18 +26,26 @@ def contrasts(
     return (images * predictions).sum(-1).clamp(min=0) / power
 
 
+def _in_one_process(sums: Tensor) -> Tensor:
+    return sums
+
+
 def likelihood_loss(
-    images: Float[Tensor, "batch band"], predictions: Float[Tensor, "batch band"]
+    images: Float[Tensor, "batch band"],
+    predictions: Float[Tensor, "batch band"],
+    sum_over_processes: Callable[[Tensor], Tensor] = _in_one_process,
 ) -> Float[Tensor, ""]:
     """Minus the logarithm of the likelihood, contrast profiled out, in the units of eq. 9.
 
     Over the batch it is divided by the mean of |I| (I . P) / |P|. So its gradient is, for images
     that are all as good, that of the correlation loss (eq. 9), and a worse image has less of it.
+    `sum_over_processes` adds up a tensor over the processes that share the batch.
     """
     signal = (images * normalize(predictions, dim=-1)).sum(-1).clamp(min=0)
     length = images.norm(dim=-1)
-    unit = (length * signal.detach().clamp(min=0.01 * length)).mean()
-    return -0.5 * signal.square().mean() / unit
+    units = length * signal.detach().clamp(min=0.01 * length)
+    total, count = sum_over_processes(torch.stack([units.sum(), torch.ones_like(units).sum()]))
+    return -0.5 * signal.square().mean() / (total / count)
 
 
 def shell_members(band: Band) -> Float[Tensor, "band shell"]:
@@ -67,12 +77,17 @@ class RadialScale(nn.Module):
 
     @torch.no_grad()
     def update(
-        self, images: Float[Tensor, "batch band"], predictions: Float[Tensor, "batch band"]
+        self,
+        images: Float[Tensor, "batch band"],
+        predictions: Float[Tensor, "batch band"],
+        sum_over_processes: Callable[[Tensor], Tensor] = _in_one_process,
     ) -> None:
         """Take in these images and their predictions, each at its best contrast."""
         scaled = predictions * contrasts(images, predictions)[:, None]
-        for average, values in ((self.cross, images * scaled), (self.power, scaled.square())):
-            average.lerp_(values.sum(0) @ self.members, MEMORY)
+        sums = torch.stack([(images * scaled).sum(0), scaled.square().sum(0)]) @ self.members
+        cross, power = sum_over_processes(sums)
+        self.cross.lerp_(cross, MEMORY)
+        self.power.lerp_(power, MEMORY)
 
     def scale(self) -> Float[Tensor, " shell"]:
         """The factor of each shell, that of frequency index 0 first."""

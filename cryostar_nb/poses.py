@@ -59,6 +59,11 @@ class Corrections:
         """The corrected rotations, and the shifts, in Å, that go with them."""
         return corrected(self.given, self.values, self.centre)
 
+    def penalties(self) -> Float[Tensor, " particle"]:
+        """Squared length of each correction in widths of the prior: five on average."""
+        turns, shifts = self.values.split([3, 2], dim=1)
+        return (turns / self.widths[0]).square().sum(1) + (shifts / self.widths[1]).square().sum(1)
+
     def applied_to(self, data: TrainingData) -> TrainingData:
         """These particles with corrected poses; what the encoder sees of them is to be made."""
         rotations, shifts = self.poses()
@@ -145,7 +150,7 @@ def refine_new(
     *,
     density: Density,
     band: Band,
-    rounds: int = 5,
+    rounds: int = 3,
 ) -> tuple[TrainingData, Corrections]:
     """Particles that were not trained on, with corrected poses, and the corrections.
 

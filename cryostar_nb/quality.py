@@ -1,9 +1,10 @@
 """How probable it is that a particle is a good one: an image of the molecule in the pose it has.
 
 The score of a particle is the matched-filter signal I.P / |P| of its whitened image I with its own
-prediction P, in standard deviations of the noise. It lies around |P| where the image shows what was
-predicted, with the scatter that the contrast has, and around 0 where it shows something else: ice,
-an aggregate, a molecule off the centre. Two components are fitted to the scores of a set by
+prediction P, in standard deviations of the noise, less what speaks against it: a pose far from the
+one given, and more in the image than the prediction and noise. It lies around |P| where the image
+shows what was predicted, with the scatter that the contrast has, and lower where it shows something
+else: ice, an aggregate, another molecule. Two components are fitted to the scores of a set by
 expectation-maximisation (EM), each within its bounds. A set may also be all good, or all bad: each
 component is fitted alone, too, and the three answers are weighed by the Bayesian information
 criterion (Schwarz, Ann. Stat. 1978), so that a second component has to earn its parameters.
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy.special import expit
 from scipy.stats import rankdata
+from torch import Tensor
 
 from cryostar_nb.density import Density
 from cryostar_nb.errors import InputError
@@ -23,6 +25,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.latents import evenly_spaced
 from cryostar_nb.likelihood import contrasts, shell_members
 from cryostar_nb.models import DeformationVAE
+from cryostar_nb.poses import Corrections
 from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData, looks_of
 
@@ -77,41 +80,51 @@ class Mixture:
 
 @torch.no_grad()
 def matched_signals(
-    network: DeformationVAE, data: TrainingData, *, density: Density, band: Band
+    network: DeformationVAE,
+    data: TrainingData,
+    *,
+    density: Density,
+    band: Band,
+    corrections: Corrections | None = None,
 ) -> tuple[Values, Values]:
-    """I.P / |P| of every particle with its own prediction P, and |P| at the mean contrast.
+    """The score of every particle, and the score that a good one of the mean contrast would have.
 
-    Both are in standard deviations of the noise, whose power in each shell of frequencies is that
-    of the residuals of all particles.
+    The square of I.P / |P| is twice what the prediction P gains in log likelihood. Two things are
+    taken from it: what a correction of the pose costs under its prior, beyond the five that its
+    five numbers cost on average, and the power of the residual beyond noise by two standard
+    deviations, which is of something else in the image. All is in standard deviations of the noise,
+    whose power in each shell of frequencies is the median of the residuals.
     """
     members = shell_members(band).to(data.rotations.device)
-    products, powers, batches = [], [], 0
-    residuals = members.new_zeros(members.shape[1])
-    for (images, rotations, ctf, shifts), looks in zip(
-        data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True
-    ):
-        predictions = network.scaled(
-            make_images(
-                density.centres(network.decoder(network.encoder(looks)[0])),
-                density.amplitudes,
-                density.sigma,
-                band,
-                rotations=rotations,
-                shifts=shifts,
-                ctf=ctf,
-            )
+    sums: list[list[Tensor]] = [[], [], []]
+    batches = zip(data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True)
+    for (images, rotations, ctf, shifts), looks in batches:
+        made = make_images(
+            density.centres(network.decoder(network.encoder(looks)[0])),
+            density.amplitudes,
+            density.sigma,
+            band,
+            rotations=rotations,
+            shifts=shifts,
+            ctf=ctf,
         )
-        contrast = contrasts(images, predictions)[:, None]
-        residuals = residuals + (images - contrast * predictions).square().mean(0) @ members
-        batches += 1
-        products.append((images * predictions) @ members)
-        powers.append(predictions.square() @ members)
-    noise = (residuals / batches / members.sum(0).clamp(min=1)).clamp(min=1e-12)
-    product = (torch.cat(products) / noise).sum(-1).double()
-    power = (torch.cat(powers) / noise).sum(-1).double()
+        predictions = network.scaled(made)
+        residuals = images - contrasts(images, predictions)[:, None] * predictions
+        parts = (images * predictions, predictions.square(), residuals.square())
+        for kept, values in zip(sums, parts, strict=True):
+            kept.append(values @ members)
+    product, power, residual = (torch.cat(parts).double() for parts in sums)
+    sizes = members.sum(0).double()
+    noise = (residual.median(0).values / sizes.clamp(min=1)).clamp(min=1e-12)
+    product, power = ((parts / noise).sum(-1) for parts in (product, power))
+    excess = (residual / noise).sum(-1) - sizes.sum() - 2 * (2 * sizes.sum()).sqrt()
     length = power.sqrt().clamp(min=1e-12)
+    square = (product / length).clamp(min=0).square() - excess.clamp(min=0)
+    if corrections is not None:
+        square -= (corrections.penalties().double() - corrections.values.shape[1]).clamp(min=0)
+    score = torch.where(square > 0, square.clamp(min=0).sqrt(), (product / length).clamp(max=0))
     contrast = product.clamp(min=0).sum() / power.sum()
-    return (product / length).cpu().numpy(), (length * contrast.clamp(min=1e-6)).cpu().numpy()
+    return score.cpu().numpy(), (length * contrast.clamp(min=1e-6)).cpu().numpy()
 
 
 def probability_good(score: Values, expected: Values) -> Values:

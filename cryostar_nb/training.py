@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -100,6 +101,7 @@ def train(
     start: int = 0,
     scale: RadialScale | None = None,
     backward: Callable[[Tensor], object] = Tensor.backward,
+    sum_over_processes: Callable[[Tensor], Tensor] = lambda sums: sums,
     record: Callable[[Callable[..., Losses]], Callable[..., Losses]] = lambda step: step,
     stop_after: Callable[[int, Losses], bool] = lambda step, losses: False,
 ) -> int:
@@ -108,7 +110,7 @@ def train(
     The loss is the weighted sum of eq. 8. `scale` learns the amplitudes of the images. `stop_after`
     is called with the number and the losses of every step, logs what it likes, and says whether to
     stop. `record` may replace the step by a faster one that does the same, and `backward` makes the
-    gradients.
+    gradients. `sum_over_processes` adds up a tensor over the processes that share a batch.
     """
     # The settings that change from step to step are tensors: a recorded step reads them anew.
     learning_rate = optimiser.param_groups[0]["lr"]
@@ -123,7 +125,9 @@ def train(
     k2 = band.frequencies_on(learning_rate.device).square().sum(-1)
     unit_blur = band.per_coefficient(2 * math.pi**2 * k2)  # exp(-this) blurs by 1 Å
 
-    image_loss = likelihood_loss if config.image_loss == "likelihood" else correlation_loss
+    image_loss: Callable[[Tensor, Tensor], Tensor] = correlation_loss
+    if config.image_loss == "likelihood":
+        image_loss = partial(likelihood_loss, sum_over_processes=sum_over_processes)
 
     def one_step(
         images: Tensor,
@@ -145,7 +149,7 @@ def train(
             ctf=ctf,
         )
         if scale is not None:
-            scale.update(images, predictions.detach())
+            scale.update(images, predictions.detach(), sum_over_processes)
             predictions = scale(predictions)
         if config.initial_blur > 0:
             transfer = torch.exp(-unit_blur * blur**2).to(images)

@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from refusals import refused
+from tiny import BAND, SIZES
 
-from cryostar_nb.quality import Mixture, probability_good, roc_area
+from cryostar_nb.density import node_density
+from cryostar_nb.encoders import ImageEncoder
+from cryostar_nb.geometry import random_rotations
+from cryostar_nb.models import CartesianDecoder, DeformationVAE
+from cryostar_nb.projector import make_images
+from cryostar_nb.quality import Mixture, matched_signals, probability_good, roc_area
+from cryostar_nb.training import TrainingData
 
 
 def draw(rng, count, share, *, expected=25.0, scatter=0.25, bad="noise"):
@@ -126,6 +134,37 @@ def test_what_is_no_number_is_refused_by_its_particle(name, value):
 def test_no_particles_are_refused():
     with refused():
         probability_good(np.zeros(0), np.zeros(0))
+
+
+@pytest.mark.parametrize("noise_sd", [1.0, 7.0])
+def test_a_signal_is_measured_in_standard_deviations_of_the_noise(
+    noise_sd, helix_nodes, rng, generator
+):
+    """Also where noise is stronger at low frequencies, and a fifth of the images shows nothing."""
+    reference = torch.from_numpy(helix_nodes.positions).float()
+    network = DeformationVAE(ImageEncoder(BAND, SIZES), CartesianDecoder(reference, SIZES))
+    for values in network.parameters():
+        values.data.zero_()  # every structure is the reference
+    density = node_density(helix_nodes, 2.0)
+    rotations = torch.from_numpy(random_rotations(400, rng)).float()
+    shifts = 3 * torch.randn(400, 2, generator=generator)
+    where = {"rotations": rotations, "shifts": shifts}
+    signal = make_images(reference, density.amplitudes, density.sigma, BAND, **where)
+    signal = 12 * signal / signal.norm(dim=-1).mean()
+    k = BAND.per_coefficient(BAND.frequencies.norm(dim=-1)).float()
+    noise_sd = noise_sd * (0.3 + (0.02 / k))  # coloured
+    images = signal * noise_sd.mean() + noise_sd * torch.randn(signal.shape, generator=generator)
+    images[::5] -= signal[::5] * noise_sd.mean()
+    data = TrainingData(images, rotations, looks=images, shifts=shifts)
+    score, expected = matched_signals(network, data, density=density, band=BAND)
+    length = (signal * noise_sd.mean() / noise_sd).norm(dim=-1).numpy()  # |P|, whitened
+    good = np.arange(400) % 5 > 0
+    assert score[~good].mean() == pytest.approx(0, abs=0.35)
+    assert score[~good].std() == pytest.approx(1, abs=0.2)
+    assert (score[good] - length[good]).mean() == pytest.approx(0, abs=0.5)
+    assert (score[good] - length[good]).std() == pytest.approx(1, abs=0.15)
+    assert np.corrcoef(expected, length)[0, 1] > 0.99
+    assert roc_area(probability_good(score, expected), good) > 0.99
 
 
 def test_the_area_is_the_chance_that_the_good_one_of_a_pair_scores_higher(rng):

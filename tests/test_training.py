@@ -12,12 +12,33 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tiny import BAND, CONFIG, CROWDED, SIZES, assert_same_weights
 
-from cryostar_nb import config, encoders, evaluation, latents, losses, models, training, validation
+from cryostar_nb import (
+    config,
+    encoders,
+    evaluation,
+    latents,
+    likelihood,
+    losses,
+    models,
+    poses,
+    quality,
+    training,
+    validation,
+)
 from cryostar_nb.density import node_density
 from cryostar_nb.encoders import StructureEncoder
 from cryostar_nb.losses import Restraints, correlation_loss
 from cryostar_nb.models import make_network
-from cryostar_nb.runs import engine, folder, held_out, low_pass, machine, run_config, start
+from cryostar_nb.runs import (
+    engine,
+    folder,
+    held_out,
+    low_pass,
+    machine,
+    pose_refinement,
+    run_config,
+    start,
+)
 from cryostar_nb.training import (
     TrainingData,
     infer_latents,
@@ -214,21 +235,23 @@ def test_the_first_comparison_is_of_images_blurred_by_a_gaussian(make_training, 
 @pytest.fixture
 def data_with_ctf(helix_data, generator):
     ctf = torch.randn(len(helix_data), 6, generator=generator)
-    return TrainingData(helix_data.vectors.half(), helix_data.rotations, ctf)
+    shifts = torch.randn(len(helix_data), 2, generator=generator)
+    return TrainingData(helix_data.vectors.half(), helix_data.rotations, ctf, shifts=shifts)
 
 
 def test_the_parts_are_all_particles_in_order_at_single_precision(data_with_ctf):
     parts = list(data_with_ctf.split(16))
-    assert [len(images) for images, _, _ in parts] == [16, 16, 8]
-    images, rotations, ctf = (torch.cat(column) for column in zip(*parts, strict=True))
+    assert [len(images) for images, *_ in parts] == [16, 16, 8]
+    images, rotations, ctf, shifts = (torch.cat(column) for column in zip(*parts, strict=True))
     assert images.dtype == torch.float32
     assert torch.equal(images, data_with_ctf.vectors.float())
     assert torch.equal(rotations, data_with_ctf.rotations)
     assert torch.equal(ctf, data_with_ctf.ctf)
+    assert torch.equal(shifts, data_with_ctf.shifts)
 
 
-def test_particles_without_a_ctf_are_parted_without_one(helix_data):
-    assert [ctf for _, _, ctf in helix_data.split(16)] == [None] * 3
+def test_particles_without_a_ctf_or_shifts_are_parted_without(helix_data):
+    assert [rest for _, _, *rest in helix_data.split(16)] == [[None, None]] * 3
 
 
 @pytest.mark.parametrize("encoder_input", ["image", "structure"])
@@ -285,8 +308,9 @@ def functions_of(module):
 @pytest.mark.parametrize(
     "module",
     [
-        *(config, encoders, evaluation, latents, losses, models, training, validation),
-        *(run_config, engine, folder, held_out, low_pass, machine, start),
+        *(config, encoders, evaluation, latents, likelihood, losses, models, poses, quality),
+        *(training, validation),
+        *(run_config, engine, folder, held_out, low_pass, machine, pose_refinement, start),
     ],
     ids=lambda module: module.__name__,
 )

@@ -70,7 +70,7 @@ def run_training(
     resume: bool = False,
     fabric: "Fabric | None" = None,
     look: Callable[[DeformationVAE, TrainingData], TrainingData] = look_in_memory,
-    finished: Callable[[DeformationVAE, TrainingData], object] = lambda network, data: None,
+    finished: Callable[..., object] = lambda network, data, corrections: None,
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
@@ -79,7 +79,8 @@ def run_training(
     passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
     where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
     process, on the device of the poses. `look` makes what the encoder sees of particles whose poses
-    were corrected, and `finished` gets the model and the particles at the end. Raises InputError
+    were corrected, and `finished` gets the model, the particles and the
+    corrections of their poses at the end. Raises InputError
     for a batch that the particles or the processes cannot fill, and for a loss that diverges: the
     last checkpoint stays.
     """
@@ -105,23 +106,9 @@ def run_training(
     restraints = Restraints(
         nodes, config, device=fabric.device, sum_over_processes=engine.sum_over_processes
     )
-    with engine.watching() as batches:
-        engine.step = train(
-            config,
-            model,
-            optimiser,
-            batches,
-            band=band,
-            density=density,
-            restraints=restraints,
-            start=engine.step,
-            scale=network.radial_scale,
-            backward=fabric.backward,
-            record=engine.record,
-            stop_after=engine.after_step,
-        )
+    engine.take_steps(model, optimiser, band=band, density=density, restraints=restraints)
     engine.finish()
-    finished(network.eval(), engine.data)
+    finished(network.eval(), engine.data, poses.corrections)
     return network
 
 
@@ -180,6 +167,33 @@ class Engine:
         state |= {"held_out": self.held_out.history, "poses": self.poses.state()}
         with replacing(self.out / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
+
+    def take_steps(
+        self,
+        model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+        optimiser: torch.optim.Optimizer,
+        *,
+        band: Band,
+        density: Density,
+        restraints: Restraints,
+    ) -> None:
+        """Take the steps that are left. `model` and `optimiser` are as `fabric` set them up."""
+        with self.watching() as batches:
+            self.step = train(
+                self.config,
+                model,
+                optimiser,
+                batches,
+                band=band,
+                density=density,
+                restraints=restraints,
+                start=self.step,
+                scale=self.network.radial_scale,
+                backward=self.fabric.backward,
+                sum_over_processes=self.sum_over_processes,
+                record=self.record,
+                stop_after=self.after_step,
+            )
 
     @property
     def seconds(self) -> float:

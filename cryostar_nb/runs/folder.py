@@ -127,7 +127,8 @@ class Run:
         path, checkpoint = self.folder / "quality.npy", self.folder / "checkpoint.pt"
         if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
             return np.load(path)
-        return save_quality(self.folder, self.model, self._data(), self.density, self.band)
+        known = (self.density, self.band, self.corrections)
+        return save_quality(self.folder, self.model, self._data(), *known)
 
     def _data(self) -> TrainingData:
         """The particles as training reads them, with the poses that it corrected."""
@@ -162,7 +163,7 @@ class Run:
     def refine(self, particles: Particles) -> tuple[Float[Tensor, "particle latent"], Poses]:
         """Latent means of any particles of the same box and pixel size, and their poses.
 
-        Where the run corrects poses these are corrected, in five rounds, each with the structures
+        Where the run corrects poses these are corrected, in three rounds, each with the structures
         of the one before.
         """
         grid, box = self.settings.grid, particles.box_size
@@ -314,10 +315,16 @@ def save_latents(
 
 
 def save_quality(
-    folder: Path, network: DeformationVAE, data: TrainingData, density: Density, band: Band
+    folder: Path,
+    network: DeformationVAE,
+    data: TrainingData,
+    density: Density,
+    band: Band,
+    corrections: Corrections | None,
 ) -> Float[np.ndarray, " particle"]:
     """Find the probability of every particle to be a good one and write `quality.npy`."""
-    signals = matched_signals(network, data, density=density.to(data.rotations.device), band=band)
+    density = density.to(data.rotations.device)
+    signals = matched_signals(network, data, density=density, band=band, corrections=corrections)
     quality = probability_good(*signals)
     with replacing(folder / "quality.npy") as temporary:
         np.save(temporary, quality)

@@ -21,6 +21,7 @@ from cryostar_nb.io.structures import read_atoms_and_nodes, read_structure, writ
 from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.models import DeformationVAE
+from cryostar_nb.poses import Corrections
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
 from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents, save_quality
 from cryostar_nb.runs.low_pass import low_pass_from_map
@@ -152,11 +153,12 @@ def _conclude(
     fabric: "Fabric",
     network: DeformationVAE,
     data: TrainingData,
+    corrections: Corrections | None,
 ) -> None:
     """Write what the trained network says of every particle."""
     if fabric.is_global_zero:
         save_latents(out, network, data)
-        save_quality(out, network, data, density, band)
+        save_quality(out, network, data, density, band, corrections)
 
 
 def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: Path) -> None:

@@ -391,9 +391,9 @@ def looked(monkeypatch):
     """A list that grows by the number of particles at every look."""
     counts, look = [], StructureEncoder.look
 
-    def counted(encoder, images, rotations, ctf):
+    def counted(encoder, images, *pose):
         counts.append(len(images))
-        return look(encoder, images, rotations, ctf)
+        return look(encoder, images, *pose)
 
     monkeypatch.setattr(StructureEncoder, "look", counted)
     return counts

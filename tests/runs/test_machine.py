@@ -96,6 +96,11 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(particl
         assert second == pytest.approx(first, abs=1e-5)
     assert one[-1]["elastic"] > 0 and one[-1]["kl"] > 0
     assert (tmp_path / "two" / "latents.npy").exists()
+    poses = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["poses"]["values"]
+        for name in ("one", "two")
+    ]
+    torch.testing.assert_close(*poses, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
@@ -193,9 +198,10 @@ def test_half_precision_reaches_the_layers_of_the_encoder_and_nothing_else(
 
         return hook
 
-    def noted_look(encoder, images, rotations, ctf):
+    def noted_look(encoder, images, rotations, ctf, shifts):
+        assert shifts is None
         dtypes.update(images=images.dtype, rotations=rotations.dtype, ctf=ctf.dtype)
-        numbers = look(encoder, images, rotations, ctf)
+        numbers = look(encoder, images, rotations, ctf, shifts)
         dtypes["numbers"] = numbers.dtype
         return numbers
 
@@ -281,6 +287,26 @@ def test_a_recorded_step_trains_as_the_step_itself(
     assert_same_weights(recorded, run("plain", config, data))
     assert len(pretend_recording) == 1
     assert metrics(tmp_path / "recorded") == metrics(tmp_path / "plain")
+
+
+def test_recording_leaves_no_trace_where_poses_and_amplitudes_are_learned(
+    data_with_ctf, run, tmp_path, pretend_recording, monkeypatch
+):
+    """It runs the step a few times, which learn the amplitudes of the images, too."""
+    config = dataclasses.replace(
+        SHORT,
+        encoder_input="structure",
+        poses="refined",
+        image_loss="likelihood",
+        radial_scale=True,
+    )
+    recorded = run("recorded", config, data_with_ctf)
+    monkeypatch.setattr("cryostar_nb.runs.engine.can_capture", lambda fabric: False)
+    assert_same_weights(recorded, run("plain", config, data_with_ctf))
+    assert len(pretend_recording) == 1 and "radial_scale.power" in recorded.state_dict()
+    assert metrics(tmp_path / "recorded") == metrics(tmp_path / "plain")
+    poses = [torch.load(tmp_path / n / "checkpoint.pt")["poses"] for n in ("recorded", "plain")]
+    assert poses[0]["values"].any() and torch.equal(poses[0]["values"], poses[1]["values"])
 
 
 def test_a_recorded_run_resumes_as_if_it_had_not_been_stopped(run, tmp_path, pretend_recording):
