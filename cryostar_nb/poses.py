@@ -28,7 +28,7 @@ from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData, looks_of
 
 WIDEST = (math.radians(10.0), 3.0)  # of the prior at first: rad about each axis, Å along each
-STEPS = (0.02, 0.02, 0.02, 0.2, 0.2)  # rad and Å, of the finite differences
+STEP = 0.02  # rad, of the finite differences
 LONGEST = (0.2, 0.2, 0.2, 2.0, 2.0)  # rad and Å, of a Gauss-Newton step
 AT_ONCE = 64  # particles
 QUANTILE, NORMAL_QUANTILE = 0.8, 1.28155  # of |x| / sd
@@ -90,7 +90,7 @@ def correct(
     *,
     density: Density,
     band: Band,
-    iterations: int = 2,
+    iterations: int = 1,
     learn_widths: bool = True,
 ) -> Corrections:
     """Corrections after some Gauss-Newton iterations, each particle with its own structure.
@@ -124,7 +124,7 @@ def correct(
         centres = density.centres(network.decoder(network.encoder(looks)[0]))
         transfer = network.scaled(_transfer(ctf, images, band))
         predicted = images_of(centres, corrections.given[rows], transfer)
-        found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations)
+        found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations, band)
         values.append(found[0])
         information.append(found[1])
     changed = replace(corrections, values=torch.cat(values))
@@ -165,7 +165,6 @@ def refine_new(
             network,
             density=density,
             band=band,
-            iterations=1,
             learn_widths=False,
         )
         data = found.applied_to(data)
@@ -178,13 +177,14 @@ def _gauss_newton(
     values: Float[Tensor, "batch 5"],
     widths: Float[Tensor, "5"],
     iterations: int,
+    band: Band,
 ) -> tuple[Float[Tensor, "batch 5"], Float[Tensor, "batch 5 5"]]:
     """The best corrections on the way, and the information on them in their image.
 
     The image is a multiple of the prediction, and noise whose variance is that of the first
     residuals of the batch; the multiple is profiled out.
     """
-    steps = torch.tensor(STEPS).to(values)
+    steps = STEP * torch.eye(3, 5).to(values)
     precision = widths.square().reciprocal()
     best = torch.full_like(values[:, 0], -math.inf)
     kept, information = values, values.new_zeros(len(values), 5, 5)
@@ -200,9 +200,8 @@ def _gauss_newton(
         kept = torch.where(better[:, None], values, kept)
         if turn == iterations:
             break
-        moved = [predicted(values + step) for step in torch.diag(steps)]
-        slopes = torch.stack([(image - prediction) for image in moved], dim=1) / steps[:, None]
-        slopes = slopes * contrast[:, None]
+        turned = [(predicted(values + step) - prediction) / STEP for step in steps]
+        slopes = torch.stack([*turned, *_shifted(prediction, band)], dim=1) * contrast[:, None]
         along = normalize(prediction, dim=-1)[:, None]  # a change of contrast alone
         slopes = slopes - (slopes * along).sum(-1, keepdim=True) * along
         here = slopes @ slopes.mT / noise
@@ -212,6 +211,13 @@ def _gauss_newton(
         excess = (change.abs() / values.new_tensor(LONGEST)).amax(-1, keepdim=True)
         values = values + change / excess.clamp(min=1)
     return kept, information
+
+
+def _shifted(images: Float[Tensor, "batch band"], band: Band) -> list[Float[Tensor, "batch band"]]:
+    """How images change with a shift along x and along y, per Å: -2 pi i k times each."""
+    real, imaginary = images.chunk(2, dim=-1)
+    angles = 2 * math.pi * band.frequencies_on(images.device).to(images)
+    return [torch.cat([k * imaginary, -k * real], dim=-1) for k in angles.unbind(-1)]
 
 
 def prior_widths(

@@ -142,7 +142,7 @@ def test_errors_of_the_poses_are_found(make_particles, centre, go):
 def test_all_particles_move_and_not_only_those_that_gain_most(make_particles, centre, go):
     """The noise that is estimated falls with every step: fits are compared at one noise."""
     data, values = make_particles(64, signal=25.0)
-    found = go(Corrections.none(data.rotations, centre), data, 1)
+    found = go(Corrections.none(data.rotations, centre), data, 1, iterations=2)
     assert (found.values == 0).all(-1).sum() <= 3
     assert rms(found.values - values)[1] < 0.5
 

@@ -62,7 +62,15 @@ class PoseRefinement:
             return data
         training = self.network.training
         self.network.eval()
-        found = correct(self.corrections, data, self.network, density=self.density, band=self.band)
+        first = not self.corrections.values.any()  # the longest way
+        found = correct(
+            self.corrections,
+            data,
+            self.network,
+            density=self.density,
+            band=self.band,
+            iterations=2 if first else 1,
+        )
         self.network.train(training)
         shared = {"values": self.of_first(found.values), "widths": self.of_first(found.widths)}
         self.corrections = replace(found, **shared)  # the same in every process, to the last digit
