@@ -13,6 +13,7 @@ from it. `--list` says what is done, `--table` only writes the table.
 
 import argparse
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -115,6 +116,12 @@ class Cell:
         return f"{self.system}_{fault}_snr{self.snr:g}_seed{self.seed}"
 
 
+@functools.cache
+def begun() -> dict[str, str]:
+    """Where the numbers are from: the commit before the first results were written."""
+    return provenance_of(COMMAND)
+
+
 def cells(options: argparse.Namespace) -> Iterator[list[Cell]]:
     """The cells, in groups that share their particles."""
     shared = product(options.seeds, options.snr, options.systems, options.faults)
@@ -199,7 +206,7 @@ def train(cell: Cell, folder: Path, options: argparse.Namespace) -> tuple[cs.Run
 
 def make(cell: Cell, options: argparse.Namespace) -> None:
     """Simulate, train, evaluate, and write the cell."""
-    provenance = provenance_of(COMMAND)  # the commit that it starts from
+    provenance = begun()
     folder = simulate(cell, options)
     run, out = train(cell, folder, options)
     scores = {
@@ -222,7 +229,7 @@ def results(options: argparse.Namespace) -> dict[str, Any]:
     alike = settings_of(options)
     done = [cell for cell in done if alike.items() <= cell.items()]
     order = {"methods": list(METHODS), "faults": list(FAULTS)}  # of the table
-    return {"provenance": provenance_of(COMMAND)} | alike | order | {"cells": done}
+    return {"provenance": begun()} | alike | order | {"cells": done}
 
 
 def write_results(options: argparse.Namespace) -> None:
@@ -253,6 +260,7 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> None:
     """Make the cells that are missing, and the table."""
+    begun()
     options = parsed(words)
     if options.table:
         write_tables(options.results)
