@@ -212,7 +212,7 @@ PRESETS = {
     # The elastic network is stiff while the latent space takes shape and lets go of the motion at
     # the end: a constant weight of 1 holds the structures short of the open state. Images are made
     # of groups of atoms, because electrons are not at Cα; and the encoder sees each image from the
-    # structure, because it need not find out a pose that is known.
+    # structure, because it need not find out a pose that is nearly known.
     "standard": TrainConfig(),
     "paper": TrainConfig(
         final_elastic_weight=None,
