@@ -79,10 +79,9 @@ def run_training(
     passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
     where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
     process, on the device of the poses. `look` makes what the encoder sees of particles whose poses
-    were corrected, and `finished` gets the model, the particles and the
-    corrections of their poses at the end. Raises InputError
-    for a batch that the particles or the processes cannot fill, and for a loss that diverges: the
-    last checkpoint stays.
+    were corrected; `finished` gets the model, the particles and the corrections of their poses at
+    the end. Raises InputError for a batch that the particles or the processes cannot fill, and for
+    a loss that diverges: the last checkpoint stays.
     """
     fabric = fabric or start_fabric(Hardware(device=str(data.rotations.device)))
     check_batch(config, len(data), fabric.world_size)
