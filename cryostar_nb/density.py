@@ -15,10 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
+from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.fast.carry import carry, frames
-from cryostar_nb.fourier import centred_fft, centred_ifft, coordinate_axis, frequency_axis
+from cryostar_nb.fourier import Band, centred_fft, centred_ifft, coordinate_axis, frequency_axis
 from cryostar_nb.grouping import fitted_centres, group_atoms, group_width
+from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure, bonds, coarse_grain, residue_ranges
 
 
@@ -63,6 +65,26 @@ class Density:
     ) -> Float[Tensor, "*batch gaussian 3"]:
         """Centres of the Gaussians of these structures, in Å; differentiable."""
         return positions if self.carried is None else self.carried.centres(positions)
+
+    def images(
+        self,
+        positions: Float[Tensor, "*#batch node 3"],
+        band: Band,
+        *,
+        rotations: Float[Tensor, "*#batch 3 3"],
+        shifts: Float[Tensor, "*#batch 2"] | None = None,
+        ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
+    ) -> Float[Tensor, "*batch band"]:
+        """Images of these structures (`projector.make_images`); differentiable."""
+        return make_images(
+            self.centres(positions),
+            self.amplitudes,
+            self.sigma,
+            band,
+            rotations=rotations,
+            shifts=shifts,
+            ctf=ctf,
+        )
 
     def to(self, device: torch.device) -> "Density":
         """The same density on another device."""

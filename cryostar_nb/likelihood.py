@@ -26,14 +26,10 @@ def contrasts(
     return (images * predictions).sum(-1).clamp(min=0) / power
 
 
-def _in_one_process(sums: Tensor) -> Tensor:
-    return sums
-
-
 def likelihood_loss(
     images: Float[Tensor, "batch band"],
     predictions: Float[Tensor, "batch band"],
-    sum_over_processes: Callable[[Tensor], Tensor] = _in_one_process,
+    sum_over_processes: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Float[Tensor, ""]:
     """Minus the logarithm of the likelihood, contrast profiled out, in the units of eq. 9.
 
@@ -80,7 +76,7 @@ class RadialScale(nn.Module):
         self,
         images: Float[Tensor, "batch band"],
         predictions: Float[Tensor, "batch band"],
-        sum_over_processes: Callable[[Tensor], Tensor] = _in_one_process,
+        sum_over_processes: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> None:
         """Take in these images and their predictions, each at its best contrast."""
         scaled = predictions * contrasts(images, predictions)[:, None]

@@ -26,7 +26,6 @@ from cryostar_nb.latents import evenly_spaced
 from cryostar_nb.likelihood import contrasts, shell_members
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.poses import Corrections
-from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData, looks_of
 
 Values = Float[np.ndarray, " particle"]
@@ -99,15 +98,8 @@ def matched_signals(
     sums: list[list[Tensor]] = [[], [], []]
     batches = zip(data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True)
     for (images, rotations, ctf, shifts), looks in batches:
-        made = make_images(
-            density.centres(network.decoder(network.encoder(looks)[0])),
-            density.amplitudes,
-            density.sigma,
-            band,
-            rotations=rotations,
-            shifts=shifts,
-            ctf=ctf,
-        )
+        structures = network.decoder(network.encoder(looks)[0])
+        made = density.images(structures, band, rotations=rotations, shifts=shifts, ctf=ctf)
         predictions = network.scaled(made)
         residuals = images - contrasts(images, predictions)[:, None] * predictions
         parts = (images * predictions, predictions.square(), residuals.square())

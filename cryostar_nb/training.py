@@ -21,7 +21,6 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.likelihood import RadialScale, likelihood_loss
 from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
 from cryostar_nb.models import DeformationVAE
-from cryostar_nb.projector import make_images
 
 # Images as band vectors, what the encoder sees of them, rotations, `ctf_terms` or None, the noise
 # of the latent sample, and shifts or None.
@@ -139,15 +138,7 @@ def train(
     ) -> Losses:
         images = images.float()
         positions, mean, log_variance = network(looks.float(), noise)
-        predictions = make_images(
-            density.centres(positions),
-            density.amplitudes,
-            density.sigma,
-            band,
-            rotations=rotations,
-            shifts=shifts,
-            ctf=ctf,
-        )
+        predictions = density.images(positions, band, rotations=rotations, shifts=shifts, ctf=ctf)
         if scale is not None:
             scale.update(images, predictions.detach(), sum_over_processes)
             predictions = scale(predictions)

@@ -19,7 +19,6 @@ from cryostar_nb.density import Density
 from cryostar_nb.fourier import Band
 from cryostar_nb.losses import correlation_loss
 from cryostar_nb.models import DeformationVAE
-from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData
 
 AT_ONCE = 64  # particles
@@ -165,10 +164,8 @@ def image_losses(
     losses = []
     for part, latent in zip(rows.split(AT_ONCE), latents.split(AT_ONCE), strict=True):
         here = part.to(data.rotations.device)
-        predictions = make_images(
-            density.centres(network.decoder(latent)),
-            density.amplitudes,
-            density.sigma,
+        predictions = density.images(
+            network.decoder(latent),
             band,
             rotations=data.rotations[here],
             shifts=None if data.shifts is None else data.shifts[here],

@@ -13,7 +13,6 @@ from cryostar_nb.encoders import ImageEncoder
 from cryostar_nb.geometry import random_rotations, rotations_from_vectors
 from cryostar_nb.models import CartesianDecoder, DeformationVAE
 from cryostar_nb.poses import WIDEST, Corrections, correct, corrected, prior_widths, refine_new
-from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData
 
 DEGREE = math.pi / 180
@@ -57,14 +56,7 @@ def make_particles(network, density, centre, rng, generator):
         errors = torch.randn(count, 5, generator=generator)
         values = errors * torch.tensor([turn * DEGREE] * 3 + [move] * 2)
         rotations, shifts = corrected(given, values, centre)
-        images = make_images(
-            network.decoder.reference,
-            density.amplitudes,
-            density.sigma,
-            BAND,
-            rotations=rotations,
-            shifts=shifts,
-        )
+        images = density.images(network.decoder.reference, BAND, rotations=rotations, shifts=shifts)
         contrast = 0.75 + 0.5 * torch.rand(count, 1, generator=generator)
         contrast[:junk] = 0
         images = signal * contrast * images / images.norm(dim=-1).mean()
@@ -152,14 +144,8 @@ def test_the_ctf_takes_part(make_particles, centre, go, microscope, network, den
     data, values = make_particles(40)
     terms = ctf_terms(microscope(defocus_u=torch.linspace(5e3, 2e4, 40)).to(torch.float32))
     rotations, shifts = corrected(data.rotations, values, centre)
-    images = make_images(
-        network.decoder.reference,
-        density.amplitudes,
-        density.sigma,
-        BAND,
-        rotations=rotations,
-        shifts=shifts,
-        ctf=terms,
+    images = density.images(
+        network.decoder.reference, BAND, rotations=rotations, shifts=shifts, ctf=terms
     )
     noise = torch.randn(images.shape, generator=generator)
     images = 60 * images / images.norm(dim=-1, keepdim=True)
@@ -215,13 +201,8 @@ def test_no_fit_is_worse_than_that_of_the_start(
 
     def misfit(corrections):
         rotations, shifts = corrections.poses()
-        predictions = make_images(
-            network.decoder.reference,
-            density.amplitudes,
-            density.sigma,
-            BAND,
-            rotations=rotations,
-            shifts=shifts,
+        predictions = density.images(
+            network.decoder.reference, BAND, rotations=rotations, shifts=shifts
         )
         along = (data.vectors * torch.nn.functional.normalize(predictions, dim=-1)).sum(-1)
         return data.vectors.square().sum(-1) - along.clamp(min=0).square()

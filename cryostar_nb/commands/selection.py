@@ -67,12 +67,12 @@ class Select:
         if by_score:
             found["scores"] = run.components().scores.numpy()
         if by_quality:
-            found["quality"] = getattr(run, "quality", None)
+            found["quality"] = run.quality
             if found["quality"] is None:
                 problem, remedy = "has no quality of its particles", "leave --quality out"
                 raise InputError(problem, file=self.source, remedy=remedy)
         if refined:
-            found["poses"] = getattr(run, "poses", None)
+            found["poses"] = run.poses
             if found["poses"] is None:
                 problem = "was trained with the poses as given"
                 remedy = "train with --poses refined, or leave --poses refined out"

@@ -22,7 +22,7 @@ def compare(run: "Run", truth: Path | str) -> Evaluation:
 
     Writes `evaluation.json` into its folder.
     """
-    poses = {"given": run.particles, "refined": getattr(run, "poses", None)}
+    poses = {"given": run.particles, "refined": run.poses}
     score = _score(run, truth, run.latents, poses)
     seconds = run.metrics.get("seconds", [])
     about = {

@@ -28,7 +28,7 @@ from cryostar_nb.losses import Restraints
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.runs.held_out import HeldOut
 from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
-from cryostar_nb.runs.pose_refinement import PoseRefinement, look_in_memory
+from cryostar_nb.runs.pose_refinement import Look, PoseRefinement
 from cryostar_nb.runs.run_config import Hardware
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import (
@@ -69,16 +69,16 @@ def run_training(
     model_config: ModelConfig | None = None,
     resume: bool = False,
     fabric: "Fabric | None" = None,
-    look: Callable[[DeformationVAE, TrainingData], TrainingData] = look_in_memory,
+    look: Look = with_looks,
     finished: Callable[..., object] = lambda network, data, corrections: None,
 ) -> DeformationVAE:
     """Train, writing `out/checkpoint.pt` and `out/metrics.csv`, and return the model.
 
     `out/held_out.json` has what the particles say that were held out, if any. `density` is that of
-    the nodes by default. Ctrl-C ends the step, writes a checkpoint and is
-    passed on as KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends
-    where an uninterrupted run would have ended. `fabric` says where it runs; None means in this
-    process, on the device of the poses. `look` makes what the encoder sees of particles whose poses
+    the nodes by default. Ctrl-C ends the step, writes a checkpoint and is passed on as
+    KeyboardInterrupt. With `resume`, training goes on from the checkpoint and ends where an
+    uninterrupted run would have ended. `fabric` says where it runs; None means in this process, on
+    the device of the poses. `look` makes what the encoder sees of particles whose poses
     were corrected; `finished` gets the model, the particles and the corrections of their poses at
     the end. Raises InputError for a batch that the particles or the processes cannot fill, and for
     a loss that diverges: the last checkpoint stays.
@@ -93,8 +93,8 @@ def run_training(
     data = with_looks(network.encoder, data)
     if config.poses == "refined":
         data = replace(data, shifts=data.rotations.new_zeros(len(data), 2))
-    held_out = HeldOut(config, network, density, band, data)
-    poses = PoseRefinement(config, network, density, band, data, look, fabric.broadcast)
+    held_out = HeldOut(config, network, density, band, len(data))
+    poses = PoseRefinement(config, network, density, band, data.rotations, look, fabric.broadcast)
     engine = Engine(config, data, out, network, fabric, held_out, poses)
     if resume:
         engine.load()
@@ -155,7 +155,7 @@ class Engine:
             group["lr"] = torch.zeros((), device=device)
         self.noise_source.set_state(state["noise"].cpu())
         self.held_out.history = state.get("held_out", [])
-        self._take(self.poses.load(state.get("poses"), self.data))
+        self.data = self.poses.load(state.get("poses"), self.data)
 
     def save(self) -> None:
         """Write `out/checkpoint.pt`: all that it takes to go on."""
@@ -268,11 +268,13 @@ class Engine:
                 raise self._divergence(losses["loss"].item())
             self.unchecked.clear()
         if self.poses.due(step):
-            self._take(self.poses.refine(self.data))
+            self.data = self.poses.refine(self.data)
         if logged:
             sums = {name: self.sum_over_processes(value) for name, value in losses.items()}
             means = {name: (value / self.fabric.world_size).item() for name, value in sums.items()}
-            apart = self.held_out.columns(measured=measured) if self.fabric.is_global_zero else {}
+            apart = {}
+            if self.fabric.is_global_zero:
+                apart = self.held_out.columns(self.data, measured=measured)
             self.log.write({"step": step, "seconds": self.seconds} | means | apart)
             shown = {name: means[name] for name in ("loss", "image")} | self.held_out.latest
             self.progress.set_postfix(**{name: f"{value:.4f}" for name, value in shown.items()})
@@ -281,10 +283,6 @@ class Engine:
             stalled = self.fabric.is_global_zero and self.held_out.stalled
             self.stopped_early = step < config.steps and self._any_process(stalled)
         return self.stopped_early or (step < config.steps and self._asked_to_stop())
-
-    def _take(self, data: TrainingData) -> None:
-        """Go on with these particles, whose poses were corrected."""
-        self.data = self.held_out.data = data
 
     def _asked_to_stop(self) -> bool:
         """Processes that share a batch all leave after the same step: every tenth they confer."""
@@ -302,14 +300,15 @@ class Engine:
     def finish(self) -> None:
         """Save, and say what was learned, or that the training was stopped."""
         if self.step == self.config.steps or self.stopped_early:
-            self._take(self.poses.refine(self.data))
+            self.data = self.poses.refine(self.data)
         self.save()
         self.fabric.barrier()
         if self.step < self.config.steps and not self.stopped_early:
             go_on = f"go on with: cryostar-nb train --resume --out {self.out}"
             raise KeyboardInterrupt(f"stopped at step {self.step} of {self.config.steps}; {go_on}")
         if self.fabric.is_global_zero:
-            self.held_out.conclude(self.out, self.step, stopped_early=self.stopped_early)
+            where = (self.data, self.out, self.step)
+            self.held_out.conclude(*where, stopped_early=self.stopped_early)
 
     def _divergence(self, loss: float) -> InputError:
         """What to say of a loss that diverges: the steps, and the particles that stand out."""

@@ -26,7 +26,6 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
 from cryostar_nb.gauge import Gauge
-from cryostar_nb.io.files import replacing
 from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
@@ -41,9 +40,8 @@ from cryostar_nb.latents import (
 )
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.poses import Corrections, refine_new
-from cryostar_nb.projector import make_images
-from cryostar_nb.quality import matched_signals, probability_good
 from cryostar_nb.runs.engine import training_data
+from cryostar_nb.runs.kept import kept, save_latents, save_quality
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
 from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
@@ -114,9 +112,9 @@ class Run:
     @cached_property
     def latents(self) -> Float[Tensor, "particle latent"]:
         """Latent mean of every particle; kept in `latents.npy` until the checkpoint changes."""
-        path, checkpoint = self.folder / "latents.npy", self.folder / "checkpoint.pt"
-        if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
-            return torch.from_numpy(np.load(path))
+        stored = kept(self.folder, "latents.npy")
+        if stored is not None:
+            return torch.from_numpy(stored)
         return save_latents(self.folder, self.model, self._data())
 
     @cached_property
@@ -124,9 +122,9 @@ class Run:
         """Probability of every particle to be a good one (`quality.probability_good`), 0 to 1;
         kept in `quality.npy` until the checkpoint changes.
         """
-        path, checkpoint = self.folder / "quality.npy", self.folder / "checkpoint.pt"
-        if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
-            return np.load(path)
+        stored = kept(self.folder, "quality.npy")
+        if stored is not None:
+            return stored
         known = (self.density, self.band, self.corrections)
         return save_quality(self.folder, self.model, self._data(), *known)
 
@@ -201,10 +199,8 @@ class Run:
         of another one.
         """
         band = band or self.band
-        vectors = make_images(
-            self.density.centres(structures),
-            self.density.amplitudes,
-            self.density.sigma,
+        vectors = self.density.images(
+            structures,
             band,
             rotations=particles.rotations.float(),
             ctf=None if particles.ctf is None else particles.ctf.to(torch.float32),
@@ -302,33 +298,6 @@ def band_of(settings: RunConfig) -> Band:
     low_pass = settings.train.low_pass
     assert not isinstance(low_pass, str), "found when a run starts"
     return Band(settings.grid.box_size, settings.grid.pixel_size, low_pass)
-
-
-def save_latents(
-    folder: Path, network: DeformationVAE, data: TrainingData
-) -> Float[Tensor, "particle latent"]:
-    """Infer the latent mean of every particle and write `latents.npy`."""
-    latents = infer_latents(network, data)
-    with replacing(folder / "latents.npy") as temporary:
-        np.save(temporary, latents.numpy())
-    return latents
-
-
-def save_quality(
-    folder: Path,
-    network: DeformationVAE,
-    data: TrainingData,
-    density: Density,
-    band: Band,
-    corrections: Corrections | None,
-) -> Float[np.ndarray, " particle"]:
-    """Find the probability of every particle to be a good one and write `quality.npy`."""
-    density = density.to(data.rotations.device)
-    signals = matched_signals(network, data, density=density, band=band, corrections=corrections)
-    quality = probability_good(*signals)
-    with replacing(folder / "quality.npy") as temporary:
-        np.save(temporary, quality)
-    return quality
 
 
 def open_run(folder: Path | str) -> Run:

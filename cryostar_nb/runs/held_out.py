@@ -20,7 +20,7 @@ PATIENCE = 3  # checkpoints
 
 
 class HeldOut:
-    """The particles of a training that are held out, and those that are trained on."""
+    """Which of the `count` particles of a training are held out, and which are trained on."""
 
     def __init__(
         self,
@@ -28,11 +28,9 @@ class HeldOut:
         network: DeformationVAE,
         density: Density,
         band: Band,
-        data: TrainingData,
+        count: int,
     ) -> None:
-        self.config, self.network, self.density = config, network, density
-        self.band, self.data = band, data
-        count = len(data)
+        self.config, self.network, self.density, self.band = config, network, density, band
         self.rows = held_out_rows(count, config.held_out, seed=config.seed)
         kept = torch.ones(count, dtype=torch.bool)
         kept[self.rows] = False
@@ -47,7 +45,7 @@ class HeldOut:
         count = min(count, len(self.rows), len(self.trained))
         return [rows[evenly_spaced(count, len(rows))] for rows in (self.rows, self.trained)]
 
-    def columns(self, *, measured: bool) -> dict[str, float]:
+    def columns(self, data: TrainingData, *, measured: bool) -> dict[str, float]:
         """Mean image loss of particles held out and trained on, in the unit of that of a batch, or
         NaN; nothing without any.
         """
@@ -56,9 +54,9 @@ class HeldOut:
         losses = [math.nan, math.nan]
         half = 0.5 if self.config.image_loss == "likelihood" else 1.0  # as the loss of a batch
         if measured:
-            where = (self.density, self.band, self.data)
+            where = (self.density, self.band, data)
             for number, rows in enumerate(self._samples(AT_CHECKPOINT)):
-                latents = latents_of(self.network, self.data, rows)
+                latents = latents_of(self.network, data, rows)
                 loss = float(image_losses(self.network, *where, rows, latents).mean())
                 losses[number] = half * loss
             self.history.append(losses[0])
@@ -75,13 +73,13 @@ class HeldOut:
         before, last = self.history[:-PATIENCE], self.history[-PATIENCE:]
         return self.config.stop_early and bool(before) and min(last) >= min(before)
 
-    def conclude(self, out: Path, step: int, *, stopped_early: bool) -> None:
+    def conclude(self, data: TrainingData, out: Path, step: int, *, stopped_early: bool) -> None:
         """Say what the particles held out say at the end, and write `out/held_out.json`."""
         if not len(self):
             return
         held_out, trained = self._samples(AT_END)
         found = generalisation(
-            self.network, self.density, self.band, self.data, held_out=held_out, trained=trained
+            self.network, self.density, self.band, data, held_out=held_out, trained=trained
         )
         if stopped_early:
             print(

@@ -5,32 +5,30 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.density import Density
+from cryostar_nb.encoders import ImageEncoder, StructureEncoder
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.poses import Corrections, correct, corrected
 from cryostar_nb.structure import Structure
-from cryostar_nb.training import TrainingData, with_looks
+from cryostar_nb.training import TrainingData
 
 ROUNDS = 4  # the last one is at the end
 
-Look = Callable[[DeformationVAE, TrainingData], TrainingData]
-
-
-def look_in_memory(network: DeformationVAE, data: TrainingData) -> TrainingData:
-    """The particles with what the encoder sees of them, all in memory."""
-    return with_looks(network.encoder, data)
+Look = Callable[[ImageEncoder | StructureEncoder, TrainingData], TrainingData]
 
 
 class PoseRefinement:
     """The corrections of a training's poses; none where `config.poses` is `given`.
 
-    `look` makes what the encoder sees of particles whose poses were corrected, and `of_first` gives
-    every process what the first one has.
+    `given` are the rotations as they were. `look` makes what the encoder sees of particles whose
+    poses were corrected, and `of_first` gives every process what the first one has.
     """
 
     def __init__(
@@ -39,16 +37,16 @@ class PoseRefinement:
         network: DeformationVAE,
         density: Density,
         band: Band,
-        data: TrainingData,
+        given: Float[Tensor, "particle 3 3"],
         look: Look,
-        of_first: Callable[[torch.Tensor], torch.Tensor],
+        of_first: Callable[[Tensor], Tensor],
     ) -> None:
         self.config, self.network, self.density = config, network, density
         self.band, self.look, self.of_first = band, look, of_first
         self.corrections: Corrections | None = None
         if config.poses == "refined":
             centre = network.decoder.reference.mean(0)
-            self.corrections = Corrections.none(data.rotations, centre)
+            self.corrections = Corrections.none(given, centre)
 
     def due(self, step: int) -> bool:
         """Whether the poses are corrected after this step; at the end they are anyway."""
@@ -60,8 +58,6 @@ class PoseRefinement:
         """The particles with poses corrected anew, and looked at again."""
         if self.corrections is None:
             return data
-        training = self.network.training
-        self.network.eval()
         first = not self.corrections.values.any()  # the longest way
         found = correct(
             self.corrections,
@@ -71,16 +67,15 @@ class PoseRefinement:
             band=self.band,
             iterations=2 if first else 1,
         )
-        self.network.train(training)
         shared = {"values": self.of_first(found.values), "widths": self.of_first(found.widths)}
         self.corrections = replace(found, **shared)  # the same in every process, to the last digit
         return self._looked_at(data)
 
     def _looked_at(self, data: TrainingData) -> TrainingData:
         assert self.corrections is not None
-        return self.look(self.network, self.corrections.applied_to(data))
+        return self.look(self.network.encoder, self.corrections.applied_to(data))
 
-    def state(self) -> dict[str, torch.Tensor] | None:
+    def state(self) -> dict[str, Tensor] | None:
         """What a checkpoint keeps."""
         if self.corrections is None:
             return None
@@ -94,9 +89,7 @@ class PoseRefinement:
         return self._looked_at(data) if self.corrections.values.any() else data
 
 
-def stored_corrections(
-    state: dict[str, torch.Tensor] | None, nodes: Structure
-) -> Corrections | None:
+def stored_corrections(state: dict[str, Tensor] | None, nodes: Structure) -> Corrections | None:
     """What a checkpoint kept, for particles whose rotations it does not say."""
     if state is None:
         return None

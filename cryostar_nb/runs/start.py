@@ -10,7 +10,7 @@ import torch
 
 from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.density import Density, make_density
-from cryostar_nb.encoders import ImageEncoder, make_encoder
+from cryostar_nb.encoders import ImageEncoder, StructureEncoder, make_encoder
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.batches import resident
@@ -23,7 +23,8 @@ from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.poses import Corrections
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
-from cryostar_nb.runs.folder import FILES, Run, band_of, open_run, save_latents, save_quality
+from cryostar_nb.runs.folder import FILES, Run, band_of, open_run
+from cryostar_nb.runs.kept import save_latents, save_quality
 from cryostar_nb.runs.low_pass import low_pass_from_map
 from cryostar_nb.runs.machine import check_hardware, start_fabric
 from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, RunConfig, read_config
@@ -76,6 +77,7 @@ def start_run(
     if fabric.is_global_zero:
         announce(settings, before, out)
         _write_inputs(settings, atoms, nodes, out)
+
     run_training(
         config,
         data,
@@ -106,12 +108,9 @@ def _read(
     with fabric.rank_zero_first():
         vectors = open_vectors(particles, band, invert=invert, **folders)
         data = training_data(particles, resident(vectors, device), device)
-        reference = torch.from_numpy(nodes.positions).float()
-        encoder = make_encoder(settings.train, settings.model, reference, band).to(device)
-        if isinstance(encoder, ImageEncoder):
-            return data
-        looks = open_looks(particles, band, encoder, data, invert=invert, **folders)
-        return dataclasses.replace(data, looks=resident(looks, device, data.vectors))
+    reference = torch.from_numpy(nodes.positions).float()
+    encoder = make_encoder(settings.train, settings.model, reference, band).to(device)
+    return _look(settings, particles, fabric, folders, encoder, data)
 
 
 def _folders(hardware: Hardware, out: Path) -> dict[str, Any]:
@@ -120,30 +119,37 @@ def _folders(hardware: Hardware, out: Path) -> dict[str, Any]:
     return {"memory_gb": memory_gb, "cache": hardware.cache, "spill": out}
 
 
+def _look(
+    settings: RunConfig,
+    particles: Particles,
+    fabric: "Fabric",
+    folders: dict[str, Any],
+    encoder: ImageEncoder | StructureEncoder,
+    data: TrainingData,
+    *,
+    name: str = "looks",
+) -> TrainingData:
+    """The particles with what the encoder sees of them, in a table of this name."""
+    if data.looks is not None or isinstance(encoder, ImageEncoder):
+        return data
+    band, invert = band_of(settings), settings.inputs.invert
+    with fabric.rank_zero_first():
+        looks = open_looks(particles, band, encoder, data, name=name, invert=invert, **folders)
+    return dataclasses.replace(data, looks=resident(looks, fabric.device, data.vectors))
+
+
 def _look_again(
     settings: RunConfig,
     particles: Particles,
     hardware: Hardware,
     out: Path,
     fabric: "Fabric",
-    network: DeformationVAE,
+    encoder: ImageEncoder | StructureEncoder,
     data: TrainingData,
 ) -> TrainingData:
-    """The particles with what the encoder sees of them now that their poses are corrected."""
-    if data.looks is not None or isinstance(network.encoder, ImageEncoder):
-        return data
+    """The same with corrected poses, which no other run has: they are not cached."""
     folders = _folders(hardware, out) | {"cache": None}
-    with fabric.rank_zero_first():
-        looks = open_looks(
-            particles,
-            band_of(settings),
-            network.encoder,
-            data,
-            name="looks_refined",
-            invert=settings.inputs.invert,
-            **folders,
-        )
-    return dataclasses.replace(data, looks=resident(looks, fabric.device, data.vectors))
+    return _look(settings, particles, fabric, folders, encoder, data, name="looks_refined")
 
 
 def _conclude(

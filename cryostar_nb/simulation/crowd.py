@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryostar_nb.density import atom_sigma
+from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
-from cryostar_nb.projector import make_images
-from cryostar_nb.simulation.faults import JUNK_KINDS, Specimen, stream
+from cryostar_nb.io.metadata import Poses
+from cryostar_nb.simulation.faults import JUNK_KINDS, stream
 from cryostar_nb.simulation.options import SimulationConfig
-from cryostar_nb.structure import Structure
 
 IN_AN_AGGREGATE = (3, 5)  # molecules, least and most
 AT_ONCE = 8  # molecules in memory
@@ -31,6 +30,10 @@ class Crowd:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def poses(self, ctf: CTFParameters) -> Poses:
+        """Where each molecule stands, with the CTF of its image, of those of the particles."""
+        return Poses(self.rotations, self.centres, ctf[torch.from_numpy(self.image)])
 
     def neighbours(self, junk: Int[np.ndarray, " particle"]) -> Int[np.ndarray, " particle"]:
         """How many molecules stand beside each particle; 0 for junk."""
@@ -133,30 +136,22 @@ def other_molecule(
 
 def crowd_images(
     crowd: Crowd,
-    atoms: Structure,
     path: Float[np.ndarray, "state atom 3"],
     config: SimulationConfig,
-    specimen: Specimen,
-    transfer: Callable[[Tensor], Tensor] | None,
-) -> Callable[[slice], Float[Tensor, "image y x"]] | None:
-    """A function (rows) to the images of all that stands beside these particles; None without.
+    contrast: Float[Tensor, " particle"],
+    wide: Band,
+    molecules: Callable[[Tensor, slice], Float[Tensor, "molecule band"]],
+) -> Callable[[slice], Float[Tensor, "image y x"]]:
+    """A function (rows) to the images of all that stands beside these particles.
 
-    The molecules have the CTF and the contrast of their image. They are made in a box of twice the
-    edge, so that what leaves the box does not come in again at the other side.
+    The molecules have the CTF and the contrast of their image. `molecules` makes them of their
+    positions and numbers, on a band `wide` of a box of twice the edge, so that what leaves the box
+    does not come in again at the other side.
     """
-    if not len(crowd):
-        return None
-    size, ctf = config.box_size, specimen.true.ctf
-    assert ctf is not None
-    wide = Band(2 * size, config.pixel_size, resolution=2 * config.pixel_size)
+    size = config.box_size
     middle = slice(size - size // 2, 2 * size - size // 2)
-    factor = None
-    if transfer is not None:
-        factor = wide.per_coefficient(transfer(wide.frequencies).float())
     other = other_molecule(path[0], stream(config.seed, "other_molecule"))
     states = torch.from_numpy(np.concatenate([path, other[None]])).float()
-    electrons = torch.from_numpy(atoms.electrons).float()
-    sigma = torch.tensor(atom_sigma(config.resolution))
 
     def images(rows: slice) -> Tensor:
         total = torch.zeros(rows.stop - rows.start, size, size)
@@ -164,17 +159,8 @@ def crowd_images(
         for first in range(low, high, AT_ONCE):
             some = slice(first, min(first + AT_ONCE, high))
             image = torch.from_numpy(crowd.image[some])
-            vectors = make_images(
-                states[crowd.state[some]],
-                electrons,
-                sigma,
-                wide,
-                rotations=crowd.rotations[some],
-                shifts=crowd.centres[some],
-                ctf=ctf[image],
-            )
-            pixels = wide.decode(vectors if factor is None else vectors * factor)
-            pixels = pixels[:, middle, middle] * specimen.contrast[image, None, None].float()
+            pixels = wide.decode(molecules(states[crowd.state[some]], some))
+            pixels = pixels[:, middle, middle] * contrast[image, None, None].float()
             total.index_add_(0, image - rows.start, pixels)
         return total
 

@@ -20,18 +20,22 @@ from cryostar_nb.io.metadata import Poses
 from cryostar_nb.simulation.options import Faults, SimulationConfig
 
 STREAMS = (  # a new one goes to the end
-    *("rotation_error", "shift_error", "defocus_error", "astigmatism", "astigmatism_error"),
-    *(
-        "b_factor",
-        "contrast",
-        "ice_gradient",
-        "neighbours",
-        "junk",
-        "junk_molecules",
-        "other_molecule",
-        "uneven_views",
-    ),
-    *("reference_rotamers", "reference_gap", "reference_shift"),
+    "rotation_error",
+    "shift_error",
+    "defocus_error",
+    "astigmatism",
+    "astigmatism_error",
+    "b_factor",
+    "contrast",
+    "ice_gradient",
+    "neighbours",
+    "junk",
+    "junk_molecules",
+    "other_molecule",
+    "uneven_views",
+    "reference_rotamers",
+    "reference_gap",
+    "reference_shift",
 )
 JUNK_KINDS = ("good", "empty", "off the centre", "aggregate", "another molecule")
 LEAST_CONTRAST = 0.1

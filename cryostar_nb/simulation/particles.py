@@ -4,6 +4,7 @@ A structure moves along a path, is projected, blurred by the CTF, and noise is a
 show all heavy atoms; the model that is later trained on them moves one node per residue.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -231,13 +232,19 @@ def simulate(
         weights = specimen.weights(rows)
         return images if weights is None else images * weights
 
+    others = None
+    if len(crowd):
+        assert specimen.true.ctf is not None
+        twice = dataclasses.replace(config, box_size=2 * config.box_size)
+        molecules = clean_images(atoms, twice, crowd.poses(specimen.true.ctf), transfer)
+        others = crowd_images(crowd, path, config, specimen.contrast, *molecules)
     star = out / "particles.star"
     noise_sd, snr_measured = _write_images(
         config,
         star.with_suffix(".mrcs"),
         signal,
         good=specimen.good,
-        others=crowd_images(crowd, atoms, path, config, specimen, transfer),
+        others=others,
         noise=lambda white, rows: specimen.background(colour(white, coloured), rows),
     )
     truth: dict[str, Any] = {

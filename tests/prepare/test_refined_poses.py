@@ -230,7 +230,7 @@ def run(star, tmp_path, monkeypatch):
     """A run folder; what `open_run` makes of it is set by the test."""
     inputs = InputFiles(star, tmp_path / "model.pdb", reading=Reading())
     RunConfig(inputs, Grid(8, 1.5, COUNT), TrainConfig(), ModelConfig()).write(tmp_path / "run")
-    opened = SimpleNamespace(inputs=inputs)
+    opened = SimpleNamespace(inputs=inputs, poses=None, quality=None)
     monkeypatch.setattr(folder, "open_run", lambda path: opened)
     return opened
 
