@@ -83,19 +83,17 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class System:
-    """A molecule, its images and what training it needs."""
+    """A molecule and its images."""
 
     reference: Path
     field_of_view: float  # Å
     box_size: int  # pixels
     populations: str
-    training: dict[str, Any]  # changes of the preset `standard`
 
 
-# 7PBL: one of nine chains moves, and it has a sixth of the edges.
 SYSTEMS = {
-    "adk": System(KINASE, 128.0, 128, "uniform", {}),
-    "7pbl": System(RUVB, 192.0, 96, "two", {"relaxation_percentile": 99}),
+    "adk": System(KINASE, 128.0, 128, "uniform"),
+    "7pbl": System(RUVB, 192.0, 96, "two"),
 }
 
 
@@ -198,9 +196,7 @@ def train(cell: Cell, folder: Path, options: argparse.Namespace) -> tuple[cs.Run
     reference = SYSTEMS[cell.system].reference
     if cell.fault in WITH_REFERENCE:
         reference = folder / "reference.cif"
-    method = METHODS[cell.method]
-    changes = SYSTEMS[cell.system].training if "preset" not in method else {}
-    values = changes | method | {"steps": options.steps, "seed": cell.seed}
+    values = METHODS[cell.method] | {"steps": options.steps, "seed": cell.seed}
     return cs.train(folder / "trained.star", reference=reference, out=out, **values), out
 
 

@@ -64,6 +64,7 @@ PINNED = (
     "--image-loss correlation",
     "--no-radial-scale",
     "--held-out 0",
+    "--kept-along-chain 0",
 )
 SYSTEMS = {
     "adk": System(50_000, standard=(ATOMS,)),

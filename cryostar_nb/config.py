@@ -152,6 +152,9 @@ class TrainConfig:
     relaxation_percentile: Annotated[float, Field(strict=True, gt=0, le=100)] = 80.0
     """p of eq. 7: edges whose length varies more than this percentile are released; 100 releases
     none. The paper has 95 for experimental data."""
+    kept_along_chain: WholeNumber = 8
+    """Edges between nodes at most this many places apart in their chain are never released, so that
+    no stretch of a chain is torn out of the part that it moves with. 0: none, as in the paper."""
     relaxation_measure: Literal["distance", "squared_error"] = "distance"
     """What varies: the distance of eq. 7, or, for comparison, its squared error, the term of
     eq. 6."""
@@ -221,5 +224,6 @@ PRESETS = {
         poses="given",
         image_loss="correlation",
         radial_scale=False,
+        kept_along_chain=0,
     ),
 }

@@ -134,6 +134,9 @@ class Restraints:
         reference = torch.from_numpy(nodes.positions).float().to(device)
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
+        same_chain = nodes.chains[edges[:, 0]] == nodes.chains[edges[:, 1]]
+        near = same_chain & (edges[:, 1] - edges[:, 0] <= config.kept_along_chain)
+        self.along_chain = torch.from_numpy(near).to(device)
         self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)
         self.bonded[self.bonds[:, 0]] = True  # to the next node
 
@@ -153,7 +156,10 @@ class Restraints:
         return {name: value.to(positions.dtype) for name, value in losses.items()}
 
     def _stable_edges(self, positions: Tensor, changes: Tensor, squares: Tensor) -> Tensor:
-        """The edges to keep (eq. 7), by their variance over the batches of all processes."""
+        """The edges to keep: along the chain, and by their variance over all processes' batches.
+
+        The variance decides as in eq. 7.
+        """
         if self.config.relaxation_measure == "squared_error":
             distances = pair_distances(positions.detach(), self.edges)
             errors = (distances - self.edge_lengths).double().square()
@@ -162,4 +168,4 @@ class Restraints:
         sums = self.sum_over_processes(torch.stack([counts, changes, squares]).detach())
         counts, changes, squares = sums
         variance = squares / counts - (changes / counts).square()
-        return stable_edges(variance, self.config.relaxation_percentile)
+        return stable_edges(variance, self.config.relaxation_percentile) | self.along_chain

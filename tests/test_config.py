@@ -40,6 +40,7 @@ OUTSIDE = {
         "final_elastic_weight": 0.0,
         "elastic_cutoff": 0.0,
         "relaxation_percentile": 0.0,
+        "kept_along_chain": -1,
         "group_correlation": 1.0,
         "modes": 0,
         "kl_weight": -1.0,

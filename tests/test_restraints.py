@@ -41,8 +41,8 @@ def test_the_reference_costs_nothing(helix_nodes, reference):
 
 @pytest.mark.parametrize("percentile", [50.0, 80.0, 100.0])
 def test_the_restraints_are_the_losses_of_the_distances(percentile, helix_nodes, shaken):
-    config = dataclasses.replace(CONFIG, relaxation_percentile=percentile, clash_distance=6.0)
-    restraints = Restraints(helix_nodes, config)
+    changes = {"relaxation_percentile": percentile, "kept_along_chain": 0, "clash_distance": 6.0}
+    restraints = Restraints(helix_nodes, dataclasses.replace(CONFIG, **changes))
     bond_lengths = pair_distances(shaken, restraints.bonds)
     edge_lengths = pair_distances(shaken, restraints.edges)
     # Every pair but the neighbours, which are all bonded.
@@ -58,7 +58,8 @@ def test_the_restraints_are_the_losses_of_the_distances(percentile, helix_nodes,
 
 def test_relaxation_looks_at_the_whole_of_a_shared_batch(helix_nodes, shaken):
     def elastic(batch, sum_over_processes=lambda sums: sums):
-        restraints = Restraints(helix_nodes, CONFIG, sum_over_processes=sum_over_processes)
+        config = dataclasses.replace(CONFIG, kept_along_chain=0)
+        restraints = Restraints(helix_nodes, config, sum_over_processes=sum_over_processes)
         return restraints.losses(batch)["elastic"].item()
 
     halves, sums_of_each = shaken.split(4), []
@@ -75,9 +76,8 @@ def test_the_measure_of_relaxation_decides_what_is_released(
     """Bond 0 varies by more, about its own length; the squared error of bond 1 varies by more,
     because it varies about a wrong length.
     """
-    config = dataclasses.replace(
-        CONFIG, relaxation_measure=measure, relaxation_percentile=99.9, elastic_cutoff=4.5
-    )
+    changes = {"relaxation_percentile": 99.9, "kept_along_chain": 0, "elastic_cutoff": 4.5}
+    config = dataclasses.replace(CONFIG, relaxation_measure=measure, **changes)
     restraints = Restraints(helix_nodes, config)
     assert len(restraints.edges) > 2
     positions = reference.repeat(2, 1, 1)
@@ -90,6 +90,21 @@ def test_the_measure_of_relaxation_decides_what_is_released(
     kept = torch.arange(len(restraints.edges)) != dropped
     expected = errors[:, kept].mean().item()
     assert restraints.losses(positions)["elastic"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_edges_along_a_chain_are_never_released(helix_nodes, shaken):
+    chains = np.where(np.arange(len(helix_nodes)) < 6, "A", "B")
+    nodes = dataclasses.replace(helix_nodes, chains=chains)
+    changes = {"relaxation_percentile": 20.0, "kept_along_chain": 3}
+    config = dataclasses.replace(CONFIG, elastic_between_chains=True, **changes)
+    restraints = Restraints(nodes, config)
+    starts, ends = restraints.edges.T.numpy()
+    near = (ends - starts <= 3) & (chains[starts] == chains[ends])
+    lengths = pair_distances(shaken, restraints.edges)
+    stable = relaxed_edges(lengths, 20).numpy()
+    assert (near & ~stable).any() and (~near & ~stable).any()
+    expected = elastic_network_loss(lengths, restraints.edge_lengths, near | stable)
+    assert restraints.losses(shaken)["elastic"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_reference_that_its_losses_cannot_hold_together_is_refused(make_nodes):

@@ -102,7 +102,13 @@ class RunConfig:
 
 _RUN = TypeAdapter(RunConfig)
 # How runs were trained before there was a choice.
-OLDER = {"held_out": 0.0, "poses": "given", "image_loss": "correlation", "radial_scale": False}
+OLDER = {
+    "held_out": 0.0,
+    "poses": "given",
+    "image_loss": "correlation",
+    "radial_scale": False,
+    "kept_along_chain": 0,
+}
 
 
 def _plain(part: Any) -> dict[str, Any]:
