@@ -91,7 +91,8 @@ def main() -> None:
     structures = run.decode(along)
     nearest = [int((run.latents - latent).square().sum(-1).argmin()) for latent in along]
     particles = run.refined_particles[np.array(nearest)]
-    images, projections = run.images(particles), run.project(structures, particles)
+    images = run.images(particles)
+    projections = run.project(structures, particles, turns=run.turns(along))
     scores = (along - pca.mean) @ pca.components[:2].T
     centre = structures.mean(dim=(0, 1)).numpy()
 

@@ -116,6 +116,9 @@ class TrainConfig:
     by its residue. nodes: one for each residue, at Cα or P, as in the paper."""
     group_correlation: Annotated[float, FROM_NUMPY, Field(strict=True, gt=0, lt=1)] = 0.995
     """Correlation that images of groups keep with images of all atoms, without noise and CTF."""
+    side_chain_sd: NotNegative = 30.0
+    """How far side chains may turn about their node, as the sd of a prior, in degrees; the turn
+    follows the latent. 0: they are carried as they stand in the reference. The paper has none."""
     encoder_input: Literal["image", "structure"] = "structure"
     """What the encoder is given. structure: what the image, with its pose and CTF, shows at the
     places of the reference. image: the image, as in the paper."""
@@ -149,9 +152,9 @@ class TrainConfig:
     elastic_between_chains: bool = False
     """Join near nodes of different chains, too. The paper does not; but then each small chain
     has to find its way alone."""
-    relaxation_percentile: Annotated[float, Field(strict=True, gt=0, le=100)] = 80.0
+    relaxation_percentile: Annotated[float, Field(strict=True, gt=0, le=100)] = 90.0
     """p of eq. 7: edges whose length varies more than this percentile are released; 100 releases
-    none. The paper has 95 for experimental data."""
+    none. The paper has 80 for synthetic and 95 for experimental data."""
     kept_along_chain: WholeNumber = 8
     """Edges between nodes at most this many places apart in their chain are never released, so that
     no stretch of a chain is torn out of the part that it moves with. 0: none, as in the paper."""
@@ -224,6 +227,8 @@ PRESETS = {
         poses="given",
         image_loss="correlation",
         radial_scale=False,
+        relaxation_percentile=80.0,
         kept_along_chain=0,
+        side_chain_sd=0.0,
     ),
 }

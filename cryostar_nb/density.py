@@ -39,11 +39,17 @@ class CarriedGaussians:
     node_of: Int[Tensor, " gaussian"]  # that carries each, in increasing order
 
     def centres(
-        self, positions: Float[Tensor, "*batch node 3"]
+        self,
+        positions: Float[Tensor, "*batch node 3"],
+        turns: Float[Tensor, "*batch node 3"] | None = None,
     ) -> Float[Tensor, "*batch gaussian 3"]:
-        """Centres of the Gaussians, in Å; those of atoms in the order of the structure."""
+        """Centres of the Gaussians, in Å; those of atoms in the order of the structure.
+
+        `turns` are of the Gaussians of each node about it, in its frame (`fast.carry`).
+        """
         batch = positions.reshape(-1, *positions.shape[-2:])
-        centres = carry(batch, self.frame_nodes, self.framed, self.offsets, self.node_of)
+        about = None if turns is None else turns.reshape(batch.shape)
+        centres = carry(batch, self.frame_nodes, self.framed, self.offsets, self.node_of, about)
         return centres.reshape(*positions.shape[:-2], *centres.shape[-2:])
 
     def to(self, device: torch.device) -> "CarriedGaussians":
@@ -61,10 +67,16 @@ class Density:
     carried: CarriedGaussians | None = None  # None: each node is a Gaussian
 
     def centres(
-        self, positions: Float[Tensor, "*batch node 3"]
+        self,
+        positions: Float[Tensor, "*batch node 3"],
+        turns: Float[Tensor, "*batch node 3"] | None = None,
     ) -> Float[Tensor, "*batch gaussian 3"]:
-        """Centres of the Gaussians of these structures, in Å; differentiable."""
-        return positions if self.carried is None else self.carried.centres(positions)
+        """Centres of the Gaussians of these structures, in Å; differentiable.
+
+        `turns` are of what each node carries, about it (`fast.carry`); a node that is a Gaussian
+        itself has nothing to turn.
+        """
+        return positions if self.carried is None else self.carried.centres(positions, turns)
 
     def images(
         self,
@@ -74,10 +86,11 @@ class Density:
         rotations: Float[Tensor, "*#batch 3 3"],
         shifts: Float[Tensor, "*#batch 2"] | None = None,
         ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
+        turns: Float[Tensor, "*#batch node 3"] | None = None,
     ) -> Float[Tensor, "*batch band"]:
         """Images of these structures (`projector.make_images`); differentiable."""
         return make_images(
-            self.centres(positions),
+            self.centres(positions, turns),
             self.amplitudes,
             self.sigma,
             band,

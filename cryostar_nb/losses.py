@@ -6,6 +6,7 @@ welcome too. `Restraints` computes the same losses from sums over the pairs (`fa
 storing a distance.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +99,14 @@ def kl_divergence(
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
 
 
+def side_chain_loss(turns: Float[Tensor, "*batch node 3"] | Numbers, sd: float) -> Tensor:
+    """Minus the log prior of the turns of side chains, in nats, batch mean: N(0, sd) each.
+
+    `sd` is in degrees, of each of the three numbers of a turn (`fast.carry`).
+    """
+    return (torch.as_tensor(turns) / math.radians(sd)).square().sum((-1, -2)).mean() / 2
+
+
 class Restraints:
     """The structural losses of one reference: its bonds, its elastic edges, and the clash search.
 
@@ -168,4 +177,5 @@ class Restraints:
         sums = self.sum_over_processes(torch.stack([counts, changes, squares]).detach())
         counts, changes, squares = sums
         variance = squares / counts - (changes / counts).square()
-        return stable_edges(variance, self.config.relaxation_percentile) | self.along_chain
+        stable = stable_edges(variance, self.config.relaxation_percentile)
+        return stable | self.along_chain

@@ -4,6 +4,7 @@ To try another decoder, write a module like `CartesianDecoder` and choose it in 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,24 +19,47 @@ from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.structure import Structure
 
 
+class Deformation(NamedTuple):
+    """What a decoder makes of latents."""
+
+    positions: Float[Tensor, "*batch atom 3"]  # of the nodes, Å
+    turns: Float[Tensor, "*batch atom 3"] | None  # of each side chain about its node; None: none
+
+
 class CartesianDecoder(nn.Module):
     """Latent to structure: the reference plus a displacement of every node, S = S_ref + Delta S.
 
-    The last layer starts small, so that training starts at the reference.
+    With `side_chains`, what each node carries is turned about it, too (`fast.carry`). The last
+    layer starts small, so that training starts at the reference.
     """
 
     reference: Tensor
 
-    def __init__(self, reference: Float[Tensor, "atom 3"], config: ModelConfig) -> None:
+    def __init__(
+        self, reference: Float[Tensor, "atom 3"], config: ModelConfig, *, side_chains: bool = False
+    ) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
         self.layers = mlp((config.latent_dim, *config.decoder_widths, reference.numel()))
         _start_small(self.layers)
+        self.side_chains = None
+        if side_chains:
+            self.side_chains = nn.Linear(config.decoder_widths[-1], reference.numel())
+            nn.init.zeros_(self.side_chains.weight)
+            nn.init.zeros_(self.side_chains.bias)
         self.register_buffer("reference", reference)
 
     def forward(self, latent: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
         """Positions in Å."""
-        return self.reference + self.layers(latent).unflatten(-1, (-1, 3))
+        return self.deform(latent).positions
+
+    def deform(self, latent: Float[Tensor, "*batch latent"]) -> Deformation:
+        """Positions and turns."""
+        hidden = self.layers[:-1](latent)
+        positions = self.reference + self.layers[-1](hidden).unflatten(-1, (-1, 3))
+        if self.side_chains is None:
+            return Deformation(positions, None)
+        return Deformation(positions, self.side_chains(hidden).unflatten(-1, (-1, 3)))
 
 
 class NormalModeDecoder(nn.Module):
@@ -62,6 +86,10 @@ class NormalModeDecoder(nn.Module):
         _start_small(self.layers)
         self.register_buffer("reference", reference)
         self.register_buffer("modes", modes.contiguous() * math.sqrt(len(reference)))
+
+    def deform(self, latent: Float[Tensor, "*batch latent"]) -> Deformation:
+        """Positions; side chains stay as they are."""
+        return Deformation(self(latent), None)
 
     def forward(self, latent: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
         """Positions in Å."""
@@ -98,8 +126,8 @@ class DeformationVAE(nn.Module):
         self,
         looks: Float[Tensor, "batch number"],
         noise: Float[Tensor, "batch latent"],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (batch, atom, 3) decoded from `mean + noise * sd`, mean, and log-variance.
+    ) -> tuple[Deformation, Tensor, Tensor]:
+        """What is decoded from `mean + noise * sd`, mean, and log-variance.
 
         `looks` are what the encoder sees of the particles (`encoder.look`).
         """
@@ -109,7 +137,7 @@ class DeformationVAE(nn.Module):
         latent = mean + noise * torch.exp(0.5 * log_variance)
         # At 100 Å, half precision would move an atom in steps of 0.06 Å.
         with torch.autocast(looks.device.type, enabled=False):
-            return self.decoder(latent), mean, log_variance
+            return self.decoder.deform(latent), mean, log_variance
 
     def scaled(self, predictions: Float[Tensor, "*batch band"]) -> Float[Tensor, "*batch band"]:
         """Predictions with the amplitude that the images have, where that was learned."""
@@ -131,7 +159,9 @@ def make_network(
     encoder = make_encoder(config, sizes, reference, band)
     scale = RadialScale(band) if config.radial_scale else None
     if config.method != "nma":
-        return DeformationVAE(encoder, CartesianDecoder(reference, sizes), scale)
+        side_chains = config.side_chain_sd > 0 and config.density != "nodes"
+        decoder = CartesianDecoder(reference, sizes, side_chains=side_chains)
+        return DeformationVAE(encoder, decoder, scale)
     modes = torch.zeros(config.modes, *reference.shape)
     if find_modes:
         vectors = normal_modes(nodes.positions, config.modes, config.elastic_cutoff).vectors

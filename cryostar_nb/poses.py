@@ -121,7 +121,7 @@ def correct(
     for (images, _, ctf, _), looks in batches:
         rows = slice(first, first + len(images))
         first += len(images)
-        centres = density.centres(network.decoder(network.encoder(looks)[0]))
+        centres = density.centres(*network.decoder.deform(network.encoder(looks)[0]))
         transfer = network.scaled(_transfer(ctf, images, band))
         predicted = images_of(centres, corrections.given[rows], transfer)
         found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations, band)

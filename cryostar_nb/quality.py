@@ -98,8 +98,10 @@ def matched_signals(
     sums: list[list[Tensor]] = [[], [], []]
     batches = zip(data.split(AT_ONCE), looks_of(network.encoder, data, AT_ONCE), strict=True)
     for (images, rotations, ctf, shifts), looks in batches:
-        structures = network.decoder(network.encoder(looks)[0])
-        made = density.images(structures, band, rotations=rotations, shifts=shifts, ctf=ctf)
+        positions, turns = network.decoder.deform(network.encoder(looks)[0])
+        made = density.images(
+            positions, band, rotations=rotations, shifts=shifts, ctf=ctf, turns=turns
+        )
         predictions = network.scaled(made)
         residuals = images - contrasts(images, predictions)[:, None] * predictions
         parts = (images * predictions, predictions.square(), residuals.square())

@@ -19,8 +19,8 @@ from cryostar_nb.density import Density
 from cryostar_nb.encoders import ImageEncoder, StructureEncoder
 from cryostar_nb.fourier import Band
 from cryostar_nb.likelihood import RadialScale, likelihood_loss
-from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
-from cryostar_nb.models import DeformationVAE
+from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence, side_chain_loss
+from cryostar_nb.models import Deformation, DeformationVAE
 
 # Images as band vectors, what the encoder sees of them, rotations, `ctf_terms` or None, the noise
 # of the latent sample, and shifts or None.
@@ -90,7 +90,7 @@ def learn_scale(network: DeformationVAE, data: TrainingData) -> None:
 
 def train(
     config: TrainConfig,
-    network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    network: Callable[[Tensor, Tensor], tuple[Deformation, Tensor, Tensor]],
     optimiser: torch.optim.Optimizer,
     batches: Iterable[Batch],
     *,
@@ -120,6 +120,7 @@ def train(
         "continuity": config.continuity_weight,
         "elastic": elastic_weight,
         "clash": config.clash_weight,
+        "side_chains": kl_weight,
     }
     k2 = band.frequencies_on(learning_rate.device).square().sum(-1)
     unit_blur = band.per_coefficient(2 * math.pi**2 * k2)  # exp(-this) blurs by 1 Å
@@ -137,8 +138,10 @@ def train(
         shifts: Tensor | None = None,
     ) -> Losses:
         images = images.float()
-        positions, mean, log_variance = network(looks.float(), noise)
-        predictions = density.images(positions, band, rotations=rotations, shifts=shifts, ctf=ctf)
+        (positions, turns), mean, log_variance = network(looks.float(), noise)
+        predictions = density.images(
+            positions, band, rotations=rotations, shifts=shifts, ctf=ctf, turns=turns
+        )
         if scale is not None:
             scale.update(images, predictions.detach(), sum_over_processes)
             predictions = scale(predictions)
@@ -147,6 +150,8 @@ def train(
             images, predictions = images * transfer, predictions * transfer
         losses = {"image": image_loss(images, predictions)}
         losses |= {"kl": kl_divergence(mean, log_variance)} | restraints.losses(positions)
+        if turns is not None:
+            losses["side_chains"] = side_chain_loss(turns, config.side_chain_sd)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
         optimiser.zero_grad()

@@ -164,9 +164,11 @@ def image_losses(
     losses = []
     for part, latent in zip(rows.split(AT_ONCE), latents.split(AT_ONCE), strict=True):
         here = part.to(data.rotations.device)
+        positions, turns = network.decoder.deform(latent)
         predictions = density.images(
-            network.decoder(latent),
+            positions,
             band,
+            turns=turns,
             rotations=data.rotations[here],
             shifts=None if data.shifts is None else data.shifts[here],
             ctf=None if data.ctf is None else data.ctf[here],

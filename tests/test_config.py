@@ -41,6 +41,7 @@ OUTSIDE = {
         "elastic_cutoff": 0.0,
         "relaxation_percentile": 0.0,
         "kept_along_chain": -1,
+        "side_chain_sd": -1.0,
         "group_correlation": 1.0,
         "modes": 0,
         "kl_weight": -1.0,

@@ -14,6 +14,7 @@ from cryostar_nb.losses import (
     elastic_network_loss,
     kl_divergence,
     relaxed_edges,
+    side_chain_loss,
 )
 
 CONTAINERS = pytest.mark.parametrize(
@@ -169,6 +170,14 @@ def test_the_kl_divergence_is_that_of_the_textbook(given):
 
 def test_the_kl_divergence_of_the_prior_is_zero():
     assert float(kl_divergence(torch.zeros(3, 8), torch.zeros(3, 8))) == 0
+
+
+def test_the_side_chain_loss_is_the_prior_of_the_turns():
+    turns = torch.tensor([[[0.3, 0.0, -0.1], [0.0, 0.0, 0.2]], [[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]]])
+    sd = torch.tensor(20.0).deg2rad()
+    prior = torch.distributions.Normal(torch.tensor(0.0), sd)
+    expected = (prior.log_prob(torch.zeros(())) - prior.log_prob(turns)).sum((1, 2)).mean()
+    assert side_chain_loss(turns, 20.0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_edges_that_all_vary_alike_all_stay():

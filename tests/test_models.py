@@ -1,5 +1,6 @@
 """The network: two decoders, the latent sample between encoder and decoder, and what it holds."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tiny import BAND, CONFIG, SIZES
 
-from cryostar_nb.config import ModelConfig
+from cryostar_nb.config import PRESETS, ModelConfig
 from cryostar_nb.encoders import ImageEncoder
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.models import (
@@ -31,7 +32,7 @@ def test_the_first_structures_are_near_the_reference(helix_nodes, helix_data):
     torch.manual_seed(0)
     network = make_network(CONFIG, ModelConfig(), helix_nodes, BAND)
     noise = torch.randn(len(helix_data), 8)
-    positions, _, _ = network(helix_data.vectors, noise)
+    (positions, _), _, _ = network(helix_data.vectors, noise)
     reference = torch.from_numpy(helix_nodes.positions).float()
     distance = rmsd(positions, reference.expand_as(positions))
     assert 0 < distance.min() and distance.max() < 0.5  # Å
@@ -39,9 +40,10 @@ def test_the_first_structures_are_near_the_reference(helix_nodes, helix_data):
 
 def test_the_latent_is_the_mean_plus_noise_times_the_standard_deviation(network, helix_data):
     noise = torch.tensor([[1.0, -2.0]]).expand(len(helix_data), 2)
-    positions, mean, log_variance = network(helix_data.vectors, noise)
+    (positions, _), mean, log_variance = network(helix_data.vectors, noise)
     assert torch.allclose(positions, network.decoder(mean + noise * (log_variance / 2).exp()))
-    assert torch.allclose(network(helix_data.vectors, 0 * noise)[0], network.decoder(mean))
+    at_mean = network(helix_data.vectors, 0 * noise)[0].positions
+    assert torch.allclose(at_mean, network.decoder(mean))
 
 
 def test_parameters_are_counted():
@@ -59,6 +61,26 @@ def test_the_decoder_adds_a_displacement_to_the_reference(generator):
     displacement = decoder.layers(latent).reshape(2, 3, 5, 3)
     assert torch.allclose(decoder(latent), reference + displacement)
     assert not any(parameter.shape == reference.shape for parameter in decoder.parameters())
+
+
+def test_side_chains_start_as_they_stand_and_turn_with_the_latent(generator):
+    decoder = CartesianDecoder(torch.randn(5, 3, generator=generator), SIZES, side_chains=True)
+    latent = torch.randn(2, 3, 2, generator=generator)
+    positions, turns = decoder.deform(latent)
+    assert torch.equal(positions, decoder(latent)) and torch.equal(turns, 0 * positions)
+    torch.nn.init.normal_(decoder.side_chains.weight)
+    assert decoder.deform(latent).turns.std(dim=(0, 1)).min() > 0
+    assert torch.equal(decoder(latent), positions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "turn"),
+    [({}, True), ({"density": "nodes"}, False), ({"side_chain_sd": 0.0}, False)],
+)
+def test_there_are_side_chains_to_turn_where_nodes_carry_them(changes, turn, helix_nodes):
+    config = dataclasses.replace(PRESETS["standard"], **changes)
+    decoder = make_network(config, SIZES, helix_nodes, BAND).decoder
+    assert (decoder.deform(torch.zeros(1, 2)).turns is not None) == turn
 
 
 # Normal modes

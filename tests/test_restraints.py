@@ -41,8 +41,8 @@ def test_the_reference_costs_nothing(helix_nodes, reference):
 
 @pytest.mark.parametrize("percentile", [50.0, 80.0, 100.0])
 def test_the_restraints_are_the_losses_of_the_distances(percentile, helix_nodes, shaken):
-    changes = {"relaxation_percentile": percentile, "kept_along_chain": 0, "clash_distance": 6.0}
-    restraints = Restraints(helix_nodes, dataclasses.replace(CONFIG, **changes))
+    config = dataclasses.replace(CONFIG, relaxation_percentile=percentile, clash_distance=6.0)
+    restraints = Restraints(helix_nodes, config)
     bond_lengths = pair_distances(shaken, restraints.bonds)
     edge_lengths = pair_distances(shaken, restraints.edges)
     # Every pair but the neighbours, which are all bonded.
@@ -58,8 +58,7 @@ def test_the_restraints_are_the_losses_of_the_distances(percentile, helix_nodes,
 
 def test_relaxation_looks_at_the_whole_of_a_shared_batch(helix_nodes, shaken):
     def elastic(batch, sum_over_processes=lambda sums: sums):
-        config = dataclasses.replace(CONFIG, kept_along_chain=0)
-        restraints = Restraints(helix_nodes, config, sum_over_processes=sum_over_processes)
+        restraints = Restraints(helix_nodes, CONFIG, sum_over_processes=sum_over_processes)
         return restraints.losses(batch)["elastic"].item()
 
     halves, sums_of_each = shaken.split(4), []
@@ -76,8 +75,9 @@ def test_the_measure_of_relaxation_decides_what_is_released(
     """Bond 0 varies by more, about its own length; the squared error of bond 1 varies by more,
     because it varies about a wrong length.
     """
-    changes = {"relaxation_percentile": 99.9, "kept_along_chain": 0, "elastic_cutoff": 4.5}
-    config = dataclasses.replace(CONFIG, relaxation_measure=measure, **changes)
+    config = dataclasses.replace(
+        CONFIG, relaxation_measure=measure, relaxation_percentile=99.9, elastic_cutoff=4.5
+    )
     restraints = Restraints(helix_nodes, config)
     assert len(restraints.edges) > 2
     positions = reference.repeat(2, 1, 1)

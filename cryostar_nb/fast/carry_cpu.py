@@ -33,8 +33,31 @@ def _over_length(a, tiny, one):
     return one / max(math.sqrt(_dot(a, a)), tiny)
 
 
+@inlined
+def _rotation(t, one):
+    """Rows of the rotation of a turn, about it by 2 atan(|t| / 2), and 1 / (1 + |t / 2|^2)."""
+    half = one / (one + one)
+    x, y, z = half * t[0], half * t[1], half * t[2]
+    scale = one / (one + x * x + y * y + z * z)
+    twice = scale + scale
+    row_1 = (one - twice * (y * y + z * z), twice * (x * y - z), twice * (x * z + y))
+    row_2 = (twice * (x * y + z), one - twice * (x * x + z * z), twice * (y * z - x))
+    row_3 = (twice * (x * z - y), twice * (y * z + x), one - twice * (x * x + y * y))
+    return row_1, row_2, row_3, scale
+
+
+@inlined
+def _combined(a, b, c, e1, e2, e3):
+    """The sum a e1 + b e2 + c e3."""
+    return (
+        a * e1[0] + b * e2[0] + c * e3[0],
+        a * e1[1] + b * e2[1] + c * e3[1],
+        a * e1[2] + b * e2[2] + c * e3[2],
+    )
+
+
 @compiled
-def centres(positions, frame_nodes, framed, offsets, node_of, filled, first, last):
+def centres(positions, turns, frame_nodes, framed, offsets, node_of, filled, first, last):
     """Fill in the centres (batch, gaussian, 3) of structures `first` to `last`."""
     real = positions.dtype.type
     tiny, one, zero = real(1e-12), real(1), real(0)
@@ -51,6 +74,13 @@ def centres(positions, frame_nodes, framed, offsets, node_of, filled, first, las
                 p = _sum(o, -_dot(o, e1), e1)
                 e2 = _sum((zero, zero, zero), _over_length(p, tiny, one), p)
                 e3 = _cross(e1, e2)
+            if turns.shape[1]:
+                m1, m2, m3, _ = _rotation(turns[image, node], one)
+                e1, e2, e3 = (
+                    _combined(m1[0], m2[0], m3[0], e1, e2, e3),
+                    _combined(m1[1], m2[1], m3[1], e1, e2, e3),
+                    _combined(m1[2], m2[2], m3[2], e1, e2, e3),
+                )
             while gaussian < node_of.shape[0] and node_of[gaussian] == node:
                 a, b, c = offsets[gaussian, 0], offsets[gaussian, 1], offsets[gaussian, 2]
                 for axis in range(3):
@@ -60,9 +90,22 @@ def centres(positions, frame_nodes, framed, offsets, node_of, filled, first, las
 
 
 @compiled
-def gradients(positions, frame_nodes, framed, offsets, node_of, of_centres, filled, first, last):
+def gradients(
+    positions,
+    turns,
+    frame_nodes,
+    framed,
+    offsets,
+    node_of,
+    of_centres,
+    filled,
+    filled_turns,
+    first,
+    last,
+):
     """Add to the gradients (batch, node, 3) of structures `first` to `last` what those in the
-    centres say: the chain rule through the lines of `centres`, from the last to the first.
+    centres say: the chain rule through the lines of `centres`, from the last to the first. The
+    gradients of the turns are filled in.
     """
     real = positions.dtype.type
     tiny, one, zero = real(1e-12), real(1), real(0)
@@ -84,16 +127,39 @@ def gradients(positions, frame_nodes, framed, offsets, node_of, of_centres, fill
                 continue
             for axis in range(3):
                 into[node, axis] += total[axis]
+            e1, e2, e3 = (one, zero, zero), (zero, one, zero), (zero, zero, one)
+            d = o = p = nothing
+            over_d, over_p, along = zero, zero, zero
+            before, here, after = frame_nodes[node, 0], frame_nodes[node, 1], frame_nodes[node, 2]
+            if framed[node]:
+                d, o = _apart(x, after, before), _apart(x, here, before)
+                over_d = _over_length(d, tiny, one)
+                e1 = _sum(nothing, over_d, d)
+                along = _dot(o, e1)
+                p = _sum(o, -along, e1)
+                over_p = _over_length(p, tiny, one)
+                e2 = _sum(nothing, over_p, p)
+                e3 = _cross(e1, e2)
+            if turns.shape[1]:
+                t = turns[image, node]
+                m1, m2, m3, scale = _rotation(t, one)
+                g1 = (_dot(e1, of_1), _dot(e2, of_1), _dot(e3, of_1))
+                g2 = (_dot(e1, of_2), _dot(e2, of_2), _dot(e3, of_2))
+                g3 = (_dot(e1, of_3), _dot(e2, of_3), _dot(e3, of_3))
+                torque = _cross((m1[0], m2[0], m3[0]), g1)
+                torque = _sum(torque, one, _cross((m1[1], m2[1], m3[1]), g2))
+                torque = _sum(torque, one, _cross((m1[2], m2[2], m3[2]), g3))
+                half = one / (one + one)
+                of_t = _sum(torque, half, _cross(torque, (t[0], t[1], t[2])))
+                for axis in range(3):
+                    filled_turns[image, node, axis] = scale * of_t[axis]
+                of_1, of_2, of_3 = (
+                    _combined(m1[0], m1[1], m1[2], of_1, of_2, of_3),
+                    _combined(m2[0], m2[1], m2[2], of_1, of_2, of_3),
+                    _combined(m3[0], m3[1], m3[2], of_1, of_2, of_3),
+                )
             if not framed[node]:
                 continue
-            before, here, after = frame_nodes[node, 0], frame_nodes[node, 1], frame_nodes[node, 2]
-            d, o = _apart(x, after, before), _apart(x, here, before)
-            over_d = _over_length(d, tiny, one)
-            e1 = _sum(nothing, over_d, d)
-            along = _dot(o, e1)
-            p = _sum(o, -along, e1)
-            over_p = _over_length(p, tiny, one)
-            e2 = _sum(nothing, over_p, p)
             of_1, of_2 = _sum(of_1, one, _cross(e2, of_3)), _sum(of_2, one, _cross(of_3, e1))
             of_p = _sum(nothing, over_p, _sum(of_2, -_dot(of_2, e2), e2))
             of_o = _sum(of_p, -_dot(of_p, e1), e1)

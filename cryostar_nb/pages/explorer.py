@@ -12,7 +12,6 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from markupsafe import Markup
 from scipy.cluster.vq import kmeans2
@@ -58,9 +57,9 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
     pca = run.components()
     scores = pca.scores[:, :2].numpy().astype(np.float64)
     chosen = representatives(scores, points, seed)
-    structures = run.decode(run.latents[torch.from_numpy(chosen)])
+    structures = run.decode(run.latents[chosen])
     shown = run.gauge.apply(structures)  # projections are of structures in the frame of the poses
-    data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, structures, chosen)
+    data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, chosen)
     axes = component_labels(pca.explained.tolist())
     name = f"latent-explorer-{next(_numbers)}"
     return render("explorer.html", name=name, data=data, axes=axes)
@@ -102,11 +101,9 @@ def _atoms(nodes: Structure) -> list[tuple[str, str, str, int]]:
     ]
 
 
-def _pictures(
-    run: Run, structures: Float[Tensor, "point atom 3"], chosen: Int[np.ndarray, " point"]
-) -> dict[str, Any]:
+def _pictures(run: Run, chosen: Int[np.ndarray, " point"]) -> dict[str, Any]:
     """Projections of the structures and images of their particles, of SIDE x SIDE pixels."""
-    particles = run.refined_particles[chosen]
+    particles, latents = run.refined_particles[chosen], run.latents[chosen]
     field_of_view = particles.box_size * particles.pixel_size  # Å
     picture_pixel = field_of_view / SIDE
     # The detail that the band, the particle's pixels and the picture's pixels can all hold.
@@ -119,7 +116,9 @@ def _pictures(
 
     return {
         "side": SIDE,
-        "predictions": packed(run.project(structures, particles, band)),
+        "predictions": packed(
+            run.project(run.decode(latents), particles, band, turns=run.turns(latents))
+        ),
         "particles": packed(run.images(particles, band)),
     }
 

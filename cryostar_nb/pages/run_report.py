@@ -135,6 +135,7 @@ def _particles_chart(run: Run) -> Figure:
     """A few particles as training sees them, above the projections of their structures."""
     rows = evenly_spaced(SHOWN, len(run.latents))
     particles = run.refined_particles[rows]
-    projections = run.project(run.decode(run.latents[rows]), particles)
+    latents = run.latents[rows]
+    projections = run.project(run.decode(latents), particles, turns=run.turns(latents))
     titles = [f"particle {row + 1}" for row in rows.tolist()] + ["its projection"] * len(rows)
     return figures.images([*run.images(particles), *projections], titles, columns=SHOWN)

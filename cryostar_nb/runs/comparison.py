@@ -46,7 +46,9 @@ def compare_new(run: "Run", truth: Path | str, particles: Particles | Path | str
             run.inputs.reading, passthrough=None, poses_pkl=None, ctf_pkl=None
         )
         particles = read_particles(particles, reading)
-    return _score(run, truth, run.infer(particles), {"given": particles})
+    latents, poses = run.refine(particles)
+    refined = None if run.corrections is None else poses
+    return _score(run, truth, latents, {"given": particles, "refined": refined})
 
 
 def _score(

@@ -25,7 +25,7 @@ from cryostar_nb.io.batches import batches_from, gather, held_out_rows, share_of
 from cryostar_nb.io.files import MetricsLog, replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.losses import Restraints
-from cryostar_nb.models import DeformationVAE, make_network
+from cryostar_nb.models import Deformation, DeformationVAE, make_network
 from cryostar_nb.runs.held_out import HeldOut
 from cryostar_nb.runs.machine import deferred_interrupt, keep_freed_memory, start_fabric
 from cryostar_nb.runs.pose_refinement import Look, PoseRefinement
@@ -169,7 +169,7 @@ class Engine:
 
     def take_steps(
         self,
-        model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+        model: Callable[[Tensor, Tensor], tuple[Deformation, Tensor, Tensor]],
         optimiser: torch.optim.Optimizer,
         *,
         band: Band,

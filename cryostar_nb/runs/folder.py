@@ -187,16 +187,23 @@ class Run:
         return self.model.decoder(latents)
 
     @torch.no_grad()
+    def turns(self, latents: Float[Tensor, "*batch latent"]) -> Tensor | None:
+        """How the side chains of these latents turn about their nodes; None: not at all."""
+        return self.model.decoder.deform(latents).turns
+
+    @torch.no_grad()
     def project(
         self,
         structures: Float[Tensor, "particle atom 3"],
         particles: Particles,
         band: Band | None = None,
+        *,
+        turns: Float[Tensor, "particle atom 3"] | None = None,
     ) -> Float[Tensor, "particle y x"]:
         """Images of structures with the poses and CTFs of particles, without noise or shift.
 
         They are in electrons/Å^2, without their mean, down to the resolution of the run's band, or
-        of another one.
+        of another one. `turns` are of the side chains, which stand as in the reference without.
         """
         band = band or self.band
         vectors = self.density.images(
@@ -204,6 +211,7 @@ class Run:
             band,
             rotations=particles.rotations.float(),
             ctf=None if particles.ctf is None else particles.ctf.to(torch.float32),
+            turns=turns,
         )
         return band.decode(vectors)
 

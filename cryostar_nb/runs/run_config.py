@@ -108,6 +108,7 @@ OLDER = {
     "image_loss": "correlation",
     "radial_scale": False,
     "kept_along_chain": 0,
+    "side_chain_sd": 0.0,
 }
 
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck
 
 from cryostar_nb.fast import grid_cpu
-from cryostar_nb.fast.carry import carry, frames
+from cryostar_nb.fast.carry import carry, frames, rotations_of_turns
 
 
 @pytest.fixture
@@ -22,19 +23,46 @@ def carried(generator):
     return positions, (frame_nodes, framed, offsets, node_of)
 
 
-def test_the_loops_do_what_the_frames_say(carried):
+@pytest.fixture(params=[False, True], ids=["fixed", "turned"])
+def turns(request, carried, generator):
+    """Turns of all sizes, or none."""
+    if not request.param:
+        return None
+    return 2 * torch.randn(4, 9, 3, generator=generator, dtype=torch.float64)
+
+
+def test_the_loops_do_what_the_frames_say(carried, turns):
     positions, fixed = carried
-    torch.testing.assert_close(carry(positions, *fixed), carry(positions, *fixed, loops=False))
-    single = carry(positions.float(), *fixed)
+    slow = carry(positions, *fixed, turns, loops=False)
+    torch.testing.assert_close(carry(positions, *fixed, turns), slow)
+    single = carry(positions.float(), *fixed, None if turns is None else turns.float())
     assert single.dtype == torch.float32
-    torch.testing.assert_close(
-        single.double(), carry(positions, *fixed, loops=False), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(single.double(), slow, atol=1e-5, rtol=0)
 
 
-def test_the_gradient_is_that_of_calculus(carried):
+def test_the_gradient_is_that_of_calculus(carried, turns):
     positions, fixed = carried
-    assert gradcheck(lambda x: carry(x, *fixed), positions.requires_grad_())
+    inputs = [x.requires_grad_() for x in (positions, turns) if x is not None]
+    assert gradcheck(lambda x, *t: carry(x, *fixed, *t), inputs)
+
+
+def test_a_turn_is_about_its_vector_by_twice_the_arc_tangent_of_half_its_length():
+    turn = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
+    length = turn.norm()
+    expected = Rotation.from_rotvec((turn / length * 2 * (length / 2).atan()).numpy())
+    matrix = torch.from_numpy(expected.as_matrix())
+    torch.testing.assert_close(rotations_of_turns(turn), matrix)
+
+
+def test_turned_gaussians_stay_as_far_from_their_node_and_from_each_other(carried, generator):
+    positions, fixed = carried
+    turns = torch.randn(4, 9, 3, generator=generator, dtype=torch.float64)
+    before, after = carry(positions, *fixed), carry(positions, *fixed, turns)
+    assert (after - before).norm(dim=-1).min() > 1e-3
+    own = positions[:, fixed[-1]]
+    torch.testing.assert_close((after - own).norm(dim=-1), (before - own).norm(dim=-1))
+    between = [torch.cdist(centres[:, :3], centres[:, :3]) for centres in (before, after)]
+    torch.testing.assert_close(*between)
 
 
 def test_a_gaussian_lies_at_its_offset_in_the_frame_of_its_node(carried):

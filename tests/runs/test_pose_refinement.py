@@ -225,6 +225,9 @@ def test_the_poses_of_a_run_are_nearer_to_the_truth(copy, off):
     assert given["rotation_error_deg"] > 4 and given["shift_error"] > 2
     assert refined["rotation_error_deg"] < 0.7 * given["rotation_error_deg"]
     assert refined["shift_error"] < 0.7 * given["shift_error"]
+    as_new = open_run(copy).evaluate(off / "truth.npz", off / "told.star")
+    assert as_new.pose_errors_given == given
+    assert as_new.pose_errors_refined["shift_error"] < 0.7 * given["shift_error"]
 
 
 def test_the_poses_of_a_run_are_the_corrections_after_the_shifts_that_were_given(finished):
