@@ -58,8 +58,8 @@ class System:
 # its default; those with groups are listed as a change.
 ATOMS = "--density atoms"
 # Of every run, as the paper has it: the particles are perfect, all of them are trained on, and the
-# numbers are from before the preset `standard` corrected poses, compared likelihoods, kept chains and
-# turned side chains.
+# numbers are from before the preset `standard` corrected poses, compared likelihoods, kept chains
+# and turned side chains.
 PINNED = (
     "--poses given",
     "--image-loss correlation",
