@@ -112,6 +112,9 @@ def parts_of(
     noise = 0.5 * torch.randn(size, len(nodes), 3, device=on)
     positions = (model.decoder.reference + noise).requires_grad_()
     gradient = torch.randn_like(positions)
+    side_chains = getattr(model.decoder, "side_chains", None)
+    turns = None if side_chains is None else 0.1 * torch.randn_like(positions)
+    moving = [x.requires_grad_() for x in (positions, turns) if x is not None]
     latent = torch.randn(size, model.latent_dim, device=on, requires_grad=True)
     with contextlib.closing(batches_from(data.vectors, size, seed=0, device=on)) as batches:
         rows, vectors = next(batches)
@@ -130,13 +133,14 @@ def parts_of(
             torch.autograd.grad(kl_divergence(*model.encoder(looks)), encoder_weights)
 
         def decoder() -> None:
-            torch.autograd.grad(model.decoder(latent), [latent, *decoder_weights], gradient)
+            made = [x for x in model.decoder.deform(latent) if x is not None]
+            torch.autograd.grad(made, [latent, *decoder_weights], [gradient] * len(made))
 
         def projector() -> None:
             predictions = make_images(
-                density.centres(positions), density.amplitudes, density.sigma, band, **pose
+                density.centres(positions, turns), density.amplitudes, density.sigma, band, **pose
             )
-            torch.autograd.grad(correlation_loss(images, predictions), positions)
+            torch.autograd.grad(correlation_loss(images, predictions), moving)
 
         def structural_losses() -> None:
             losses = restraints.losses(positions)

@@ -111,13 +111,15 @@ class Simulate:
 
 @settings
 class Info:
-    """Say what a particle file was understood to hold, and what is wrong with it.
+    """Say what a particle file was understood to hold, and what is wrong with it; of a run, how
+    many of its particles are probably good, too.
 
     Its images need not exist. Writes nothing.
     """
 
     particles: Positional[Path]
-    """Particles: .star (RELION), .cs (cryoSPARC), or a stack (.mrcs) with cryoDRGN's pickles."""
+    """Particles: .star (RELION), .cs (cryoSPARC), a stack (.mrcs) with cryoDRGN's pickles, or a
+    run folder of `train`."""
     json: bool = False
     """Print one JSON object."""
     reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
@@ -126,8 +128,15 @@ class Info:
     def run(self) -> dict[str, Any]:
         """All that was understood, and `problems`."""
         from cryostar_nb.prepare.info import inspect_particles
+        from cryostar_nb.runs.run_config import particles_of
 
-        return inspect_particles(self.particles, self.reading)
+        facts = inspect_particles(*particles_of(self.particles, self.reading))
+        if self.particles.is_dir():
+            from cryostar_nb.runs.kept import kept
+
+            quality = kept(self.particles, "quality.npy")
+            facts["good_particles"] = None if quality is None else int((quality >= 0.5).sum())
+        return facts
 
 
 @settings

@@ -240,6 +240,10 @@ def describe(facts: dict[str, Any]) -> str:
     if images := facts["images"]:
         files = f"files: {images['files']:,}, of which missing: {_number(images['missing'])}"
         lines.append(("images", f"{files}; names start from {images['root']}"))
+    if "good_particles" in facts:
+        good = facts["good_particles"]
+        text = "not known before `analyse`" if good is None else f"{good:,} of them"
+        lines.insert(2, ("probably good", text))
     lines.append(("columns used", ", ".join(facts["columns_used"])))
     lines.append(("columns ignored", ", ".join(facts["columns_ignored"]) or "none"))
     lines += [("problem", text) for text in facts["problems"]] or [("problems", "none found")]

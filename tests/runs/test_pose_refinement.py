@@ -23,6 +23,7 @@ from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.poses import corrected
+from cryostar_nb.prepare.info import describe
 from cryostar_nb.prepare.options import Choice
 from cryostar_nb.prepare.select import select_particles
 from cryostar_nb.runs import pose_refinement
@@ -268,6 +269,16 @@ def test_the_quality_of_particles_without_a_molecule_is_low(finished, off):
     quality, good = open_run(finished).quality, np.load(off / "truth.npz")["junk"] == 0
     assert quality.shape == (60,) and 0 < (~good).sum() < 30
     assert quality[good].mean() > 0.8 and quality[~good].mean() < 0.3
+
+
+def test_info_of_a_run_says_how_many_particles_are_good(copy):
+    good = int((np.load(copy / "quality.npy") >= 0.5).sum())
+    facts = parse(["info", str(copy)]).run()
+    assert facts["good_particles"] == good and facts["n_particles"] == 60
+    assert f"probably good     {good} of them" in describe(facts)
+    (copy / "quality.npy").unlink()
+    assert "not known before `analyse`" in describe(parse(["info", str(copy)]).run())
+    assert not (copy / "quality.npy").exists()
 
 
 def test_refined_poses_are_written_and_read_back(finished, off, tmp_path):
