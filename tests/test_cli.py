@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import get_type_hints
 
+import gemmi
 import mdtraj
 import numpy as np
 import pytest
@@ -287,6 +288,10 @@ def test_analyse_writes_every_promised_file(small_run):
     frames = mdtraj.load(str(folder / "traversal_pc1.dcd"), top=str(folder / "traversal_pc1.pdb"))
     assert frames.n_frames == models.n_frames == 21
     np.testing.assert_allclose(frames.xyz, models.xyz, atol=1e-4)
+    for number in (1, 2, 3):
+        models = gemmi.read_structure(str(folder / f"atoms_pc{number}.cif"))
+        assert len(models) == 5
+        assert models[0].count_atom_sites() == len(read_structure(folder / "atoms.cif"))
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
 SHOWN = 6  # particles on the page
+WRITTEN, STATES = 3, 5  # components with all atoms, and models of each
 ALIGNED = (
     ("rmsd_in_gauge", "mean, by the part that is still"),
     ("rmsd_superposed", "mean, superposed one by one"),
@@ -38,19 +39,30 @@ def write_report(run: Run) -> Path:
 
     `latents.npy` (particle, latent); `pca.csv`, the scores of every particle; `traversal_pc1.pdb`
     (or `.cif`) and `traversal_pc1.dcd`, structures from the 5th to the 95th percentile of the first
-    component, which leads away from the reference; `latents.html`, an interactive scatter;
-    `report.html`, all of it on one page that needs no network.
+    component, which leads away from the reference; `atoms_pc1.cif` to `atoms_pc3.cif`, every heavy
+    atom at five percentiles of a component, where the run knows atoms; `latents.html`, an
+    interactive scatter; `report.html`, all of it on one page that needs no network.
     """
     pca, frames = run.components(), run.traverse()
     write_scores(run.folder / "pca.csv", pca)
     suffix = "pdb" if fits_pdb(run.nodes) else "cif"
     write_structure(run.folder / f"traversal_pc1.{suffix}", run.nodes, frames.numpy())
     write_trajectory(run.folder / "traversal_pc1.dcd", run.nodes, frames.numpy())
+    if run.config.density != "nodes":
+        write_all_atoms(run, pca)
     scatter = figures.latent_scatter(pca.scores.numpy(), pca.explained.tolist())
     write_text(run.folder / "latents.html", scatter.to_html(include_plotlyjs=True, full_html=True))
     path = run.folder / "report.html"
     write_text(path, report_page(run, pca, frames))
     return path
+
+
+def write_all_atoms(run: Run, pca: PrincipalComponents) -> None:
+    """Write atoms_pcN.cif, a model for each of five percentiles from the 5th to the 95th."""
+    for number, scores in enumerate(pca.scores.T[:WRITTEN], start=1):
+        along = mean_around_percentiles(run.latents, scores, torch.linspace(*ENDS, STATES))
+        models = run.all_atoms(along).double().numpy()
+        write_structure(run.folder / f"atoms_pc{number}.cif", run.atoms, models)
 
 
 def write_scores(path: Path, pca: PrincipalComponents) -> None:

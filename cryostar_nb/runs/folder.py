@@ -10,6 +10,7 @@ it is that a particle is a good one.
 import csv
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryostar_nb.atoms import relax
 from cryostar_nb.config import TrainConfig
-from cryostar_nb.density import Density, make_density
+from cryostar_nb.density import Density, atom_density, make_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
@@ -100,9 +102,20 @@ class Run:
     @cached_property
     def density(self) -> Density:
         """The Gaussians that its images are made of."""
-        by_nodes = self.config.density == "nodes"
-        atoms = self.nodes if by_nodes else read_structure(self.folder / "atoms.cif")
+        atoms = self.nodes if self.config.density == "nodes" else self.atoms
         return make_density(self.config, atoms, self.nodes)
+
+    @cached_property
+    def atoms(self) -> Structure:
+        """The heavy atoms of the reference. Raises InputError where a run knows its nodes only."""
+        if self.config.density == "nodes":
+            raise InputError(
+                "was trained with density = {value}, and knows no other atoms",
+                file=self.folder,
+                value="nodes",
+                remedy="train with --density groups",
+            )
+        return read_structure(self.folder / "atoms.cif")
 
     @cached_property
     def particles(self) -> Particles:
@@ -190,6 +203,26 @@ class Run:
     def turns(self, latents: Float[Tensor, "*batch latent"]) -> Tensor | None:
         """How the side chains of these latents turn about their nodes; None: not at all."""
         return self.model.decoder.deform(latents).turns
+
+    @torch.no_grad()
+    def all_atoms(
+        self, latents: Float[Tensor, "structure latent"], *, relaxed: bool = True
+    ) -> Float[Tensor, "structure atom 3"]:
+        """Every heavy atom of the structures of these latents, in Å, in the order of `atoms`.
+
+        What does not move stays still. Atoms go with their residues and turn with their side
+        chains; `relaxed` mends the bonds between residues (`atoms.relax`).
+        """
+        carried = atom_density(self.atoms, self.config.atom_sigma).carried
+        assert carried is not None
+        placed = carried.centres(self.gauge.apply(self.decode(latents)), self.turns(latents))
+        return relax(self.atoms, placed) if relaxed else placed
+
+    def structures(
+        self, particles: Sequence[int] | Int[np.ndarray, " structure"]
+    ) -> Float[Tensor, "structure atom 3"]:
+        """Every heavy atom of the structures of these particles, counted from 0 (`all_atoms`)."""
+        return self.all_atoms(self.latents[torch.as_tensor(particles)])
 
     @torch.no_grad()
     def project(

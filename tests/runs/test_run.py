@@ -12,8 +12,9 @@ import pytest
 import torch
 from refusals import refused
 
+from cryostar_nb.atoms import link_error
 from cryostar_nb.config import PRESETS
-from cryostar_nb.density import group_density
+from cryostar_nb.density import atom_density, group_density
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rmsd, rotations_from_vectors
 from cryostar_nb.io.metadata import Poses
@@ -23,6 +24,7 @@ from cryostar_nb.projector import make_images
 from cryostar_nb.runs.folder import FILES, open_run
 from cryostar_nb.runs.run_config import Hardware, InputFiles
 from cryostar_nb.runs.start import start_run
+from cryostar_nb.structure import node_atoms
 
 REFERENCE = Path(__file__).parents[2] / "data" / "1ake.pdb"
 STATES, COUNT, NODES, BOX = 4, 96, 214, 32
@@ -150,6 +152,37 @@ def test_a_component_that_the_latents_do_not_have_is_refused(pc, run):
         run.traverse(pc)
 
 
+# All atoms
+
+
+def test_every_atom_goes_with_its_residue_and_turns_with_its_side_chain(run):
+    if run.config.density == "nodes":
+        with refused(run.folder.name, value="nodes"):
+            run.structures([0])
+        return
+    latents = run.latents[[5, 3]]
+    nodes, turns = node_atoms(run.atoms), run.turns(latents)
+    stiff = run.all_atoms(latents, relaxed=False)
+    torch.testing.assert_close(stiff[:, nodes], run.gauge.apply(run.decode(latents)))
+    assert turns.abs().max() > 0
+    carried = atom_density(run.atoms, 0.8).carried
+    unturned = carried.centres(run.gauge.apply(run.decode(latents)))
+    assert (stiff - unturned).abs().max() > 1e-3
+    relaxed = run.structures([5, 3])
+    assert torch.equal(relaxed, run.all_atoms(latents)) and not relaxed.requires_grad
+    assert 0 < link_error(run.atoms, relaxed) < link_error(run.atoms, stiff)
+
+
+def test_side_chains_that_turn_are_seen_in_projections(run):
+    if run.config.density == "nodes":
+        assert run.turns(run.latents[:2]) is None
+        return
+    structures, particles = run.decode(run.latents[:2]), run.particles[:2]
+    turns = run.turns(run.latents[:2])
+    images = run.project(structures, particles, turns=turns)
+    assert (images - run.project(structures, particles)).abs().max() > 0
+
+
 # Images
 
 
@@ -223,7 +256,8 @@ def test_new_particles_are_compared_with_their_own_truth_and_nothing_is_written(
     np.savez(copy / "some.npz", **(truth | per_particle))
     score = run.evaluate(copy / "some.npz", run.particles[rows])
     assert not (copy / "evaluation.json").exists()
-    assert score.n_particles == len(rows) and score.pose_errors_refined is None
+    assert score.n_particles == len(rows)
+    assert (score.pose_errors_refined is None) == (run.poses is None)
     true, states = torch.from_numpy(truth["positions"]).float(), truth["state"][rows]
     found = rmsd(run.decode(run.infer(run.particles[rows])), true[states]).mean()
     assert score.rmsd_mean == pytest.approx(float(found), rel=1e-5)
