@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from cryostar_nb.evaluation import ErrorPerState
@@ -254,7 +255,9 @@ def latents(
     colour = COLOURS["accent"]
     for name, place in (marks or {}).items():
         ax.plot(*place, "o", markersize=9, mfc="white", mec=colour, mew=2)
-        ax.annotate(name, place, (6, 6), textcoords="offset points", color=colour, weight="bold")
+        above = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+        text = ax.annotate(name, place, **above, color=colour, weight="bold")
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     xlabel, ylabel = component_labels(explained)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     figure = _figure(ax, legend=False)
