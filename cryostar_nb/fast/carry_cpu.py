@@ -56,24 +56,71 @@ def _combined(a, b, c, e1, e2, e3):
     )
 
 
+@inlined
+def _frame(x, nodes, framed, tiny, one):
+    """The axes of a node's frame, and what they are made with: o, o . e1, and one over two lengths.
+
+    `nodes` are those before, here and after.
+    """
+    zero = one - one
+    nothing = (zero, zero, zero)
+    e1, e2, e3 = (one, zero, zero), (zero, one, zero), (zero, zero, one)
+    o, along, over_d, over_p = nothing, zero, zero, zero
+    if framed:
+        d, o = _apart(x, nodes[2], nodes[0]), _apart(x, nodes[1], nodes[0])
+        over_d = _over_length(d, tiny, one)
+        e1 = _sum(nothing, over_d, d)
+        along = _dot(o, e1)
+        p = _sum(o, -along, e1)
+        over_p = _over_length(p, tiny, one)
+        e2 = _sum(nothing, over_p, p)
+        e3 = _cross(e1, e2)
+    return e1, e2, e3, o, along, over_d, over_p
+
+
+@inlined
+def _of_frame(e1, e2, o, along, over_d, over_p, of_1, of_2, of_3, one):
+    """The gradients in `after - before` and in `here - before`, from those in the axes."""
+    zero = one - one
+    nothing = (zero, zero, zero)
+    of_1, of_2 = _sum(of_1, one, _cross(e2, of_3)), _sum(of_2, one, _cross(of_3, e1))
+    of_p = _sum(nothing, over_p, _sum(of_2, -_dot(of_2, e2), e2))
+    of_o = _sum(of_p, -_dot(of_p, e1), e1)
+    of_1 = _sum(_sum(of_1, -along, of_p), -_dot(of_p, e1), o)
+    return _sum(nothing, over_d, _sum(of_1, -_dot(of_1, e1), e1)), of_o
+
+
+@inlined
+def _of_turn(t, e1, e2, e3, of_1, of_2, of_3, one):
+    """The gradient in a turn, and those in the axes before it, from those in the turned axes."""
+    m1, m2, m3, scale = _rotation(t, one)
+    g1 = (_dot(e1, of_1), _dot(e2, of_1), _dot(e3, of_1))
+    g2 = (_dot(e1, of_2), _dot(e2, of_2), _dot(e3, of_2))
+    g3 = (_dot(e1, of_3), _dot(e2, of_3), _dot(e3, of_3))
+    torque = _cross((m1[0], m2[0], m3[0]), g1)
+    torque = _sum(torque, one, _cross((m1[1], m2[1], m3[1]), g2))
+    torque = _sum(torque, one, _cross((m1[2], m2[2], m3[2]), g3))
+    twist = _sum(torque, one / (one + one), _cross(torque, (t[0], t[1], t[2])))
+    return (
+        (scale * twist[0], scale * twist[1], scale * twist[2]),
+        _combined(m1[0], m1[1], m1[2], of_1, of_2, of_3),
+        _combined(m2[0], m2[1], m2[2], of_1, of_2, of_3),
+        _combined(m3[0], m3[1], m3[2], of_1, of_2, of_3),
+    )
+
+
 @compiled
 def centres(positions, turns, frame_nodes, framed, offsets, node_of, filled, first, last):
     """Fill in the centres (batch, gaussian, 3) of structures `first` to `last`."""
     real = positions.dtype.type
-    tiny, one, zero = real(1e-12), real(1), real(0)
+    tiny, one = real(1e-12), real(1)
     for image in range(first, last):
         x, gaussian = positions[image], 0
         for node in range(x.shape[0]):
             if gaussian == node_of.shape[0] or node_of[gaussian] != node:
                 continue  # without a Gaussian
-            e1, e2, e3 = (one, zero, zero), (zero, one, zero), (zero, zero, one)
-            if framed[node]:
-                before, here = frame_nodes[node, 0], frame_nodes[node, 1]
-                d, o = _apart(x, frame_nodes[node, 2], before), _apart(x, here, before)
-                e1 = _sum((zero, zero, zero), _over_length(d, tiny, one), d)
-                p = _sum(o, -_dot(o, e1), e1)
-                e2 = _sum((zero, zero, zero), _over_length(p, tiny, one), p)
-                e3 = _cross(e1, e2)
+            nodes = (frame_nodes[node, 0], frame_nodes[node, 1], frame_nodes[node, 2])
+            e1, e2, e3, _, _, _, _ = _frame(x, nodes, framed[node], tiny, one)
             if turns.shape[1]:
                 m1, m2, m3, _ = _rotation(turns[image, node], one)
                 e1, e2, e3 = (
@@ -97,15 +144,15 @@ def gradients(
     framed,
     offsets,
     node_of,
-    of_centres,
+    given,
     filled,
     filled_turns,
     first,
     last,
 ):
-    """Add to the gradients (batch, node, 3) of structures `first` to `last` what those in the
-    centres say: the chain rule through the lines of `centres`, from the last to the first. The
-    gradients of the turns are filled in.
+    """Add to the gradients (batch, node, 3) of structures `first` to `last` what those `given` in
+    the centres say: the chain rule through the lines of `centres`, from the last to the first. The
+    gradients in the turns are filled in.
     """
     real = positions.dtype.type
     tiny, one, zero = real(1e-12), real(1), real(0)
@@ -116,56 +163,30 @@ def gradients(
             total, of_1, of_2, of_3 = nothing, nothing, nothing, nothing
             start = gaussian
             while gaussian < node_of.shape[0] and node_of[gaussian] == node:
-                g = of_centres[image, gaussian]
-                given = (g[0], g[1], g[2])
-                total = _sum(total, one, given)
-                of_1 = _sum(of_1, offsets[gaussian, 0], given)
-                of_2 = _sum(of_2, offsets[gaussian, 1], given)
-                of_3 = _sum(of_3, offsets[gaussian, 2], given)
+                g = (
+                    given[image, gaussian, 0],
+                    given[image, gaussian, 1],
+                    given[image, gaussian, 2],
+                )
+                total = _sum(total, one, g)
+                of_1 = _sum(of_1, offsets[gaussian, 0], g)
+                of_2 = _sum(of_2, offsets[gaussian, 1], g)
+                of_3 = _sum(of_3, offsets[gaussian, 2], g)
                 gaussian += 1
             if gaussian == start:
                 continue
             for axis in range(3):
                 into[node, axis] += total[axis]
-            e1, e2, e3 = (one, zero, zero), (zero, one, zero), (zero, zero, one)
-            d = o = p = nothing
-            over_d, over_p, along = zero, zero, zero
-            before, here, after = frame_nodes[node, 0], frame_nodes[node, 1], frame_nodes[node, 2]
-            if framed[node]:
-                d, o = _apart(x, after, before), _apart(x, here, before)
-                over_d = _over_length(d, tiny, one)
-                e1 = _sum(nothing, over_d, d)
-                along = _dot(o, e1)
-                p = _sum(o, -along, e1)
-                over_p = _over_length(p, tiny, one)
-                e2 = _sum(nothing, over_p, p)
-                e3 = _cross(e1, e2)
+            nodes = (frame_nodes[node, 0], frame_nodes[node, 1], frame_nodes[node, 2])
+            e1, e2, e3, o, along, over_d, over_p = _frame(x, nodes, framed[node], tiny, one)
             if turns.shape[1]:
                 t = turns[image, node]
-                m1, m2, m3, scale = _rotation(t, one)
-                g1 = (_dot(e1, of_1), _dot(e2, of_1), _dot(e3, of_1))
-                g2 = (_dot(e1, of_2), _dot(e2, of_2), _dot(e3, of_2))
-                g3 = (_dot(e1, of_3), _dot(e2, of_3), _dot(e3, of_3))
-                torque = _cross((m1[0], m2[0], m3[0]), g1)
-                torque = _sum(torque, one, _cross((m1[1], m2[1], m3[1]), g2))
-                torque = _sum(torque, one, _cross((m1[2], m2[2], m3[2]), g3))
-                half = one / (one + one)
-                of_t = _sum(torque, half, _cross(torque, (t[0], t[1], t[2])))
+                of_t, of_1, of_2, of_3 = _of_turn(t, e1, e2, e3, of_1, of_2, of_3, one)
                 for axis in range(3):
-                    filled_turns[image, node, axis] = scale * of_t[axis]
-                of_1, of_2, of_3 = (
-                    _combined(m1[0], m1[1], m1[2], of_1, of_2, of_3),
-                    _combined(m2[0], m2[1], m2[2], of_1, of_2, of_3),
-                    _combined(m3[0], m3[1], m3[2], of_1, of_2, of_3),
-                )
-            if not framed[node]:
-                continue
-            of_1, of_2 = _sum(of_1, one, _cross(e2, of_3)), _sum(of_2, one, _cross(of_3, e1))
-            of_p = _sum(nothing, over_p, _sum(of_2, -_dot(of_2, e2), e2))
-            of_o = _sum(of_p, -_dot(of_p, e1), e1)
-            of_1 = _sum(_sum(of_1, -along, of_p), -_dot(of_p, e1), o)
-            of_d = _sum(nothing, over_d, _sum(of_1, -_dot(of_1, e1), e1))
-            for axis in range(3):
-                into[after, axis] += of_d[axis]
-                into[here, axis] += of_o[axis]
-                into[before, axis] -= of_d[axis] + of_o[axis]
+                    filled_turns[image, node, axis] = of_t[axis]
+            if framed[node]:
+                of_d, of_o = _of_frame(e1, e2, o, along, over_d, over_p, of_1, of_2, of_3, one)
+                for axis in range(3):
+                    into[nodes[2], axis] += of_d[axis]
+                    into[nodes[1], axis] += of_o[axis]
+                    into[nodes[0], axis] -= of_d[axis] + of_o[axis]
