@@ -124,8 +124,9 @@ class TrainConfig:
     places of the reference. image: the image, as in the paper."""
     poses: Literal["refined", "given"] = "refined"
     """refined: the rotation and the shift of every particle are corrected, with a prior whose
-    widths the particles tell, after a quarter, half and three quarters of the steps and at the end.
-    given: they stay as they are, as in the paper."""
+    widths the particles tell, after a quarter, half and three quarters of the steps and at the end,
+    and after 600 where a quarter is more than twice that. given: they stay as they are, as in the
+    paper."""
     image_loss: Literal["likelihood", "correlation"] = "likelihood"
     """How images are compared. likelihood: each as far as its contrast lets it say something.
     correlation: all alike (eq. 9), as in the paper."""

@@ -255,8 +255,10 @@ def latents(
     colour = COLOURS["accent"]
     for name, place in (marks or {}).items():
         ax.plot(*place, "o", markersize=9, mfc="white", mec=colour, mew=2)
-        above = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
-        text = ax.annotate(name, place, **above, color=colour, weight="bold")
+        above = (0.0, 9.0)
+        text = ax.annotate(
+            name, place, above, textcoords="offset points", ha="center", color=colour, weight="bold"
+        )
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     xlabel, ylabel = component_labels(explained)
     ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -20,6 +20,7 @@ from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData
 
 ROUNDS = 4  # the last one is at the end
+SOON = 600  # steps, before a network has learned errors of the poses as if they were motion
 
 Look = Callable[[ImageEncoder | StructureEncoder, TrainingData], TrainingData]
 
@@ -52,6 +53,8 @@ class PoseRefinement:
         """Whether the poses are corrected after this step; at the end they are anyway."""
         steps = self.config.steps
         rounds = [steps * turn // ROUNDS for turn in range(1, ROUNDS)]
+        if rounds[0] > 2 * SOON:
+            rounds.append(SOON)
         return self.corrections is not None and 0 < step < steps and step in rounds
 
     def refine(self, data: TrainingData) -> TrainingData:

@@ -18,10 +18,12 @@ from tiny import BAND, CONFIG, SIZES, assert_same_weights, metrics
 
 from cryostar_nb.cli import parse
 from cryostar_nb.config import TrainConfig
+from cryostar_nb.density import node_density
 from cryostar_nb.geometry import rotations_from_vectors
 from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
+from cryostar_nb.models import make_network
 from cryostar_nb.poses import corrected
 from cryostar_nb.prepare.info import describe
 from cryostar_nb.prepare.options import Choice
@@ -33,6 +35,7 @@ from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
 from cryostar_nb.runs.start import start_run
 from cryostar_nb.simulation.options import Faults, SimulationConfig
 from cryostar_nb.simulation.particles import simulate
+from cryostar_nb.training import with_looks
 
 DATA = Path(__file__).parents[2] / "data"
 REFINED = dataclasses.replace(
@@ -105,6 +108,25 @@ def assert_same_poses(first, second):
     assert set(first) == {"values", "widths"}
     assert first["values"].any() and torch.equal(first["values"], second["values"])
     assert torch.equal(first["widths"], second["widths"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "rounds"),
+    [
+        (100, [25, 50, 75]),
+        (12_000, [600, 3_000, 6_000, 9_000]),
+        (4_800, [1_200, 2_400, 3_600]),
+        (2, [1]),
+    ],
+)
+def test_poses_are_corrected_soon_and_at_every_quarter(steps, rounds, helix_nodes, helix_data):
+    config = dataclasses.replace(CONFIG, poses="refined", steps=steps)
+    network, given = make_network(config, SIZES, helix_nodes, BAND), helix_data.rotations
+    density = node_density(helix_nodes, config.sigma)
+    poses = pose_refinement.PoseRefinement(
+        config, network, density, BAND, given, look=with_looks, of_first=lambda values: values
+    )
+    assert [step for step in range(steps + 1) if poses.due(step)] == rounds
 
 
 @pytest.mark.parametrize("encoder_input", ["structure", "image"])
