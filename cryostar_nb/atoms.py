@@ -38,10 +38,14 @@ def links(atoms: Structure) -> Int[np.ndarray, "bond 2"]:
 
 
 def link_error(atoms: Structure, positions: Float[Tensor, "*batch atom 3"]) -> float:
-    """Rms change of the bonds between residues, in Å, from their length in the reference."""
+    """Rms change of the bonds between residues, in Å, from their length in the reference.
+
+    0 where there are none.
+    """
     pairs = links(atoms)
     there = pair_distances(torch.from_numpy(atoms.positions).to(positions), pairs)
-    return float((pair_distances(positions, pairs) - there).square().mean().sqrt())
+    squares = (pair_distances(positions, pairs) - there).square()
+    return float(squares.mean().sqrt()) if len(pairs) else 0.0
 
 
 def clashes(atoms: Structure, positions: Float[np.ndarray, "atom 3"]) -> int:

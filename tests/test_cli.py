@@ -288,6 +288,7 @@ def test_analyse_writes_every_promised_file(small_run):
     frames = mdtraj.load(str(folder / "traversal_pc1.dcd"), top=str(folder / "traversal_pc1.pdb"))
     assert frames.n_frames == models.n_frames == 21
     np.testing.assert_allclose(frames.xyz, models.xyz, atol=1e-4)
+    assert "bonds between residues off by" in (folder / "report.html").read_text()
     for number in (1, 2, 3):
         models = gemmi.read_structure(str(folder / f"atoms_pc{number}.cif"))
         assert len(models) == 5

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cryostar_nb.atoms import clashes, link_error
 from cryostar_nb.backbone import local_geometry
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_text
@@ -48,21 +49,28 @@ def write_report(run: Run) -> Path:
     suffix = "pdb" if fits_pdb(run.nodes) else "cif"
     write_structure(run.folder / f"traversal_pc1.{suffix}", run.nodes, frames.numpy())
     write_trajectory(run.folder / "traversal_pc1.dcd", run.nodes, frames.numpy())
-    if run.config.density != "nodes":
-        write_all_atoms(run, pca)
+    atoms = [] if run.config.density == "nodes" else [("all atoms", write_all_atoms(run, pca))]
     scatter = figures.latent_scatter(pca.scores.numpy(), pca.explained.tolist())
     write_text(run.folder / "latents.html", scatter.to_html(include_plotlyjs=True, full_html=True))
     path = run.folder / "report.html"
-    write_text(path, report_page(run, pca, frames))
+    write_text(path, report_page(run, pca, frames, atoms))
     return path
 
 
-def write_all_atoms(run: Run, pca: PrincipalComponents) -> None:
-    """Write atoms_pcN.cif, a model for each of five percentiles from the 5th to the 95th."""
+def write_all_atoms(run: Run, pca: PrincipalComponents) -> str:
+    """Write atoms_pcN.cif, a model for each of five percentiles from the 5th to the 95th.
+
+    Returns how good their geometry is, in words.
+    """
+    changes, meetings = [], []
     for number, scores in enumerate(pca.scores.T[:WRITTEN], start=1):
         along = mean_around_percentiles(run.latents, scores, torch.linspace(*ENDS, STATES))
-        models = run.all_atoms(along).double().numpy()
-        write_structure(run.folder / f"atoms_pc{number}.cif", run.atoms, models)
+        models = run.all_atoms(along).double()
+        write_structure(run.folder / f"atoms_pc{number}.cif", run.atoms, models.numpy())
+        changes.append(link_error(run.atoms, models))
+        meetings += [clashes(run.atoms, model) for model in models.numpy()]
+    links = f"bonds between residues off by up to {max(changes):.3f} Å rms"
+    return f"{links}, up to {max(meetings)} clashes in a model"
 
 
 def write_scores(path: Path, pca: PrincipalComponents) -> None:
@@ -76,7 +84,10 @@ def write_scores(path: Path, pca: PrincipalComponents) -> None:
 
 
 def report_page(
-    run: Run, pca: PrincipalComponents, frames: Float[Tensor, "frame atom 3"]
+    run: Run,
+    pca: PrincipalComponents,
+    frames: Float[Tensor, "frame atom 3"],
+    atoms: list[tuple[str, str]],
 ) -> Markup:
     """The page as HTML with everything inside: pictures, the moving structure, and its script."""
     evaluation, metrics = run.evaluation, run.metrics
@@ -90,7 +101,7 @@ def report_page(
         title=run.folder.resolve().name,
         kind="cryoSTAR run",
         with_3dmol=True,
-        numbers=table(_numbers(run, evaluation, frames)),
+        numbers=table(_numbers(run, evaluation, frames) + atoms),
         held_out=(run.held_out["words"] if run.held_out else []) + [_good_particles(run)],
         motion=Markup(motion._make_html()),
         ends=ENDS,

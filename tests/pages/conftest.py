@@ -85,7 +85,17 @@ class LineRun:
     def refined_particles(self):
         return self.particles
 
-    def project(self, structures, particles, band=None):
+    def turns(self, latents):
+        return None
+
+    @property
+    def atoms(self):
+        return self.nodes
+
+    def all_atoms(self, latents):
+        return self.gauge.apply(self.decode(latents))
+
+    def project(self, structures, particles, band=None, turns=None):
         band, electrons = band or self.band, torch.from_numpy(self.nodes.electrons).float()
         rotations, width = particles.rotations, torch.tensor(2.0)
         return band.decode(make_images(structures, electrons, width, band, rotations=rotations))
