@@ -11,7 +11,7 @@ from torch import nn
 from cryostar_nb.density import node_density
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.losses import correlation_loss
-from cryostar_nb.models import make_network
+from cryostar_nb.models import Deformation, make_network
 from cryostar_nb.projector import make_images
 from cryostar_nb.training import TrainingData
 from cryostar_nb.validation import (
@@ -48,6 +48,9 @@ class Bent(nn.Module):
 
     def forward(self, latents):
         return self.reference + latents[..., :1, None] * self.bend
+
+    def deform(self, latents):
+        return Deformation(self(latents), None)
 
 
 @pytest.fixture
