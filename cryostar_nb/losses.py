@@ -143,9 +143,7 @@ class Restraints:
         reference = torch.from_numpy(nodes.positions).float().to(device)
         self.bond_lengths = pair_distances(reference, self.bonds)
         self.edge_lengths = pair_distances(reference, self.edges)
-        same_chain = nodes.chains[edges[:, 0]] == nodes.chains[edges[:, 1]]
-        near = same_chain & (edges[:, 1] - edges[:, 0] <= config.kept_along_chain)
-        self.along_chain = torch.from_numpy(near).to(device)
+        self.chain_of = torch.from_numpy(np.unique(nodes.chains, return_inverse=True)[1]).to(device)
         self.bonded = torch.zeros(len(nodes), dtype=torch.bool, device=device)
         self.bonded[self.bonds[:, 0]] = True  # to the next node
 
@@ -178,4 +176,6 @@ class Restraints:
         counts, changes, squares = sums
         variance = squares / counts - (changes / counts).square()
         stable = stable_edges(variance, self.config.relaxation_percentile)
-        return stable | self.along_chain
+        starts, ends = self.edges.unbind(1)
+        same_chain = self.chain_of[starts] == self.chain_of[ends]
+        return stable | (same_chain & (ends - starts <= self.config.kept_along_chain))
