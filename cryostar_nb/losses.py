@@ -28,7 +28,11 @@ def correlation_loss(
     images: Float[Tensor, "*batch band"] | Numbers,
     predictions: Float[Tensor, "*batch band"] | Numbers,
 ) -> Float[Tensor, ""]:
-    """L_image, eq. 9: minus the normalised correlation of image and prediction, batch mean."""
+    """L_image, eq. 9: minus the normalised correlation of image and prediction, batch mean.
+
+    Both norms are those of the vectors: inside the band. With the norm of the whole image, as
+    Appendix A can be read, the loss would be about half as heavy, as noise fills the image.
+    """
     images, predictions = torch.as_tensor(images), torch.as_tensor(predictions)
     return -torch.nn.functional.cosine_similarity(images, predictions, dim=-1).mean()
 

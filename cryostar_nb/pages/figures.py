@@ -143,9 +143,9 @@ def information_floor(
 ) -> Figure:
     """RMSD, in Å, against SNR: the floor that no method can get below, and what methods reach.
 
-    The band around the floor is two standard errors wide on either side; `mean_structure` is the
-    RMSD of always answering with the mean structure. `methods` maps a label to (SNR, RMSD), drawn
-    as points.
+    For methods' mean errors the floor is `lowest_mean` of an `InformationFloor`. The band around it
+    is two standard errors wide on either side; `mean_structure` is the RMSD of always answering
+    with the mean structure. `methods` maps a label to (SNR, RMSD), drawn as points.
     """
     ax = _axes(ax)
     order = np.argsort(np.asarray(snr))

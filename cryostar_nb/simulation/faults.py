@@ -1,4 +1,4 @@
-"""Particles like real ones: what is true of each, and what its STAR file tells of it.
+"""Particles with faults of real ones: what is true of each, and what its STAR file tells of it.
 
 Every fault draws from a stream of its own, so that switching one on leaves the draws of all others
 as they are.

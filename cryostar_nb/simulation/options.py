@@ -1,4 +1,4 @@
-"""What is simulated, and what is made imperfect as real data are."""
+"""What is simulated, and which faults of real data it is given."""
 
 import dataclasses
 from pathlib import Path
@@ -58,8 +58,8 @@ class SimulationConfig:
 
 @settings
 class Faults:
-    """What makes particles like real ones; by default nothing does. Values are recorded in
-    truth.npz.
+    """Faults that real particles have, in simple forms; by default there are none. Values are
+    recorded in truth.npz.
     """
 
     rotation_error: NotNegative = 0.0

@@ -1,7 +1,9 @@
 """Synthetic particles with a known truth (section 3.2, appendix C).
 
 A structure moves along a path, is projected, blurred by the CTF, and noise is added. The images
-show all heavy atoms; the model that is later trained on them moves one node per residue.
+show all heavy atoms, all of one width; the model that is later trained on them moves one node per
+residue. But for the faults that are asked for, poses, CTFs and noise are just what training takes
+them for: errors on such particles are no forecast of those on real ones.
 """
 
 import dataclasses
