@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from cryostar_nb.backbone import helix_content, local_geometry
+from cryostar_nb.calibration import LEAST_MOTION, MOST_OPEN, posterior_scores
 from cryostar_nb.errors import InputError
 from cryostar_nb.gauge import Gauge, superpose_weighted
 from cryostar_nb.geometry import rmsd
@@ -22,10 +23,9 @@ from cryostar_nb.latents import (
     mean_around_percentiles,
     principal_components,
 )
+from cryostar_nb.posterior import Posterior
 from cryostar_nb.structure import Structure
 
-LEAST_MOTION = 1.0  # Å between the true ends; a node that goes less far is at rest
-MOST_OPEN = 5  # states at the open end
 OF_A_PARTICLE = ("junk", "rotations", "shifts")  # arrays of the truth, beside `state`
 
 
@@ -92,6 +92,7 @@ class Evaluation(ErrorPerState):
     motion: dict[str, Any]  # displacements between its ends (see `motion_along_first_component`)
     pose_errors_given: dict[str, float] | None = None  # of the particle file (see `pose_errors`)
     pose_errors_refined: dict[str, float] | None = None
+    posterior: dict[str, Any] | None = None  # of `posterior_scores`, where there is a posterior
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers of `evaluation.json`."""
@@ -165,15 +166,23 @@ def evaluate(
     latents: Float[Tensor, "particle latent"],
     nodes: Structure,
     truth: dict[str, np.ndarray],
+    posterior: Posterior | None = None,
+    shared_errors: Float[Tensor, "sample atom 3"] | None = None,
 ) -> Evaluation:
     """Compare a run with the truth of a simulation (`state` and `positions` of `truth.npz`).
 
     Where the truth has `junk`, only good particles count; where it has `reference_nodes` and the
     run was made with that reference, only those nodes do. Local geometry and helices are those of
-    up to 2,000 particles, evenly spread. Raises InputError for the truth of other particles or of
+    up to 2,000 particles, evenly spread. With the `posterior` of the particles its mean structures
+    and intervals are compared, too, with errors that particles share in quadrature
+    (`calibration.posterior_scores`). Raises InputError for the truth of other particles or of
     another molecule.
     """
     states, positions, good = _compared(truth, len(latents), len(nodes))
+    about = None
+    if posterior is not None:
+        here = posterior.part(good)
+        about = posterior_scores(decoder, here, positions, states, shared_errors)
     latents, count = latents[good], len(positions)
     reference = torch.from_numpy(nodes.positions).float()
     gauge = Gauge.of(positions, reference)
@@ -200,6 +209,7 @@ def evaluate(
         third_neighbour_error_to_truth=to_truth.third_neighbour_error,
         helix_content=helix_content(predicted, nodes),
         helix_content_of_truth=helix_content(positions[states[sample]], nodes),
+        posterior=about,
         **motion_along_first_component(decoder, latents, nodes, states, positions),
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cryostar_nb.geometry import rmsd
 
 ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
+LEAST_MOVE = 0.05  # Å rms, of structures by one sd of a direction; less is left out
 LEAST_DIP = 0.25  # fall of the density between a mode and a higher one, as a part of its height
 LOWEST_MODE = 0.05  # height of the lowest mode, as a part of the highest
 
@@ -37,6 +38,45 @@ def principal_components(latents: Float[Tensor, "particle latent"]) -> Principal
     power = singular_values.square()
     explained = power / power.sum().clamp(min=1e-30)
     return PrincipalComponents(mean, components, (latents - mean) @ components.T, explained)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of the latent space in which structures move, each in sd of the latents."""
+
+    mean: Float[Tensor, " latent"]
+    axes: Float[Tensor, "direction latent"]  # one sd along each
+    inverse: Float[Tensor, "latent direction"]
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        decoder: nn.Module,
+        latents: Float[Tensor, "particle latent"],
+    ) -> "Directions":
+        """Principal components of the latents, without those that move structures hardly.
+
+        At least one is kept.
+        """
+        mean, centred = latents.double().mean(0), latents.double()
+        variances, vectors = torch.linalg.eigh(torch.cov(centred.mT))
+        axes = (vectors * variances.clamp(min=1e-12).sqrt()).mT.flip(0)
+        some = latents[evenly_spaced(200, len(latents))]
+        here = decoder(some)
+        moves = [float(rmsd(decoder(some + a.to(some)), here).square().mean().sqrt()) for a in axes]
+        kept = torch.tensor([move > max(LEAST_MOVE, 1e-9) for move in moves])
+        kept[0] |= not kept.any()
+        axes = axes[kept.to(axes.device)]
+        return cls(mean, axes, (axes / axes.square().sum(-1, keepdim=True)).mT)
+
+    def place(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch direction"]:
+        """Where latents lie along the directions."""
+        return (latents.double() - self.mean) @ self.inverse
+
+    def latents(self, places: Float[Tensor, "*batch direction"]) -> Float[Tensor, "*batch latent"]:
+        """The latents there; in the other directions they are at the mean."""
+        return (self.mean + places @ self.axes).float()
 
 
 def mean_around_percentiles(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -33,6 +33,8 @@ LONGEST = (0.2, 0.2, 0.2, 2.0, 2.0)  # rad and Å, of a Gauss-Newton step
 AT_ONCE = 64  # particles
 QUANTILE, NORMAL_QUANTILE = 0.8, 1.28155  # of |x| / sd
 SAMPLE, EM_STEPS = 2000, 50  # particles that say how wide the prior is, and steps to find it
+LEAST_RESOLVED = 0.25  # part of the prior's variance that images have to explain
+NARROWEST = 1e-6  # rad and Å, of a prior
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Corrections:
     given: Float[Tensor, "particle 3 3"]  # rotations, as they were
     centre: Float[Tensor, "3"]  # Å, of the molecule, about which it turns
     values: Float[Tensor, "particle 5"]  # rotation vector (rad) and shift (Å), as seen
-    widths: Float[Tensor, "2"]  # of the prior, rad about each axis and Å along each
+    widths: Float[Tensor, "2"]  # of the prior, rad about each axis and Å along each; 0: as given
 
     @classmethod
     def none(
@@ -55,6 +57,10 @@ class Corrections:
         widths = torch.tensor(WIDEST) if widths is None else widths
         return cls(given, centre, given.new_zeros(len(given), 5), widths.to(given))
 
+    def part(self, rows: slice) -> "Corrections":
+        """Those of these particles."""
+        return replace(self, given=self.given[rows], values=self.values[rows])
+
     def poses(self) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, "particle 2"]]:
         """The corrected rotations, and the shifts, in Å, that go with them."""
         return corrected(self.given, self.values, self.centre)
@@ -62,7 +68,8 @@ class Corrections:
     def penalties(self) -> Float[Tensor, " particle"]:
         """Squared length of each correction in widths of the prior: five on average."""
         turns, shifts = self.values.split([3, 2], dim=1)
-        return (turns / self.widths[0]).square().sum(1) + (shifts / self.widths[1]).square().sum(1)
+        widths = self.widths.clamp(min=NARROWEST)
+        return (turns / widths[0]).square().sum(1) + (shifts / widths[1]).square().sum(1)
 
     def applied_to(self, data: TrainingData) -> TrainingData:
         """These particles with corrected poses; what the encoder sees of them is to be made."""
@@ -96,9 +103,14 @@ def correct(
     """Corrections after some Gauss-Newton iterations, each particle with its own structure.
 
     That is the one of its latent mean, by what the encoder sees of it now. With `learn_widths` the
-    widths of the prior are estimated again from all particles.
+    widths of the prior are estimated again from all particles. Rotations, or shifts, of which the
+    images explain less than a quarter of the prior's variance are left as given, and their width is
+    0; the next time they are tried anew.
     """
-    widths = corrections.widths.repeat_interleave(corrections.widths.new_tensor([3, 2]).long())
+    widths = corrections.widths.clamp(min=NARROWEST)
+    if learn_widths:
+        widths = torch.where(corrections.widths > 0, widths, widths.new_tensor(WIDEST))
+    widths = _of_each(widths)
     values, information = [], []
 
     def images_of(centres: Tensor, given: Tensor, transfer: Tensor) -> Callable[[Tensor], Tensor]:
@@ -122,7 +134,7 @@ def correct(
         rows = slice(first, first + len(images))
         first += len(images)
         centres = density.centres(*network.decoder.deform(network.encoder(looks)[0]))
-        transfer = network.scaled(_transfer(ctf, images, band))
+        transfer = network.scaled(transfer_of(ctf, images, band))
         predicted = images_of(centres, corrections.given[rows], transfer)
         found = _gauss_newton(images, predicted, corrections.values[rows], widths, iterations, band)
         values.append(found[0])
@@ -130,10 +142,17 @@ def correct(
     changed = replace(corrections, values=torch.cat(values))
     if not learn_widths:
         return changed
-    return replace(changed, widths=prior_widths(changed.values, torch.cat(information), widths))
+    new, resolved = prior_widths(changed.values, torch.cat(information), widths)
+    new = torch.where(resolved < LEAST_RESOLVED, 0, new)
+    return replace(changed, widths=new, values=changed.values * _of_each(new > 0))
 
 
-def _transfer(
+def _of_each(pair: Shaped[Tensor, "2"]) -> Shaped[Tensor, "5"]:
+    """What is so of rotations and of shifts, for each of the five numbers of a correction."""
+    return pair[[0, 0, 0, 1, 1]]
+
+
+def transfer_of(
     ctf: Float[Tensor, "batch 6"] | None, images: Float[Tensor, "batch band"], band: Band
 ) -> Float[Tensor, "batch band"]:
     """The CTF of these images, as factors of their vectors."""
@@ -201,7 +220,7 @@ def _gauss_newton(
         if turn == iterations:
             break
         turned = [(predicted(values + step) - prediction) / STEP for step in steps]
-        slopes = torch.stack([*turned, *_shifted(prediction, band)], dim=1) * contrast[:, None]
+        slopes = torch.stack([*turned, *shift_slopes(prediction, band)], dim=1) * contrast[:, None]
         along = normalize(prediction, dim=-1)[:, None]  # a change of contrast alone
         slopes = slopes - (slopes * along).sum(-1, keepdim=True) * along
         here = slopes @ slopes.mT / noise
@@ -213,7 +232,9 @@ def _gauss_newton(
     return kept, information
 
 
-def _shifted(images: Float[Tensor, "batch band"], band: Band) -> list[Float[Tensor, "batch band"]]:
+def shift_slopes(
+    images: Float[Tensor, "batch band"], band: Band
+) -> list[Float[Tensor, "batch band"]]:
     """How images change with a shift along x and along y, per Å: -2 pi i k times each."""
     real, imaginary = images.chunk(2, dim=-1)
     angles = 2 * math.pi * band.frequencies_on(images.device).to(images)
@@ -224,13 +245,15 @@ def prior_widths(
     values: Float[Tensor, "particle 5"],
     information: Float[Tensor, "particle 5 5"],
     widths: Float[Tensor, "5"],
-) -> Float[Tensor, "2"]:
-    """Widths, in rad and Å, of the prior that makes the particles most likely.
+) -> tuple[Float[Tensor, "2"], Float[Tensor, "2"]]:
+    """Widths, in rad and Å, of the prior that makes the particles most likely; how much of it
+    their images explain.
 
     By expectation and maximisation, with each particle's likelihood as a Gaussian: `information` is
     its precision, and `values` are where it has its best with a prior of the present `widths`.
     Quantiles stand for means, so that particles of no good hardly widen the prior. What comes back
-    is the geometric mean of the old widths and the new ones: the structures have to follow.
+    is the geometric mean of the old widths and the new ones: the structures have to follow. The
+    part of the prior's variance that is explained is a median over particles, with the new widths.
     """
     chosen = evenly_spaced(SAMPLE, len(values)).to(values.device)
     information = information[chosen].double()
@@ -243,4 +266,6 @@ def prior_widths(
         for axes in (slice(0, 3), slice(3, 5)):
             sd = mean[:, axes].abs().quantile(QUANTILE) / NORMAL_QUANTILE
             variance[axes] = sd.square() + uncertain[:, axes].median()
-    return (widths.double() * variance.sqrt()).sqrt()[[0, 3]].to(values)
+    left = (uncertain / variance).median(0).values
+    new = (widths.double() * variance.sqrt()).sqrt()
+    return new[[0, 3]].to(values), (1 - left)[[0, 3]].to(values)

@@ -41,6 +41,12 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def part(self, rows: slice) -> "TrainingData":
+        """These particles."""
+        others = (self.ctf, self.looks, self.shifts)
+        some = (None if entry is None else entry[rows] for entry in others)
+        return TrainingData(self.vectors[rows], self.rotations[rows], *some)
+
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
         """Images as float32, rotations, CTF and shifts, on one device, `size` at a time."""
         for start in range(0, len(self), size):

@@ -156,14 +156,33 @@ def test_the_ctf_takes_part(make_particles, centre, go, microscope, network, den
     assert after[0] < 0.8 and after[1] < 0.15
 
 
-def test_right_poses_stay_within_what_the_noise_allows(make_particles, centre, go):
+def test_right_poses_stay_as_they_are(make_particles, centre, go):
+    """A correction would follow the noise: with a prior that wide, it moves particles a lot."""
     data, _ = make_particles(200, turn=0.0, move=0.0, signal=15.0)
-    free = go(Corrections.none(data.rotations, centre), data, 1, iterations=3)
-    held = go(free, data, 6)
-    (free_turn, free_move), (turn, move) = rms(free.values), rms(held.values)
-    assert free_turn > 1 and free_move > 0.2
-    assert turn < 0.5 * free_turn and move < 0.5 * free_move
-    assert (held.widths < free.widths).all()
+    free = go(Corrections.none(data.rotations, centre), data, 1, learn_widths=False)
+    turn, move = rms(free.values)
+    assert turn > 1 and move > 0.2
+    held = go(Corrections.none(data.rotations, centre), data, 3)
+    assert not held.widths.any() and not held.values.any()
+    assert torch.equal(held.penalties(), torch.zeros(200))
+    assert torch.equal(held.poses()[0], data.rotations)
+
+
+def test_where_images_say_too_little_rotations_stay_and_shifts_are_corrected(
+    make_particles, centre, go
+):
+    """Each is decided by itself: angles of 0.2 degrees cannot be seen, shifts of 1.5 Å can."""
+    data, values = make_particles(200, turn=0.2, move=1.5)
+    found = go(Corrections.none(data.rotations, centre), data, 3)
+    assert found.widths[0] == 0 and not found.values[:, :3].any()
+    assert rms(found.values - values)[1] < 0.3
+
+
+def test_poses_that_were_left_are_tried_anew(make_particles, centre, go):
+    data, values = make_particles(80)
+    left = dataclasses.replace(Corrections.none(data.rotations, centre), widths=torch.zeros(2))
+    found = go(left, data, 3)
+    assert found.widths.all() and rms(found.values - values)[1] < 0.25
 
 
 def test_images_without_a_molecule_hardly_widen_the_prior(make_particles, centre, go):
@@ -237,7 +256,7 @@ def iterated(peaks, information, rounds=10, start=WIDEST):
         widths = found[-1].repeat_interleave(torch.tensor([3, 2]))
         posterior = information + torch.diag(widths**-2)
         values = torch.linalg.solve(posterior, information @ peaks[..., None]).squeeze(-1)
-        found.append(prior_widths(values, information, widths))
+        found.append(prior_widths(values, information, widths)[0])
     return torch.stack(found)
 
 
@@ -245,6 +264,19 @@ def iterated(peaks, information, rounds=10, start=WIDEST):
 def test_the_widths_of_the_errors_are_found(true, drawn):
     widths = iterated(*drawn(true))[-1]
     torch.testing.assert_close(widths, torch.tensor(true), rtol=0.1, atol=0)
+
+
+def test_the_part_that_images_explain(drawn):
+    """Of the variance of the prior, as a median over particles: v / (v + error^2)."""
+    peaks, information = drawn((0.05, 1.0))
+    widths = torch.tensor([0.05, 1.0]).repeat_interleave(torch.tensor([3, 2]))
+    values = torch.linalg.solve(
+        information + torch.diag(widths**-2), information @ peaks[..., None]
+    )
+    found = prior_widths(values.squeeze(-1), information, widths)[1]
+    errors = information.diagonal(dim1=1, dim2=2)[:, [0, 3]].rsqrt()
+    expected = (1 / (1 + (errors / widths[[0, 3]]).square())).median(0).values
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
 def test_a_round_goes_half_of_the_way(drawn):

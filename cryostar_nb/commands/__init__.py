@@ -5,12 +5,12 @@ defaults and descriptions are the same. Nothing heavy is imported before a comma
 """
 
 from cryostar_nb.commands.particles import Dock, Doctor, Info, Preprocess, Simulate
-from cryostar_nb.commands.runs import Analyse, Evaluate, Train
+from cryostar_nb.commands.runs import Analyse, Evaluate, Infer, Train
 from cryostar_nb.commands.selection import Select
 
 # Fields that the shell takes by their place.
 BY_PLACE = ("particles", "source", "model", "target", "run_folder")
-COMMANDS = (Simulate, Info, Preprocess, Select, Doctor, Dock, Train, Evaluate, Analyse)
+COMMANDS = (Simulate, Info, Preprocess, Select, Doctor, Dock, Train, Infer, Evaluate, Analyse)
 
-__all__ = ["BY_PLACE", "COMMANDS", "Analyse", "Dock", "Doctor", "Evaluate", "Info"]
+__all__ = ["BY_PLACE", "COMMANDS", "Analyse", "Dock", "Doctor", "Evaluate", "Infer", "Info"]
 __all__ += ["Preprocess", "Select", "Simulate", "Train"]

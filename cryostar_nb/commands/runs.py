@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from cryostar_nb.config import PRESETS, Positive, TrainConfig, settings
+from cryostar_nb.config import PRESETS, Count, Positive, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
@@ -15,6 +15,7 @@ from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
 if TYPE_CHECKING:
     from cryostar_nb.evaluation import Evaluation
     from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.posteriors import Inferred
 
 
 @settings
@@ -115,6 +116,42 @@ class Evaluate:
         from cryostar_nb.runs.folder import open_run
 
         return open_run(self.run_folder).evaluate(self.truth, self.particles)
+
+
+@settings
+class Infer:
+    """Find the posterior of every particle: which structures its image allows, and how surely.
+
+    Writes posterior.npz into the folder `posterior` of the run, or into OUT. What is done is kept:
+    the same command goes on after Ctrl-C. `evaluate` and `analyse` take the posterior into account
+    once it is there.
+    """
+
+    run_folder: Positional[Path]
+    """Run folder of `train`."""
+    particles: Path | None = None
+    """Other particles, of the same box and pixel size (default: those of the training)."""
+    out: Path | None = None
+    """Folder for the posterior of other particles."""
+    draws: Count = 48
+    """Structures drawn for each particle."""
+    beside: tuple[Path, ...] = ()
+    """Run folders of other trainings of the same molecule, from another reference or from other
+    particles: what they say of the same particles tells how large the errors are that particles
+    share."""
+
+    def run(self) -> "Inferred":
+        """Infer."""
+        from cryostar_nb.runs.folder import open_run
+        from cryostar_nb.runs.posteriors import compare_runs, infer
+
+        run = open_run(self.run_folder)
+        others = [open_run(folder) for folder in self.beside]
+        particles = None if self.particles is None else run.read(self.particles)
+        found = infer(run, particles, self.out, draws=self.draws)
+        if others:
+            compare_runs(run, others)
+        return found
 
 
 @settings

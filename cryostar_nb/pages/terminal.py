@@ -32,6 +32,8 @@ def describe(command: Any, result: Any) -> str:
             return f"{as_report(result)}\nwrote {command.out}"
         case "Train":
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
+        case "Infer":
+            return "\n".join(result.words())
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")
@@ -53,12 +55,26 @@ def _table(score: Any) -> str:
         ("  superposed one by one", score.rmsd_superposed, idle.rmsd_superposed),
     ):
         lines.append(f"{name:28s}{value:9.2f} {beside:20.2f}")
+    if score.posterior is not None:
+        lines += describe_posterior(score.posterior)
     lines.append(f"{'bond error (Å)':28s}{score.bond_error:9.3f}")
     told = {"poses given": score.pose_errors_given, "poses refined": score.pose_errors_refined}
     lines += [f"{name:28s}{describe_poses(errors)}" for name, errors in told.items() if errors]
     if score.n_junk:
         lines.append(f"{score.n_junk:,} images without a good particle are left out")
     return "\n".join(lines)
+
+
+def describe_posterior(about: dict[str, Any]) -> list[str]:
+    """How good posteriors are, in lines of the table."""
+    lines = [f"{'posterior mean':28s}{about['rmsd_mean']:9.2f} ± {about['sd']:5.2f}"]
+    levels = ", ".join(f"{level:.0%}" for level in about["levels"])
+    for name, where in (("along", "along the motion"), ("residues", "residue by residue")):
+        for shared, words in (("", ""), ("_with_shared", ", with shared errors")):
+            if held := about.get(f"coverage_{name}{shared}"):
+                parts = ", ".join(f"{part:.0%}" for part in held)
+                lines.append(f"  {levels} intervals hold the truth {where}{words}: {parts}")
+    return lines
 
 
 def describe_poses(errors: dict[str, float]) -> str:

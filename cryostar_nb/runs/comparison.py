@@ -10,8 +10,9 @@ from torch import Tensor
 from cryostar_nb.evaluation import Evaluation, evaluate, good_particles, pose_errors
 from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.truth import read_truth
+from cryostar_nb.posterior import Posterior
+from cryostar_nb.runs.posteriors import model_errors, posterior_of, was_inferred
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -23,7 +24,8 @@ def compare(run: "Run", truth: Path | str) -> Evaluation:
     Writes `evaluation.json` into its folder.
     """
     poses = {"given": run.particles, "refined": run.poses}
-    score = _score(run, truth, run.latents, poses)
+    said = posterior_of(run) if was_inferred(run) else None
+    score = _score(run, truth, run.latents, poses, said)
     seconds = run.metrics.get("seconds", [])
     about = {
         "method": run.config.method,
@@ -39,16 +41,15 @@ def compare(run: "Run", truth: Path | str) -> Evaluation:
 def compare_new(run: "Run", truth: Path | str, particles: Particles | Path | str) -> Evaluation:
     """Compare what a run makes of particles that it was not trained on with their truth.
 
+    After `infer`, their posterior, too.
     A file of particles is read like the run's own, but for files that are about those alone.
     """
     if not isinstance(particles, Particles):
-        reading = dataclasses.replace(
-            run.inputs.reading, passthrough=None, poses_pkl=None, ctf_pkl=None
-        )
-        particles = read_particles(particles, reading)
+        particles = run.read(particles)
     latents, poses = run.refine(particles)
     refined = None if run.corrections is None else poses
-    return _score(run, truth, latents, {"given": particles, "refined": refined})
+    said = posterior_of(run, particles) if was_inferred(run) else None
+    return _score(run, truth, latents, {"given": particles, "refined": refined}, said)
 
 
 def _score(
@@ -56,10 +57,11 @@ def _score(
     truth: Path | str,
     latents: Float[Tensor, "particle latent"],
     poses: dict[str, Any],
+    posterior: Posterior | None,
 ) -> Evaluation:
     """The evaluation of these latents, and of poses where the truth has them."""
-    true = read_truth(truth)
-    score = evaluate(run.model.decoder, latents, run.nodes, true)
+    true, shared = read_truth(truth), None if posterior is None else model_errors(run)
+    score = evaluate(run.model.decoder, latents, run.nodes, true, posterior, shared)
     if not {"rotations", "shifts"} <= set(true):
         return score
     good = good_particles(true)

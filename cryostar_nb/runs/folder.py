@@ -42,6 +42,7 @@ from cryostar_nb.latents import (
 )
 from cryostar_nb.models import DeformationVAE, make_network
 from cryostar_nb.poses import Corrections, refine_new
+from cryostar_nb.posterior import Posterior
 from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.kept import kept, save_latents, save_quality
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
@@ -128,7 +129,7 @@ class Run:
         stored = kept(self.folder, "latents.npy")
         if stored is not None:
             return torch.from_numpy(stored)
-        return save_latents(self.folder, self.model, self._data())
+        return save_latents(self.folder, self.model, self.data())
 
     @cached_property
     def quality(self) -> Float[np.ndarray, " particle"]:
@@ -139,17 +140,41 @@ class Run:
         if stored is not None:
             return stored
         known = (self.density, self.band, self.corrections)
-        return save_quality(self.folder, self.model, self._data(), *known)
+        return save_quality(self.folder, self.model, self.data(), *known)
 
-    def _data(self) -> TrainingData:
-        """The particles as training reads them, with the poses that it corrected."""
-        vectors = open_vectors(
-            self.particles, self.band, invert=self.inputs.invert, spill=self.folder
-        )
-        data = training_data(self.particles, vectors)
+    def read(self, path: Path | str) -> Particles:
+        """Read other particles like its own, but for files that are about its own alone."""
+        reading = self.inputs.reading
+        alone = replace(reading, passthrough=None, poses_pkl=None, ctf_pkl=None)
+        return read_particles(path, alone)
+
+    def data(
+        self, particles: Particles | None = None, *, spill: Path | None = None
+    ) -> TrainingData:
+        """Particles as training reads them: its own with the poses that it corrected, or others.
+
+        What does not fit into memory is kept in the folder `spill`, the run's by default. Raises
+        InputError for images of another size.
+        """
+        where: dict[str, Any] = {"invert": self.inputs.invert, "spill": spill or self.folder}
+        if particles is not None:
+            self._check_images(particles)
+            return training_data(particles, open_vectors(particles, self.band, **where))
+        data = training_data(self.particles, open_vectors(self.particles, self.band, **where))
         if self.corrections is None:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
+
+    def _check_images(self, particles: Particles) -> None:
+        """Raise InputError where images are not of the run's size."""
+        grid, box = self.settings.grid, particles.box_size
+        if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
+            raise InputError(
+                f"has images of {{value}} Å; the run's: {grid.box_size} x {grid.pixel_size:.5g} Å",
+                file=particles.source,
+                value=f"{box} x {particles.pixel_size:.5g}",
+                remedy="give particles of the same box and pixel size",
+            )
 
     @property
     def poses(self) -> Poses | None:
@@ -177,22 +202,29 @@ class Run:
         Where the run corrects poses these are corrected, in three rounds, each with the structures
         of the one before.
         """
-        grid, box = self.settings.grid, particles.box_size
-        if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
-            raise InputError(
-                f"has images of {{value}} Å; the run's: {grid.box_size} x {grid.pixel_size:.5g} Å",
-                file=particles.source,
-                value=f"{box} x {particles.pixel_size:.5g}",
-                remedy="give particles of the same box and pixel size",
-            )
+        self._check_images(particles)
         vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
         data = training_data(particles, vectors)
         if self.corrections is None:
             return infer_latents(self.model, data), placed(particles, None)
         data, found = refine_new(
-            self.corrections, data, self.model, density=self.density, band=self.band
+            self.corrections,
+            data,
+            self.model,
+            density=self.density,
+            band=self.band,
         )
         return infer_latents(self.model, data), placed(particles, found)
+
+    def posterior(self, particles: Particles | None = None) -> Posterior:
+        """Which latents the image of each particle allows: of its own particles, or of others.
+
+        That of its own is kept in `posterior/` until the checkpoint changes; `cryostar-nb infer`
+        finds it with progress, and goes on where it was interrupted.
+        """
+        from cryostar_nb.runs.posteriors import posterior_of
+
+        return posterior_of(self, particles)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:

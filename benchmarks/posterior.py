@@ -1,0 +1,166 @@
+"""How good posteriors are: their means, their intervals, and the time that they take.
+
+    python benchmarks/posterior.py --work FOLDER
+
+For each SNR: particles of adenylate kinase are simulated, the default setting is trained on
+`--particles` of them from the closed structure, and `infer` finds the posterior of every particle.
+Then `--new` particles that training has not seen are compared with their truth: the encoder's
+structures, the posterior's mean structures, and how often intervals hold the truth. Errors that all
+particles share are told by a second run, from the open structure, with half as many steps. What is
+done is kept in FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import HERE, KINASE, RESULTS
+
+import cryostar_nb as cs
+from cryostar_nb.io.files import write_json, write_text
+from cryostar_nb.runs.posteriors import compare_runs, home, infer
+
+sys.path.append(str(HERE.parent / "book"))
+from provenance import provenance_of
+
+OPEN = HERE.parent / "data" / "4ake.pdb"
+COMMAND = "python benchmarks/posterior.py"
+
+
+def simulate(folder: Path, snr: float, options: argparse.Namespace) -> None:
+    """Particles to train on and new ones, each with its truth, unless they are there."""
+    if (folder / "done").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    count = options.particles + options.new
+    star = cs.simulate(
+        start=KINASE, end=OPEN, out=folder, n_particles=count, snr=snr, seed=options.seed
+    )
+    with np.load(folder / "truth.npz") as arrays:
+        truth = {name: arrays[name] for name in arrays.files}
+    for name, rows in (
+        ("trained", slice(0, options.particles)),
+        ("new", slice(options.particles, count)),
+    ):
+        cs.select(star, out=folder / f"{name}.star", indices=f"{rows.start}:{rows.stop}")
+        part = {k: v[rows] if v.shape[:1] == (count,) else v for k, v in truth.items()}
+        np.savez(folder / f"{name}.npz", **part)
+    (folder / "done").touch()
+
+
+def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
+    """A run of this name, trained unless it is there."""
+    out = folder / name
+    if (out / "latents.npy").exists():
+        return cs.open_run(out)
+    resume = (out / "checkpoint.pt").exists()
+    if resume:
+        return cs.train(out=out, resume=True)
+    return cs.train(folder / "trained.star", reference=reference, out=out, steps=steps)
+
+
+def measure(snr: float, options: argparse.Namespace) -> dict[str, Any]:
+    """All numbers of one SNR."""
+    folder = options.work / f"snr{snr:g}"
+    simulate(folder, snr, options)
+    run = trained(folder, "run", KINASE, options.steps)
+    seconds = {"train": run.metrics["seconds"][-1]}
+    began = time.perf_counter()
+    found = infer(run)
+    if not (home(run) / "seconds.json").exists():
+        write_json(home(run) / "seconds.json", {"infer": time.perf_counter() - began})
+    seconds |= json.loads((home(run) / "seconds.json").read_text(encoding="utf-8"))
+    compare_runs(run, [trained(folder, "other", OPEN, options.steps // 2)])
+    score = run.evaluate(folder / "new.npz", folder / "new.star")
+    told = found.posterior
+    return {
+        "snr": snr,
+        "encoder": {"mean": score.rmsd_mean, "most_open": score.rmsd_most_open},
+        "posterior": score.posterior,
+        "do_nothing": score.idle.rmsd_mean,
+        "silent_of_training": float((told.information < 0.1).float().mean()),
+        "seconds": seconds,
+        **{name: getattr(options, name) for name in ("particles", "new", "steps", "seed")},
+    }
+
+
+def percent(values: list[float]) -> str:
+    return " / ".join(f"{100 * value:.0f}" for value in values)
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """The numbers as a page."""
+    first = cells[0]
+    lines = [
+        f"Adenylate kinase, {first['particles']:,} particles, {first['steps']:,} steps; errors of"
+        f" {first['new']:,} new particles, Cα, in Å, without alignment: mean / five most open states."
+        f" {first['machine']}; version {first['version']} ({first['commit']}),"
+        f" {first['date']}.",
+        "",
+        "| SNR | encoder | posterior mean | its sd | says nothing | training | inference |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for cell in cells:
+        encoder, told, seconds = cell["encoder"], cell["posterior"], cell["seconds"]
+        lines.append(
+            f"| {cell['snr']:g} | {encoder['mean']:.3f} / {encoder['most_open']:.3f}"
+            f" | {told['rmsd_mean']:.3f} / {told['rmsd_most_open']:.3f} | {told['sd']:.2f}"
+            f" | {told['silent']:.1%} | {seconds['train']:.0f} s | {seconds['infer']:.0f} s |"
+        )
+    lines += [
+        "",
+        "Of 100 intervals of 50 / 90 / 95 %, so many hold the truth:",
+        "",
+        "| SNR | along the motion | with shared errors | residues | with shared errors |"
+        " shared errors, sd |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for cell in cells:
+        told = cell["posterior"]
+        columns = [
+            percent(told[f"coverage_{where}{shared}"])
+            for where in ("along", "residues")
+            for shared in ("", "_with_shared")
+        ]
+        lines.append(f"| {cell['snr']:g} | {' | '.join(columns)} | {told['shared_sd']:.2f} Å |")
+    return "\n".join([*lines, ""])
+
+
+def parsed(words: list[str] | None = None) -> argparse.Namespace:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    add = parser.add_argument
+    add("--work", type=Path, default=HERE.parent / "posterior", help="folder for all that is made")
+    add("--snr", nargs="+", type=float, default=[0.1, 0.01, 0.001])
+    add("--particles", type=int, default=50_000, help="to train on")
+    add("--new", type=int, default=5000, help="to compare with their truth")
+    add("--steps", type=int, default=12_000)
+    add("--seed", type=int, default=7, help="of the particles")
+    add("--results", type=Path, default=RESULTS, help="folder for the table")
+    add("--keep", action="store_true", help="keep images and runs")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Make what is missing, and the table."""
+    options = parsed(words)
+    cells = []
+    for snr in options.snr:
+        path = options.work / f"snr{snr:g}.json"
+        if not path.exists():
+            about = provenance_of(COMMAND)
+            write_json(path, measure(snr, options) | about)
+        if not options.keep:
+            shutil.rmtree(options.work / f"snr{snr:g}", ignore_errors=True)
+        cells.append(json.loads(path.read_text(encoding="utf-8")))
+    write_json(options.results / "posterior.json", {"cells": cells})
+    write_text(options.results / "posterior.md", table(cells))
+
+
+if __name__ == "__main__":
+    main()

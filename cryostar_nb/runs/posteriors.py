@@ -1,0 +1,279 @@
+"""The posterior of every particle of a run, or of other particles: in parts, resumable, on disk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cryostar_nb.calibration import SILENT, errors_between
+from cryostar_nb.density import Density
+from cryostar_nb.errors import InputError
+from cryostar_nb.fourier import Band
+from cryostar_nb.gauge import superpose_weighted
+from cryostar_nb.io.files import clear_when_full, replacing
+from cryostar_nb.io.particles import Particles
+from cryostar_nb.latents import Directions, evenly_spaced
+from cryostar_nb.mixture import Mixture
+from cryostar_nb.models import DeformationVAE
+from cryostar_nb.poses import Corrections, refine_new
+from cryostar_nb.posterior import Inference, Posterior
+from cryostar_nb.training import TrainingData, infer_latents
+
+if TYPE_CHECKING:
+    from cryostar_nb.runs.folder import Run
+
+PART = 2048  # particles; each part is kept as it is done
+GOOD = 0.5  # probability of the particles that the prior is learned from
+COMPARED = 256  # particles that two runs are compared on
+LOW_EFFECTIVE = 5.0  # draws; fewer are too few
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What `infer` found: the posteriors, and where they are kept."""
+
+    posterior: Posterior
+    folder: Path
+    run: "Run"
+
+    def words(self) -> list[str]:
+        """What it says, in a few lines."""
+        found = self.posterior
+        count, draws = found.weights.shape
+        silent = int((found.information < SILENT).sum())
+        few = int((found.effective < LOW_EFFECTIVE).sum())
+        lines = [
+            f"wrote {self.folder / 'posterior.npz'}: {count:,} particles, {draws} draws each",
+            f"structures are known to {float(found.spread.square().mean().sqrt()):.2f} Å"
+            " (sd, rms over particles and nodes), beside errors that all of them share",
+            f"an image says {float(found.information.mean()):.1f} nats about its structure;"
+            f" {silent:,} particles say nothing (less than {SILENT} nats)",
+            f"{float((found.near_encoder > 0.5).float().mean()):.0%} of the particles are probably"
+            " where the encoder says (within 1 Å)",
+            f"draws: as good as {float(found.effective.median()):.0f} independent ones (median);"
+            f" {few:,} particles have fewer than {LOW_EFFECTIVE:.0f}",
+        ]
+        errors = model_errors(self.run)
+        if errors is not None:
+            sd = float(errors.square().sum(-1).mean().sqrt())
+            lines.append(f"errors that particles share, by other runs: {sd:.2f} Å rms")
+        return lines
+
+
+def home(run: "Run") -> Path:
+    """Where a run keeps its posteriors."""
+    return run.folder / "posterior"
+
+
+def _fresh(run: "Run", path: Path) -> bool:
+    checkpoint = run.folder / "checkpoint.pt"
+    return path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime
+
+
+def was_inferred(run: "Run") -> bool:
+    """Whether `infer` was called for this checkpoint."""
+    return _fresh(run, home(run) / "inference.pt")
+
+
+def own_corrections(run: "Run") -> Corrections | None:
+    """The corrections of the poses of a run's particles, with the poses as they were."""
+    if run.corrections is None:
+        return None
+    return replace(run.corrections, given=run.particles.rotations.float())
+
+
+def inference_of(run: "Run", data: TrainingData | None = None) -> Inference:
+    """Noise and priors of a run, learned from its particles and kept in `posterior/inference.pt`.
+
+    They are learned again where the checkpoint is newer.
+    """
+    path = home(run) / "inference.pt"
+    parts = (run.model, run.density, run.band)
+    if _fresh(run, path):
+        return _loaded(torch.load(path, weights_only=True), *parts)
+    found = Inference.learn(
+        run.model,
+        run.data() if data is None else data,
+        run.latents,
+        density=run.density,
+        band=run.band,
+        corrections=own_corrections(run),
+        good=_good(run),
+        seed=run.config.seed,
+    )
+    state: dict[str, Any] = {
+        "prior": list(vars(found.prior).values()),
+        "contrast_sd": found.contrast_sd,
+    }
+    state |= {"directions": list(vars(found.directions).values()), "whitening": found.whitening}
+    state |= {"amplitude": found.amplitude}
+    state |= {"widths": found.widths, "centre": found.centre}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+    return found
+
+
+def _loaded(
+    state: dict[str, Any], network: DeformationVAE, density: Density, band: Band
+) -> Inference:
+    return Inference(
+        network,
+        density,
+        band,
+        Directions(*state["directions"]),
+        Mixture(*state["prior"]),
+        state["whitening"],
+        state["amplitude"],
+        state["contrast_sd"],
+        state["widths"],
+        state["centre"],
+    )
+
+
+def _good(run: "Run") -> Tensor | None:
+    """The particles that are probably good ones; None where too few are, and all count."""
+    good = torch.from_numpy(run.quality > GOOD)
+    return good if good.sum() >= min(100, len(good)) else None
+
+
+def infer(
+    run: "Run",
+    particles: Particles | None = None,
+    out: Path | str | None = None,
+    *,
+    draws: int = 48,
+) -> Inferred:
+    """Find the posterior of every particle of a run, or of other `particles`; write it to `out`.
+
+    `out` is the run's folder `posterior` by default, for its own particles. What is done is kept
+    part by part: the same call goes on after an interruption. Raises InputError for other
+    particles without `out`.
+    """
+    if particles is not None and out is None:
+        problem = "other particles than the run's need a folder of their own"
+        raise InputError(problem, file=particles.source, remedy="give --out")
+    folder = home(run) if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = Posterior(*map(torch.cat, zip(*_parts(run, particles, folder, draws), strict=True)))
+    with replacing(folder / "posterior.npz") as temporary:
+        np.savez(temporary, **{name: v.numpy() for name, v in found._asdict().items()})
+    for path in folder.glob("part_*.npz"):
+        path.unlink()
+    return Inferred(found, folder, run)
+
+
+def _parts(
+    run: "Run", particles: Particles | None, folder: Path, draws: int
+) -> Iterator[Posterior]:
+    """The posteriors of 2,048 particles at a time, each kept in a file of the folder."""
+    data = run.data(particles, spill=folder)
+    inference = inference_of(run, data if particles is None else None)
+    about = str(run.particles.source if particles is None else particles.source)
+    newest = (home(run) / "inference.pt").stat().st_mtime
+    bar = tqdm(total=len(data), desc="inferring", unit="particle")
+    with bar, clear_when_full(folder / "posterior.npz"):
+        for first in range(0, len(data), PART):
+            rows = slice(first, min(first + PART, len(data)))
+            path = folder / f"part_{first:09d}.npz"
+            found = _kept_part(path, newest, about, draws)
+            if found is None:
+                part = data.part(rows)
+                if particles is None:
+                    latents, corrections = run.latents[rows], own_corrections(run)
+                    corrections = None if corrections is None else corrections.part(rows)
+                else:
+                    part, latents, corrections = _seen(run, part)
+                found = inference.infer(
+                    part, latents, corrections=corrections, draws=draws, seed=first
+                )
+                arrays = {name: v.numpy() for name, v in found._asdict().items()}
+                with replacing(path) as temporary:
+                    np.savez(temporary, about=about, **arrays)
+            bar.update(len(found.weights))
+            bar.set_postfix(sd=f"{float(found.spread.square().mean().sqrt()):.2f} Å")
+            yield found
+
+
+def _kept_part(path: Path, newest: float, about: str, draws: int) -> Posterior | None:
+    """A part that was done before, from the same particles, draws and priors; else None."""
+    if not path.exists() or path.stat().st_mtime < newest:
+        return None
+    with np.load(path) as arrays:
+        if str(arrays["about"]) != about or arrays["weights"].shape[1] != draws:
+            return None
+        return Posterior(*(torch.from_numpy(arrays[name]) for name in Posterior._fields))
+
+
+def _seen(
+    run: "Run", data: TrainingData
+) -> tuple[TrainingData, Float[Tensor, "particle latent"], Corrections | None]:
+    """Particles that were not trained on, with corrected poses, and their latents."""
+    corrections = None
+    if run.corrections is not None:
+        data, corrections = refine_new(
+            run.corrections,
+            data,
+            run.model,
+            density=run.density,
+            band=run.band,
+        )
+    return data, infer_latents(run.model, data), corrections
+
+
+def posterior_of(run: "Run", particles: Particles | None = None) -> Posterior:
+    """The stored posterior of a run's particles, found first where there is none, or a new one of
+    other particles, which is not stored.
+    """
+    if particles is None:
+        path = home(run) / "posterior.npz"
+        if not (_fresh(run, path) and _fresh(run, home(run) / "inference.pt")):
+            return infer(run).posterior
+        with np.load(path) as arrays:
+            return Posterior(*(torch.from_numpy(arrays[name]) for name in Posterior._fields))
+    inference = inference_of(run)
+    data, latents, corrections = _seen(run, run.data(particles))
+    return inference.infer(data, latents, corrections=corrections)
+
+
+def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample node 3"]:
+    """Samples of the errors that particles share, from other runs of the same molecule; kept in
+    `posterior/errors.npy`, in Å.
+
+    The mean structures of up to 256 particles of `run` by each of the others are compared with its
+    own, what is still in the same place (`calibration.errors_between`). A node that another run
+    lacks is left without an error from it. Raises InputError for runs without common nodes.
+    """
+    rows = evenly_spaced(COMPARED, len(run.particles))
+    some = run.particles[rows]
+    mine = run.gauge.apply(posterior_of(run).part(rows).structures(run.model.decoder)[0])
+    places = {key: place for place, key in enumerate(run.nodes.residue_keys)}
+    found = []
+    for other in others:
+        shared = [(places[k], j) for j, k in enumerate(other.nodes.residue_keys) if k in places]
+        if len(shared) < 3:
+            problem = f"has {{value}} nodes in common with {run.folder}"
+            remedy = "give runs of one molecule"
+            raise InputError(problem, file=other.folder, value=len(shared), remedy=remedy)
+        here, there = map(list, zip(*shared, strict=True))
+        theirs = posterior_of(other, some).structures(other.model.decoder)[0][:, there]
+        weights = run.gauge.weights[here]
+        theirs = superpose_weighted(theirs, run.reference[here], weights)
+        errors = torch.zeros_like(mine)
+        errors[:, here] = errors_between(mine[:, here], theirs)
+        found.append(errors)
+    errors = torch.cat(found)
+    with replacing(home(run) / "errors.npy") as temporary:
+        np.save(temporary, errors.numpy())
+    return errors
+
+
+def model_errors(run: "Run") -> Float[Tensor, "sample node 3"] | None:
+    """What `compare_runs` found last, if anything."""
+    path = home(run) / "errors.npy"
+    return torch.from_numpy(np.load(path)) if _fresh(run, path) else None
