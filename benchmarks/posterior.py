@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from common import HERE, KINASE, RESULTS
 
 import cryostar_nb as cs
+from cryostar_nb.calibration import SILENT, node_sd
 from cryostar_nb.io.files import write_json, write_text
-from cryostar_nb.runs.posteriors import compare_runs, home, infer
+from cryostar_nb.latents import evenly_spaced
+from cryostar_nb.runs.posteriors import compare_runs, home, infer, model_errors
 
 sys.path.append(str(HERE.parent / "book"))
 from provenance import provenance_of
@@ -70,20 +73,28 @@ def measure(snr: float, options: argparse.Namespace) -> dict[str, Any]:
     simulate(folder, snr, options)
     run = trained(folder, "run", KINASE, options.steps)
     seconds = {"train": run.metrics["seconds"][-1]}
-    began = time.perf_counter()
-    found = infer(run)
     if not (home(run) / "seconds.json").exists():
+        began = time.perf_counter()
+        infer(run)
         write_json(home(run) / "seconds.json", {"infer": time.perf_counter() - began})
     seconds |= json.loads((home(run) / "seconds.json").read_text(encoding="utf-8"))
-    compare_runs(run, [trained(folder, "other", OPEN, options.steps // 2)])
+    if model_errors(run) is None:
+        compare_runs(run, [trained(folder, "other", OPEN, options.steps // 2)])
+    errors = model_errors(run)
+    assert errors is not None
     score = run.evaluate(folder / "new.npz", folder / "new.star")
-    told = found.posterior
+    rows = evenly_spaced(1000, options.particles)
+    information = run.posterior().information
+    sds = run.posterior().part(rows).structures(run.model.decoder)[1]
     return {
         "snr": snr,
         "encoder": {"mean": score.rmsd_mean, "most_open": score.rmsd_most_open},
         "posterior": score.posterior,
         "do_nothing": score.idle.rmsd_mean,
-        "silent_of_training": float((told.information < 0.1).float().mean()),
+        "silent_of_training": float((information < SILENT).float().mean()),
+        "information": torch.histc(information, 50, 0, 5).tolist(),  # particles, by 0.1 nats
+        "node_sd": sds.square().mean(0).sqrt().tolist(),  # Å, of the posteriors
+        "node_shared_sd": node_sd(errors).tolist(),
         "seconds": seconds,
         **{name: getattr(options, name) for name in ("particles", "new", "steps", "seed")},
     }
@@ -98,7 +109,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     lines = [
         f"Adenylate kinase, {first['particles']:,} particles, {first['steps']:,} steps; errors of"
-        f" {first['new']:,} new particles, Cα, in Å, without alignment: mean / five most open states."
+        f" {first['new']:,} new particles, Cα, in Å, unaligned: mean / five most open states."
         f" {first['machine']}; version {first['version']} ({first['commit']}),"
         f" {first['date']}.",
         "",

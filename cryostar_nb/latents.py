@@ -85,11 +85,17 @@ def mean_around_percentiles(
     percentiles: Float[Tensor, " point"],
 ) -> Float[Tensor, "point value"]:
     """Mean of the values of the 2 % of particles around each percentile of the scores."""
+    return torch.stack([values[rows].mean(0) for rows in around_percentiles(scores, percentiles)])
+
+
+def around_percentiles(
+    scores: Float[Tensor, " particle"], percentiles: Float[Tensor, " point"]
+) -> list[Int[Tensor, " row"]]:
+    """The 2 % of particles around each percentile of the scores."""
     order = torch.argsort(scores)
     half_width = max(1, len(scores) // 100)
     centres = (percentiles / 100 * (len(scores) - 1)).round().long().tolist()
-    windows = [order[max(0, place - half_width) : place + half_width + 1] for place in centres]
-    return torch.stack([values[window].mean(0) for window in windows])
+    return [order[max(0, place - half_width) : place + half_width + 1] for place in centres]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from cryostar_nb.density import Density
@@ -57,7 +57,7 @@ class Posterior(NamedTuple):
     near_encoder: Float[Tensor, " particle"]  # probability to be within 1 Å of its structure
     spread: Float[Tensor, " particle"]  # Å, sd of the structure, rms over its nodes
 
-    def part(self, rows: Int[Tensor, " row"] | slice) -> "Posterior":
+    def part(self, rows: Shaped[Tensor, " row"] | slice) -> "Posterior":
         """That of these particles."""
         return Posterior(*(values[rows] for values in self))
 

@@ -16,6 +16,7 @@ from cryostar_nb.structure import NODE_NAMES, Structure, coarse_grain, residue_r
 _PDB_CHAINS, _PDB_ATOMS = 62, 99_999  # the most that fit the format
 _LONGEST_LINK = 2.2  # Å, of a peptide or phosphodiester bond
 Frames = Float[np.ndarray, "frame atom 3"]  # Å
+BFactors = Float[np.ndarray, "frame atom"]  # Å^2
 AtomRow = tuple[object, ...]  # the fields of `Structure`
 
 
@@ -177,15 +178,22 @@ def structure_path(path: Path | str, structure: Structure | None = None) -> Path
     return path
 
 
-def write_structure(path: Path | str, structure: Structure, frames: Frames | None = None) -> None:
+def write_structure(
+    path: Path | str,
+    structure: Structure,
+    frames: Frames | None = None,
+    b_factors: BFactors | None = None,
+) -> None:
     """Write a PDB or mmCIF file (by the suffix), one model per frame, or of its own positions.
 
+    `b_factors` are in Å^2, of each atom of each frame; 0 by default.
     Raises InputError where PDB cannot hold the structure (more than 62 chains or 99,999 atoms): use
     .cif then.
     """
     path = structure_path(path, structure)
     as_pdb = path.suffix == ".pdb"
-    write_text(path, pdb_text(structure, frames) if as_pdb else mmcif_text(structure, frames))
+    as_text = pdb_text if as_pdb else mmcif_text
+    write_text(path, as_text(structure, frames, b_factors))
 
 
 def fits_pdb(structure: Structure) -> bool:
@@ -193,23 +201,32 @@ def fits_pdb(structure: Structure) -> bool:
     return len(set(structure.chains.tolist())) <= _PDB_CHAINS and len(structure) <= _PDB_ATOMS
 
 
-def pdb_text(structure: Structure, frames: Frames | None = None) -> str:
+def pdb_text(
+    structure: Structure, frames: Frames | None = None, b_factors: BFactors | None = None
+) -> str:
     """The structure in PDB format, one model per frame; chains get names of one letter."""
-    document = _document(structure, frames)
+    document = _document(structure, frames, b_factors)
     document.shorten_chain_names()
     return document.make_pdb_string(gemmi.PdbWriteOptions(cryst1_record=False))
 
 
-def mmcif_text(structure: Structure, frames: Frames | None = None) -> str:
+def mmcif_text(
+    structure: Structure, frames: Frames | None = None, b_factors: BFactors | None = None
+) -> str:
     """The structure in mmCIF format, one model per frame."""
-    return _document(structure, frames).make_mmcif_document().as_string()
+    groups = gemmi.MmcifOutputGroups(True)
+    groups.cell = False  # there is no crystal
+    return _document(structure, frames, b_factors).make_mmcif_document(groups).as_string()
 
 
-def _document(structure: Structure, frames: Frames | None) -> gemmi.Structure:
+def _document(
+    structure: Structure, frames: Frames | None, b_factors: BFactors | None
+) -> gemmi.Structure:
     document = gemmi.Structure()
     frames = structure.positions[None] if frames is None else frames
     for number, positions in enumerate(frames, start=1):
-        document.add_model(_model(structure, positions, number))
+        blur = np.zeros(len(structure)) if b_factors is None else b_factors[number - 1]
+        document.add_model(_model(structure, positions, blur, number))
     document.setup_entities()
     return document
 
@@ -223,7 +240,10 @@ def _residues_of_chains(structure: Structure) -> dict[str, list[tuple[int, int]]
 
 
 def _model(
-    structure: Structure, positions: Float[np.ndarray, "atom 3"], number: int
+    structure: Structure,
+    positions: Float[np.ndarray, "atom 3"],
+    b_factors: Float[np.ndarray, " atom"],
+    number: int,
 ) -> gemmi.Model:
     """A model of these atoms elsewhere, in the order of their chains."""
     model = gemmi.Model(number)
@@ -239,6 +259,7 @@ def _model(
                 atom.name = str(structure.atom_names[i])
                 atom.element = gemmi.Element(str(structure.elements[i]))
                 atom.pos, atom.occ = gemmi.Position(*map(float, positions[i])), 1.0
+                atom.b_iso = float(b_factors[i])
                 residue.add_atom(atom)
             chain.add_residue(residue)
         model.add_chain(chain)

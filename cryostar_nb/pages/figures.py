@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -130,6 +130,16 @@ def rmsd(
             ax.fill_between(state, mean - sd, mean + sd, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlabel="state (closed to open)", ylabel="Cα-RMSD to the truth (Å)", ylim=(0, None))
     return _figure(ax)
+
+
+def certainty(sds: Float[np.ndarray, " atom"], chains: Shaped[np.ndarray, " atom"]) -> Figure:
+    """How surely each residue is known: the sd of its node, in Å, chain after chain."""
+    ax = _axes(None, width=8, height=2.6)
+    ax.fill_between(np.arange(1, len(sds) + 1), sds, color=COLOURS["star"], alpha=0.4, step="mid")
+    for place in np.flatnonzero(chains[1:] != chains[:-1]):
+        ax.axvline(place + 1.5, color="0.6", linewidth=0.8)
+    ax.set(xlabel="residue", ylabel="sd (Å)", xlim=(0.5, len(sds) + 0.5), ylim=(0, None))
+    return _figure(ax, legend=False)
 
 
 def information_floor(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -17,17 +17,26 @@ from cryostar_nb.backbone import local_geometry
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_text
 from cryostar_nb.io.structures import fits_pdb, write_structure, write_trajectory
-from cryostar_nb.latents import ENDS, PrincipalComponents, evenly_spaced, mean_around_percentiles
+from cryostar_nb.latents import (
+    ENDS,
+    PrincipalComponents,
+    around_percentiles,
+    evenly_spaced,
+    mean_around_percentiles,
+)
 from cryostar_nb.pages import figures, views
 from cryostar_nb.pages.explorer import latent_explorer
 from cryostar_nb.pages.html import picture, render, table
 from cryostar_nb.pages.terminal import describe_poses
+from cryostar_nb.structure import residue_ranges
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
 SHOWN = 6  # particles on the page
 WRITTEN, STATES = 3, 5  # components with all atoms, and models of each
+FRAMES = 21  # of the first component's trajectory of all atoms
+AVERAGED = 64  # particles around a model, whose posteriors make its B-factors
 ALIGNED = (
     ("rmsd_in_gauge", "mean, by the part that is still"),
     ("rmsd_superposed", "mean, superposed one by one"),
@@ -41,7 +50,8 @@ def write_report(run: Run) -> Path:
     `latents.npy` (particle, latent); `pca.csv`, the scores of every particle; `traversal_pc1.pdb`
     (or `.cif`) and `traversal_pc1.dcd`, structures from the 5th to the 95th percentile of the first
     component, which leads away from the reference; `atoms_pc1.cif` to `atoms_pc3.cif`, every heavy
-    atom at five percentiles of a component, where the run knows atoms; `latents.html`, an
+    atom at five percentiles of a component, where the run knows atoms, and `atoms_pc1.xtc`, more of
+    the first, with `atoms.cif` for its topology; `latents.html`, an
     interactive scatter; `report.html`, all of it on one page that needs no network.
     """
     pca, frames = run.components(), run.traverse()
@@ -58,19 +68,40 @@ def write_report(run: Run) -> Path:
 
 
 def write_all_atoms(run: Run, pca: PrincipalComponents) -> str:
-    """Write atoms_pcN.cif, a model for each of five percentiles from the 5th to the 95th.
+    """Write atoms_pcN.cif, a model for each of five percentiles from the 5th to the 95th, and
+    atoms_pc1.xtc, 21 frames from the one to the other.
 
-    Returns how good their geometry is, in words.
+    B-factors are those of the posterior, after `infer`. Returns how good the models' geometry is,
+    in words.
     """
     changes, meetings = [], []
     for number, scores in enumerate(pca.scores.T[:WRITTEN], start=1):
-        along = mean_around_percentiles(run.latents, scores, torch.linspace(*ENDS, STATES))
+        percentiles = torch.linspace(*ENDS, STATES)
+        along = mean_around_percentiles(run.latents, scores, percentiles)
         models = run.all_atoms(along).double()
-        write_structure(run.folder / f"atoms_pc{number}.cif", run.atoms, models.numpy())
+        blur = _b_factors(run, around_percentiles(scores, percentiles))
+        write_structure(run.folder / f"atoms_pc{number}.cif", run.atoms, models.numpy(), blur)
         changes.append(link_error(run.atoms, models))
         meetings += [clashes(run.atoms, model) for model in models.numpy()]
+    frames = torch.linspace(*ENDS, FRAMES)
+    along = mean_around_percentiles(run.latents, pca.scores[:, 0], frames)
+    trajectory = run.all_atoms(along).numpy()
+    write_trajectory(run.folder / "atoms_pc1.xtc", run.atoms, trajectory)
     links = f"bonds between residues off by up to {max(changes):.3f} Å rms"
     return f"{links}, up to {max(meetings)} clashes in a model"
+
+
+def _b_factors(
+    run: Run, windows: list[Int[Tensor, " row"]]
+) -> Float[np.ndarray, "model atom"] | None:
+    """B = 8 pi^2 sd^2 / 3 of the atoms of each model, from the particles around it, in Å^2."""
+    some = [rows[evenly_spaced(AVERAGED, len(rows))] for rows in windows]
+    sds = [sd for sd in map(run.node_sd, some) if sd is not None]
+    if not sds:
+        return None
+    of_nodes = 8 * np.pi**2 / 3 * torch.stack(sds).double().square().numpy()
+    first_to_last = np.diff(residue_ranges(run.atoms), axis=1)[:, 0]
+    return np.repeat(of_nodes, first_to_last, axis=1)
 
 
 def write_scores(path: Path, pca: PrincipalComponents) -> None:
@@ -93,6 +124,7 @@ def report_page(
     evaluation, metrics = run.evaluation, run.metrics
     motion = views.structure(run.nodes, frames, ghost=run.reference, width="100%", height=440)
     marks = mean_around_percentiles(pca.scores[:, :2], pca.scores[:, 0], torch.tensor(ENDS))
+    sure = run.node_sd()
     named = {f"{end:g} %": (x, y) for end, (x, y) in zip(ENDS, marks.tolist(), strict=True)}
     density = figures.latents(pca.scores.numpy(), pca.explained.tolist(), named)
     return render(
@@ -104,6 +136,8 @@ def report_page(
         numbers=table(_numbers(run, evaluation, frames) + atoms),
         held_out=(run.held_out["words"] if run.held_out else []) + [_good_particles(run)],
         motion=Markup(motion._make_html()),
+        certainty=run.certainty,
+        sure=None if sure is None else _certainty(run, frames, sure),
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
         error=picture(_error_chart(run, evaluation), "RMSD per state") if evaluation else "",
@@ -112,6 +146,16 @@ def report_page(
         particles=picture(_particles_chart(run), "particle images above projections"),
         training=picture(figures.training(metrics), "losses by step") if metrics else "",
     )
+
+
+def _certainty(
+    run: Run, frames: Float[Tensor, "frame atom 3"], sds: Float[Tensor, " atom"]
+) -> tuple[Markup, Markup]:
+    """The middle structure coloured by how surely it is known, and the sd of every residue."""
+    middle, values = frames[len(frames) // 2], sds.numpy()
+    view = views.coloured(run.nodes, middle, values, width="100%", height=380)
+    chart = picture(figures.certainty(values, run.nodes.chains), "sd of every residue")
+    return Markup(view._make_html()), chart
 
 
 def _good_particles(run: "Run") -> str:

@@ -53,6 +53,26 @@ def structure(
     return view
 
 
+def coloured(
+    nodes: Structure,
+    positions: Positions,
+    values: Float[np.ndarray, " atom"],
+    *,
+    width: int | str = 640,
+    height: int = 420,
+) -> py3Dmol.view:
+    """A view of one structure, coloured by a number of each node: blue is low, red is high."""
+    view = py3Dmol.view(width=width, height=height)
+    text = pdb_text(nodes, np.asarray(positions)[None], np.asarray(values, np.float64)[None])
+    view.addModel(text, "pdb")
+    ends = {"min": float(values.max()), "max": float(values.min())}
+    scheme = {"colorscheme": {"prop": "b", "gradient": "rwb"} | ends}
+    view.setStyle({"cartoon": _TUBE | scheme})
+    view.setBackgroundColor("white", 0)
+    view.zoomTo()
+    return view
+
+
 def side_by_side(
     nodes: Structure,
     panels: Mapping[str, tuple[Positions, Positions, Bool[np.ndarray, " atom"]]],

@@ -226,6 +226,29 @@ class Run:
 
         return posterior_of(self, particles)
 
+    @property
+    def certainty(self) -> list[str]:
+        """What `infer` found, in a few lines; none before it."""
+        from cryostar_nb.runs.posteriors import Inferred, was_inferred
+
+        return Inferred.of(self).words() if was_inferred(self) else []
+
+    def node_sd(
+        self, particles: Int[Tensor, " particle"] | None = None
+    ) -> Float[Tensor, " atom"] | None:
+        """How surely the position of each node is known, after `infer`: an sd in Å, in three
+        dimensions; None before it.
+
+        It is that of the posteriors of some particles (256, evenly spaced), with the errors that
+        particles share in quadrature where `infer --beside` told them.
+        """
+        from cryostar_nb.runs.posteriors import node_sds, was_inferred
+
+        if not was_inferred(self):
+            return None
+        rows = evenly_spaced(256, len(self.latents)) if particles is None else particles
+        return node_sds(self, rows)
+
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch atom 3"]:
         """Structures of these latents: positions of the nodes in Å."""

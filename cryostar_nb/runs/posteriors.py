@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cryostar_nb.calibration import SILENT, errors_between
+from cryostar_nb.calibration import AT_ONCE, SILENT, errors_between, node_sd
 from cryostar_nb.density import Density
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
@@ -42,6 +42,11 @@ class Inferred:
     folder: Path
     run: "Run"
 
+    @classmethod
+    def of(cls, run: "Run") -> "Inferred":
+        """What is kept of a run."""
+        return cls(posterior_of(run), home(run), run)
+
     def words(self) -> list[str]:
         """What it says, in a few lines."""
         found = self.posterior
@@ -49,7 +54,7 @@ class Inferred:
         silent = int((found.information < SILENT).sum())
         few = int((found.effective < LOW_EFFECTIVE).sum())
         lines = [
-            f"wrote {self.folder / 'posterior.npz'}: {count:,} particles, {draws} draws each",
+            f"{self.folder / 'posterior.npz'}: {count:,} particles, {draws} draws each",
             f"structures are known to {float(found.spread.square().mean().sqrt()):.2f} Å"
             " (sd, rms over particles and nodes), beside errors that all of them share",
             f"an image says {float(found.information.mean()):.1f} nats about its structure;"
@@ -277,3 +282,19 @@ def model_errors(run: "Run") -> Float[Tensor, "sample node 3"] | None:
     """What `compare_runs` found last, if anything."""
     path = home(run) / "errors.npy"
     return torch.from_numpy(np.load(path)) if _fresh(run, path) else None
+
+
+def node_sds(run: "Run", rows: Int[Tensor, " row"]) -> Float[Tensor, " node"]:
+    """How surely each node is known, as an sd in three dimensions, in Å: of the posteriors of these
+    particles, root mean square, and of the errors that particles share, where `compare_runs` told.
+    """
+    parts = posterior_of(run).part(rows)
+    decoder = run.model.decoder
+    squares = [
+        parts.part(some).structures(decoder)[1].square()
+        for some in torch.arange(len(rows)).split(AT_ONCE)
+    ]
+    variance, errors = torch.cat(squares).mean(0), model_errors(run)
+    if errors is not None:
+        variance = variance + node_sd(errors).square()
+    return variance.sqrt()
