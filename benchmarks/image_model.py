@@ -64,7 +64,7 @@ class SideChains:
         self.turns = [found[0] & found[1], found[0] & found[1] & found[2]]
 
     def _first(self, level: int, count: int) -> tuple[Tensor, Tensor]:
-        """The first atom of each residue at this level of its side chain, and whether it has one."""
+        """The first atom of each residue at this level of its side chain, and if it has one."""
         place = torch.ones(count, 3) + torch.eye(3)[level - 1]
         found = torch.zeros(count, dtype=torch.bool)
         for atom in (self.level == level).nonzero().squeeze(1).flip(0).tolist():

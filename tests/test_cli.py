@@ -260,6 +260,7 @@ def test_evaluate_shows_each_state_beside_doing_nothing(small_run):
     score = argparse.Namespace(**vars(errors), idle=idle, bond_error=0.125, n_junk=12)
     score.pose_errors_given = {"rotation_error_deg": 3.5, "shift_error": 1.25}
     score.pose_errors_refined = None
+    score.posterior = None
     text = cli.describe(command, score)
     rows = [re.findall(r"\d+\.\d+", line) for line in text.splitlines()[1:]]
     assert rows == [
@@ -277,6 +278,18 @@ def test_evaluate_shows_each_state_beside_doing_nothing(small_run):
     assert text.endswith(str(small_run / "run" / "evaluation.json"))
     command = parse(f"evaluate {small_run}/run --truth t.npz --particles new.star")
     assert "evaluation.json" not in cli.describe(command, score)
+
+
+def test_evaluate_shows_how_sure_posteriors_are_and_how_often_rightly():
+    from cryostar_nb.pages.terminal import describe_posterior
+
+    told = {"rmsd_mean": 0.5, "sd": 0.25, "levels": [0.5, 0.9, 0.95]}
+    told |= {"coverage_along": [0.4, 0.8, 0.9], "coverage_residues": [0.3, 0.6, 0.7]}
+    lines = describe_posterior(told)
+    assert re.findall(r"[\d.]+", lines[0]) == ["0.50", "0.25"]
+    assert [line.split(": ")[1] for line in lines[1:]] == ["40%, 80%, 90%", "30%, 60%, 70%"]
+    told["coverage_along_with_shared"] = [0.5, 0.9, 1.0]
+    assert "with shared errors: 50%, 90%, 100%" in "\n".join(describe_posterior(told))
 
 
 def test_analyse_writes_every_promised_file(small_run):

@@ -2,12 +2,13 @@
 
 import gzip
 
+import gemmi
 import numpy as np
 import pytest
 from pdb_lines import BACKBONE, atom_line, residue_lines
 from refusals import refused
 
-from cryostar_nb.io.structures import read_nodes, read_structure
+from cryostar_nb.io.structures import read_nodes, read_structure, write_structure
 from cryostar_nb.structure import bonds
 
 
@@ -265,3 +266,15 @@ def test_a_coordinate_that_is_no_number_is_refused(value, pdb):
     path = pdb(*residue_lines("GLY", 1), atom_line("CA", "ALA", 2, (1.0, value, 0.0)))
     with refused("model.pdb", value=value):
         read_structure(path)
+
+
+@pytest.mark.parametrize("suffix", ["pdb", "cif"])
+def test_b_factors_are_written_model_by_model(suffix, pdb, tmp_path):
+    nodes = read_nodes(pdb(*residue_lines("GLY", 5), *residue_lines("ALA", 6, x=3.8)))
+    frames = np.stack([nodes.positions, nodes.positions + 1])
+    path = tmp_path / f"models.{suffix}"
+    write_structure(path, nodes, frames, np.array([[1.0, 2.0], [30.0, 40.5]]))
+    found = [[cra.atom.b_iso for cra in model.all()] for model in gemmi.read_structure(str(path))]
+    assert found == [[1.0, 2.0], [30.0, 40.5]]
+    write_structure(path, nodes)
+    assert [cra.atom.b_iso for cra in gemmi.read_structure(str(path))[0].all()] == [0, 0]

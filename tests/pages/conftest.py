@@ -61,6 +61,11 @@ class LineRun:
     held_out: dict | None = None
     quality: np.ndarray = dataclasses.field(default_factory=lambda: np.repeat([0.9, 0.1], [45, 15]))
 
+    certainty = ()
+
+    def node_sd(self, particles=None):
+        return None
+
     @property
     def reference(self):
         return torch.from_numpy(self.nodes.positions).float()

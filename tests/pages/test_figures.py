@@ -65,3 +65,17 @@ def test_views_hold_what_they_show(run):
     np.testing.assert_allclose(corner, [-6.0, -4.0, -4.0], atol=1e-5)
     values = np.array(cube[-1].split(), dtype=float).reshape(6, 4, 4)  # x is the slowest
     assert values[3, 2, 2] == values.sum() == 1.0
+
+
+def test_certainty_is_drawn_residue_by_residue_and_chain_by_chain():
+    sds = np.array([0.1, 0.2, 0.6, 0.3])
+    ax = figures.certainty(sds, np.array(["A", "A", "B", "B"])).axes[0]
+    assert ax.get_ylim()[1] > 0.6
+    assert [line.get_xdata()[0] for line in ax.lines] == [2.5]
+
+
+def test_a_coloured_view_has_the_values_as_b_factors(run):
+    values = np.linspace(0.5, 2.5, len(run.nodes))
+    text = views.coloured(run.nodes, run.reference, values)._make_html()
+    assert '"prop": "b"' in text and '"min": 2.5' in text and '"max": 0.5' in text
+    assert f"{values[1]:6.2f}" in text
