@@ -3,11 +3,12 @@
 import dataclasses
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
 from tyro.conf import OmitArgPrefixes, Positional
 
-from cryostar_nb.config import PRESETS, Count, Positive, TrainConfig, settings
+from cryostar_nb.config import FROM_NUMPY, PRESETS, Positive, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
@@ -133,8 +134,8 @@ class Infer:
     """Other particles, of the same box and pixel size (default: those of the training)."""
     out: Path | None = None
     """Folder for the posterior of other particles."""
-    draws: Count = 48
-    """Structures drawn for each particle."""
+    draws: Annotated[int, FROM_NUMPY, Field(strict=True, ge=8)] = 48
+    """Structures drawn for each particle, at least 8."""
     beside: tuple[Path, ...] = ()
     """Run folders of other trainings of the same molecule, from another reference or from other
     particles: what they say of the same particles tells how large the errors are that particles

@@ -12,7 +12,7 @@ from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.truth import read_truth
 from cryostar_nb.posterior import Posterior
-from cryostar_nb.runs.posteriors import model_errors, posterior_of, was_inferred
+from cryostar_nb.runs.posteriors import knows_noise, model_errors, posterior_of, was_inferred
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -48,7 +48,7 @@ def compare_new(run: "Run", truth: Path | str, particles: Particles | Path | str
         particles = run.read(particles)
     latents, poses = run.refine(particles)
     refined = None if run.corrections is None else poses
-    said = posterior_of(run, particles) if was_inferred(run) else None
+    said = posterior_of(run, particles) if knows_noise(run) else None
     return _score(run, truth, latents, {"given": particles, "refined": refined}, said)
 
 

@@ -81,9 +81,14 @@ def _fresh(run: "Run", path: Path) -> bool:
     return path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime
 
 
-def was_inferred(run: "Run") -> bool:
-    """Whether `infer` was called for this checkpoint."""
+def knows_noise(run: "Run") -> bool:
+    """Whether noise and priors were learned from this checkpoint, by `infer`."""
     return _fresh(run, home(run) / "inference.pt")
+
+
+def was_inferred(run: "Run") -> bool:
+    """Whether the posteriors of its own particles are there, from this checkpoint."""
+    return knows_noise(run) and _fresh(run, home(run) / "posterior.npz")
 
 
 def own_corrections(run: "Run") -> Corrections | None:
@@ -100,7 +105,7 @@ def inference_of(run: "Run", data: TrainingData | None = None) -> Inference:
     """
     path = home(run) / "inference.pt"
     parts = (run.model, run.density, run.band)
-    if _fresh(run, path):
+    if knows_noise(run):
         return _loaded(torch.load(path, weights_only=True), *parts)
     found = Inference.learn(
         run.model,
@@ -236,10 +241,9 @@ def posterior_of(run: "Run", particles: Particles | None = None) -> Posterior:
     other particles, which is not stored.
     """
     if particles is None:
-        path = home(run) / "posterior.npz"
-        if not (_fresh(run, path) and _fresh(run, home(run) / "inference.pt")):
+        if not was_inferred(run):
             return infer(run).posterior
-        with np.load(path) as arrays:
+        with np.load(home(run) / "posterior.npz") as arrays:
             return Posterior(*(torch.from_numpy(arrays[name]) for name in Posterior._fields))
     inference = inference_of(run)
     data, latents, corrections = _seen(run, run.data(particles))

@@ -142,6 +142,8 @@ def test_other_particles_get_a_folder_of_their_own(copy, tmp_path):
     assert found.posterior.weights.shape == (10, DRAWS)
     assert (tmp_path / "others" / "posterior.npz").exists()
     assert any("10 particles" in line for line in found.words())
+    (copy.folder / "posterior" / "posterior.npz").unlink()
+    assert copy.node_sd() is None and copy.certainty == []  # its own have not been inferred
 
 
 def test_other_particles_of_another_box_are_refused(copy):
