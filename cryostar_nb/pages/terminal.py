@@ -33,7 +33,7 @@ def describe(command: Any, result: Any) -> str:
         case "Train":
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Infer":
-            return "wrote " + "\n".join(result.words())
+            return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")

@@ -54,7 +54,7 @@ class Inferred:
         silent = int((found.information < SILENT).sum())
         few = int((found.effective < LOW_EFFECTIVE).sum())
         lines = [
-            f"{self.folder / 'posterior.npz'}: {count:,} particles, {draws} draws each",
+            f"{count:,} particles, {draws} draws each",
             f"structures are known to {float(found.spread.square().mean().sqrt()):.2f} Å"
             " (sd, rms over particles and nodes), beside errors that all of them share",
             f"an image says {float(found.information.mean()):.1f} nats about its structure;"
