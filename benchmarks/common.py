@@ -34,6 +34,22 @@ RESIDUE_ATOMS = 8  # heavy atoms of a residue
 SIDE_CHAIN = 1.5  # Å, along each axis, by which the others lie off its Cα
 
 
+def split(star: Path, trained: int, count: int) -> None:
+    """Beside simulated particles, trained.star and new.star: the first ones and the other ones.
+
+    Each has its truth, trained.npz and new.npz.
+    """
+    with np.load(star.parent / "truth.npz") as arrays:
+        truth = {name: arrays[name] for name in arrays.files}
+    of_particles = ("state", "junk", "rotations", "shifts")
+    for name, rows in (("trained", slice(0, trained)), ("new", slice(trained, count))):
+        path = star.parent / f"{name}.star"
+        cryostar_nb.select(star, out=path, indices=f"{rows.start}:{rows.stop}")
+        part = {entry: truth[entry][rows] for entry in of_particles}
+        about_all = {entry: truth[entry] for entry in ("positions", "reference_nodes")}
+        np.savez(path.with_suffix(".npz"), **part, **about_all)
+
+
 def synthetic_structure(count: int) -> Structure:
     """A compact stand-in for a complex of `count` residues, at the density of a protein.
 

@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from common import HERE, KINASE, RESULTS
+from common import HERE, KINASE, RESULTS, split
 
 import cryostar_nb as cs
 from cryostar_nb.calibration import SILENT, node_sd
@@ -44,15 +43,7 @@ def simulate(folder: Path, snr: float, options: argparse.Namespace) -> None:
     star = cs.simulate(
         start=KINASE, end=OPEN, out=folder, n_particles=count, snr=snr, seed=options.seed
     )
-    with np.load(folder / "truth.npz") as arrays:
-        truth = {name: arrays[name] for name in arrays.files}
-    for name, rows in (
-        ("trained", slice(0, options.particles)),
-        ("new", slice(options.particles, count)),
-    ):
-        cs.select(star, out=folder / f"{name}.star", indices=f"{rows.start}:{rows.stop}")
-        part = {k: v[rows] if v.shape[:1] == (count,) else v for k, v in truth.items()}
-        np.savez(folder / f"{name}.npz", **part)
+    split(star, options.particles, count)
     (folder / "done").touch()
 
 
@@ -61,8 +52,7 @@ def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
     out = folder / name
     if (out / "latents.npy").exists():
         return cs.open_run(out)
-    resume = (out / "checkpoint.pt").exists()
-    if resume:
+    if (out / "checkpoint.pt").exists():
         return cs.train(out=out, resume=True)
     return cs.train(folder / "trained.star", reference=reference, out=out, steps=steps)
 
@@ -84,15 +74,15 @@ def measure(snr: float, options: argparse.Namespace) -> dict[str, Any]:
     assert errors is not None
     score = run.evaluate(folder / "new.npz", folder / "new.star")
     rows = evenly_spaced(1000, options.particles)
-    information = run.posterior().information
-    sds = run.posterior().part(rows).structures(run.model.decoder)[1]
+    told = run.posterior()
+    sds = told.part(rows).structures(run.model.decoder)[1]
     return {
         "snr": snr,
         "encoder": {"mean": score.rmsd_mean, "most_open": score.rmsd_most_open},
         "posterior": score.posterior,
         "do_nothing": score.idle.rmsd_mean,
-        "silent_of_training": float((information < SILENT).float().mean()),
-        "information": torch.histc(information, 50, 0, 5).tolist(),  # particles, by 0.1 nats
+        "silent_of_training": float((told.information < SILENT).float().mean()),
+        "information": torch.histc(told.information, 50, 0, 5).tolist(),  # particles, by 0.1 nats
         "node_sd": sds.square().mean(0).sqrt().tolist(),  # Å, of the posteriors
         "node_shared_sd": node_sd(errors).tolist(),
         "seconds": seconds,

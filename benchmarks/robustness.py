@@ -23,8 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import HERE, KINASE, RESULTS, RUVB
+from common import HERE, KINASE, RESULTS, RUVB, split
 from robustness_report import write_tables
 
 import cryostar_nb as cs
@@ -172,17 +171,7 @@ def simulate(cell: Cell, options: argparse.Namespace) -> Path:
         populations=system.populations,
         seed=cell.seed,
     )
-    with np.load(folder / "truth.npz") as arrays:
-        truth = {name: arrays[name] for name in arrays.files}
-    of_particles = ("state", "junk", "rotations", "shifts")
-    for name, rows in (
-        ("trained", slice(0, options.particles)),
-        ("new", slice(options.particles, count)),
-    ):
-        cs.select(star, out=folder / f"{name}.star", indices=f"{rows.start}:{rows.stop}")
-        part = {entry: truth[entry][rows] for entry in of_particles}
-        about_all = {entry: truth[entry] for entry in ("positions", "reference_nodes")}
-        np.savez(folder / f"{name}.npz", **part, **about_all)
+    split(star, options.particles, count)
     (folder / "done").touch()
     return folder
 

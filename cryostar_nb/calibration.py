@@ -86,6 +86,7 @@ def posterior_scores(
     moving = move.norm(dim=-1) > LEAST_MOTION
     line = move / move.norm() / math.sqrt(len(move))
     found: dict[str, list[Tensor]] = defaultdict(list)
+    kinds = {"": None} if errors is None else {"": None, "_with_shared": errors}
     for rows in torch.arange(len(states)).split(AT_ONCE):
         drawn, weights, here = (
             decoder(posterior.latents[rows]),
@@ -98,9 +99,7 @@ def posterior_scores(
         found["off"].append(((mean - here) * line).sum((-1, -2)))
         on_line, truth = (((x - true[0]) * line).sum((-1, -2)) for x in (drawn, here))
         nodes = drawn[:, :, moving].permute(0, 2, 3, 1)
-        for name, shared in (("", None), ("_with_shared", errors)):
-            if shared is None and name:
-                continue
+        for name, shared in kinds.items():
             beside = None if shared is None else (shared * line).sum((-1, -2))
             found["coverage_along" + name].append(coverage(on_line, weights, truth, beside))
             beside = None if shared is None else shared[:, moving].permute(1, 2, 0)

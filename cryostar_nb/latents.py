@@ -65,7 +65,7 @@ class Directions:
         some = latents[evenly_spaced(200, len(latents))]
         here = decoder(some)
         moves = [float(rmsd(decoder(some + a.to(some)), here).square().mean().sqrt()) for a in axes]
-        kept = torch.tensor([move > max(LEAST_MOVE, 1e-9) for move in moves])
+        kept = torch.tensor([move > LEAST_MOVE for move in moves])
         kept[0] |= not kept.any()
         axes = axes[kept.to(axes.device)]
         return cls(mean, axes, (axes / axes.square().sum(-1, keepdim=True)).mT)

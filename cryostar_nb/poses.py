@@ -203,7 +203,6 @@ def _gauss_newton(
     The image is a multiple of the prediction, and noise whose variance is that of the first
     residuals of the batch; the multiple is profiled out.
     """
-    steps = STEP * torch.eye(3, 5).to(values)
     precision = widths.square().reciprocal()
     best = torch.full_like(values[:, 0], -math.inf)
     kept, information = values, values.new_zeros(len(values), 5, 5)
@@ -219,8 +218,7 @@ def _gauss_newton(
         kept = torch.where(better[:, None], values, kept)
         if turn == iterations:
             break
-        turned = [(predicted(values + step) - prediction) / STEP for step in steps]
-        slopes = torch.stack([*turned, *shift_slopes(prediction, band)], dim=1) * contrast[:, None]
+        slopes = pose_slopes(predicted, values, prediction, band) * contrast[:, None]
         along = normalize(prediction, dim=-1)[:, None]  # a change of contrast alone
         slopes = slopes - (slopes * along).sum(-1, keepdim=True) * along
         here = slopes @ slopes.mT / noise
@@ -232,9 +230,22 @@ def _gauss_newton(
     return kept, information
 
 
-def shift_slopes(
-    images: Float[Tensor, "batch band"], band: Band
-) -> list[Float[Tensor, "batch band"]]:
+def pose_slopes(
+    predicted: Callable[[Tensor], Tensor],
+    values: Float[Tensor, "batch 5"],
+    prediction: Float[Tensor, "batch band"],
+    band: Band,
+) -> Float[Tensor, "batch 5 band"]:
+    """How predictions change with each number of a correction: per radian by differences, per Å.
+
+    `predicted` makes them of corrections, and `prediction` is that of these `values`.
+    """
+    steps = STEP * torch.eye(3, 5).to(values)
+    turned = [(predicted(values + step) - prediction) / STEP for step in steps]
+    return torch.stack([*turned, *_shifted(prediction, band)], dim=1)
+
+
+def _shifted(images: Float[Tensor, "batch band"], band: Band) -> list[Float[Tensor, "batch band"]]:
     """How images change with a shift along x and along y, per Å: -2 pi i k times each."""
     real, imaginary = images.chunk(2, dim=-1)
     angles = 2 * math.pi * band.frequencies_on(images.device).to(images)

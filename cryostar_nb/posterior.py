@@ -30,8 +30,7 @@ from cryostar_nb.latents import Directions, evenly_spaced
 from cryostar_nb.likelihood import shell_members
 from cryostar_nb.mixture import Mixture, effective_number
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, NormalModeDecoder
-from cryostar_nb.poses import NARROWEST, STEP, Corrections, corrected, shift_slopes, transfer_of
-from cryostar_nb.projector import make_images
+from cryostar_nb.poses import NARROWEST, Corrections, corrected, pose_slopes, transfer_of
 from cryostar_nb.training import TrainingData
 
 AT_ONCE = 64  # particles
@@ -176,9 +175,8 @@ class Inference:
         residual = square - 2 * scale * cross + scale.square() * power
         noise = (residual.median(0).values / members.sum(0).clamp(min=1)).clamp(min=1e-6)
         cross, power = (cross * scale / noise).sum(-1), (power * scale.square() / noise).sum(-1)
-        scatter = (cross / power.clamp(min=1e-12) - 1).square() - power.clamp(
-            min=1e-12
-        ).reciprocal()
+        known = power.clamp(min=1e-12)
+        scatter = (cross / known - 1).square() - known.reciprocal()
         variance = float((scatter * power.square()).sum() / power.square().sum())
         of_band = [members @ values.to(members) for values in (noise.rsqrt(), scale)]
         sd = max(math.sqrt(max(variance, 0.0)), LEAST_CONTRAST_SD)
@@ -225,14 +223,9 @@ class Inference:
             assert self.centre is not None
             rotations, extra = corrected(rotations, moved, self.centre)
             shifts = extra if shifts is None else shifts + extra
-        deformed = self.network.decoder.deform(latents.to(rotations))
-        return batch.factors * make_images(
-            self.density.centres(*deformed),
-            self.density.amplitudes,
-            self.density.sigma,
-            self.band,
-            rotations=rotations,
-            shifts=shifts,
+        positions, turns = self.network.decoder.deform(latents.to(rotations))
+        return batch.factors * self.density.images(
+            positions, self.band, rotations=rotations, shifts=shifts, turns=turns
         )
 
     def _infer(
@@ -245,9 +238,8 @@ class Inference:
             nearby = self.prior.times_gaussian(slope.cpu(), curvature.cpu())
             if turn + 1 < ITERATIONS:
                 change = nearby.mode().to(places) - places
-                places = places + change / (change.norm(dim=-1, keepdim=True) / LONGEST).clamp(
-                    min=1
-                )
+                excess = change.norm(dim=-1, keepdim=True) / LONGEST
+                places = places + change / excess.clamp(min=1)
         nearby, count = nearby.widened(WIDER), round(draws * FROM_PRIOR)
         elsewhere = self.prior.draw(len(latents) * count, generator)
         places = torch.cat(
@@ -277,11 +269,12 @@ class Inference:
         slopes = batch.images[:, None][:, :0]
         if batch.values is not None and self.widths is not None:
             z = self.directions.latents(places)
-            made = self._predict(batch, z)
-            steps = STEP * torch.eye(3, 5, device=made.device)
-            turned = [self._predict(batch, z, s.expand(len(z), 5)) - made for s in steps]
-            moved = shift_slopes(made, self.band)
-            slopes = torch.stack([*(t / STEP for t in turned), *moved], dim=1)
+            slopes = pose_slopes(
+                lambda moved: self._predict(batch, z, moved),
+                torch.zeros_like(batch.values),
+                self._predict(batch, z),
+                self.band,
+            )
             at.append(batch.values.double())
             turn, shift = self.widths.clamp(min=NARROWEST).double().square().reciprocal().tolist()
             precision += [turn] * 3 + [shift] * 2

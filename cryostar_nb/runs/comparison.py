@@ -12,7 +12,14 @@ from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.truth import read_truth
 from cryostar_nb.posterior import Posterior
-from cryostar_nb.runs.posteriors import knows_noise, model_errors, posterior_of, was_inferred
+from cryostar_nb.runs.pose_refinement import placed
+from cryostar_nb.runs.posteriors import (
+    knows_noise,
+    model_errors,
+    of_seen,
+    posterior_of,
+    was_inferred,
+)
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -46,9 +53,9 @@ def compare_new(run: "Run", truth: Path | str, particles: Particles | Path | str
     """
     if not isinstance(particles, Particles):
         particles = run.read(particles)
-    latents, poses = run.refine(particles)
-    refined = None if run.corrections is None else poses
-    said = posterior_of(run, particles) if knows_noise(run) else None
+    data, latents, corrections = run.seen(run.data_of(particles))
+    refined = None if corrections is None else placed(particles, corrections)
+    said = of_seen(run, data, latents, corrections) if knows_noise(run) else None
     return _score(run, truth, latents, {"given": particles, "refined": refined}, said)
 
 

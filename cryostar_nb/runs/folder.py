@@ -148,25 +148,21 @@ class Run:
         alone = replace(reading, passthrough=None, poses_pkl=None, ctf_pkl=None)
         return read_particles(path, alone)
 
-    def data(
-        self, particles: Particles | None = None, *, spill: Path | None = None
-    ) -> TrainingData:
-        """Particles as training reads them: its own with the poses that it corrected, or others.
-
-        What does not fit into memory is kept in the folder `spill`, the run's by default. Raises
-        InputError for images of another size.
-        """
-        where: dict[str, Any] = {"invert": self.inputs.invert, "spill": spill or self.folder}
-        if particles is not None:
-            self._check_images(particles)
-            return training_data(particles, open_vectors(particles, self.band, **where))
-        data = training_data(self.particles, open_vectors(self.particles, self.band, **where))
+    def data(self) -> TrainingData:
+        """Its particles as training reads them, with the poses that it corrected."""
+        vectors = open_vectors(
+            self.particles, self.band, invert=self.inputs.invert, spill=self.folder
+        )
+        data = training_data(self.particles, vectors)
         if self.corrections is None:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
 
-    def _check_images(self, particles: Particles) -> None:
-        """Raise InputError where images are not of the run's size."""
+    def data_of(self, particles: Particles, *, spill: Path | None = None) -> TrainingData:
+        """Other particles as training reads them: in memory, or what does not fit in `spill`.
+
+        Raises InputError for images of another size.
+        """
         grid, box = self.settings.grid, particles.box_size
         if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
             raise InputError(
@@ -175,6 +171,24 @@ class Run:
                 value=f"{box} x {particles.pixel_size:.5g}",
                 remedy="give particles of the same box and pixel size",
             )
+        invert = self.inputs.invert
+        if spill is None:
+            return training_data(particles, load_band_vectors(particles, self.band, invert=invert))
+        vectors = open_vectors(particles, self.band, invert=invert, spill=spill)
+        return training_data(particles, vectors)
+
+    def seen(
+        self, data: TrainingData
+    ) -> tuple[TrainingData, Float[Tensor, "particle latent"], Corrections | None]:
+        """Particles that were not trained on, with poses corrected where the run corrects them,
+        their latent means, and the corrections.
+        """
+        corrections = None
+        if self.corrections is not None:
+            data, corrections = refine_new(
+                self.corrections, data, self.model, density=self.density, band=self.band
+            )
+        return data, infer_latents(self.model, data), corrections
 
     @property
     def poses(self) -> Poses | None:
@@ -202,19 +216,8 @@ class Run:
         Where the run corrects poses these are corrected, in three rounds, each with the structures
         of the one before.
         """
-        self._check_images(particles)
-        vectors = load_band_vectors(particles, self.band, invert=self.inputs.invert)
-        data = training_data(particles, vectors)
-        if self.corrections is None:
-            return infer_latents(self.model, data), placed(particles, None)
-        data, found = refine_new(
-            self.corrections,
-            data,
-            self.model,
-            density=self.density,
-            band=self.band,
-        )
-        return infer_latents(self.model, data), placed(particles, found)
+        _, latents, corrections = self.seen(self.data_of(particles))
+        return latents, placed(particles, corrections)
 
     def posterior(self, particles: Particles | None = None) -> Posterior:
         """Which latents the image of each particle allows: of its own particles, or of others.

@@ -1,7 +1,8 @@
 """The posterior of every particle of a run, or of other particles: in parts, resumable, on disk."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cryostar_nb.calibration import AT_ONCE, SILENT, errors_between, node_sd
-from cryostar_nb.density import Density
 from cryostar_nb.errors import InputError
-from cryostar_nb.fourier import Band
 from cryostar_nb.gauge import superpose_weighted
 from cryostar_nb.io.files import clear_when_full, replacing
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.latents import Directions, evenly_spaced
 from cryostar_nb.mixture import Mixture
-from cryostar_nb.models import DeformationVAE
-from cryostar_nb.poses import Corrections, refine_new
+from cryostar_nb.poses import Corrections
 from cryostar_nb.posterior import Inference, Posterior
-from cryostar_nb.training import TrainingData, infer_latents
+from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
 PART = 2048  # particles; each part is kept as it is done
 GOOD = 0.5  # probability of the particles that the prior is learned from
 COMPARED = 256  # particles that two runs are compared on
+MADE_OF = {"directions": Directions, "prior": Mixture}  # tensors
+LEARNED = (*MADE_OF, "whitening", "amplitude", "contrast_sd", "widths", "centre")  # of `Inference`
 LOW_EFFECTIVE = 5.0  # draws; fewer are too few
 
 
@@ -91,59 +91,33 @@ def was_inferred(run: "Run") -> bool:
     return knows_noise(run) and _fresh(run, home(run) / "posterior.npz")
 
 
-def own_corrections(run: "Run") -> Corrections | None:
-    """The corrections of the poses of a run's particles, with the poses as they were."""
-    if run.corrections is None:
-        return None
-    return replace(run.corrections, given=run.particles.rotations.float())
-
-
 def inference_of(run: "Run", data: TrainingData | None = None) -> Inference:
     """Noise and priors of a run, learned from its particles and kept in `posterior/inference.pt`.
 
     They are learned again where the checkpoint is newer.
     """
     path = home(run) / "inference.pt"
-    parts = (run.model, run.density, run.band)
     if knows_noise(run):
-        return _loaded(torch.load(path, weights_only=True), *parts)
+        state = torch.load(path, weights_only=True)
+        for name, kind in MADE_OF.items():
+            state[name] = kind(*state[name])
+        return Inference(run.model, run.density, run.band, **state)
     found = Inference.learn(
         run.model,
-        run.data() if data is None else data,
+        data or run.data(),
         run.latents,
         density=run.density,
         band=run.band,
-        corrections=own_corrections(run),
+        corrections=run.corrections,
         good=_good(run),
         seed=run.config.seed,
     )
-    state: dict[str, Any] = {
-        "prior": list(vars(found.prior).values()),
-        "contrast_sd": found.contrast_sd,
-    }
-    state |= {"directions": list(vars(found.directions).values()), "whitening": found.whitening}
-    state |= {"amplitude": found.amplitude}
-    state |= {"widths": found.widths, "centre": found.centre}
+    state = {name: getattr(found, name) for name in LEARNED}
+    for name in MADE_OF:
+        state[name] = list(vars(state[name]).values())
     with replacing(path) as temporary:
         torch.save(state, temporary)
     return found
-
-
-def _loaded(
-    state: dict[str, Any], network: DeformationVAE, density: Density, band: Band
-) -> Inference:
-    return Inference(
-        network,
-        density,
-        band,
-        Directions(*state["directions"]),
-        Mixture(*state["prior"]),
-        state["whitening"],
-        state["amplitude"],
-        state["contrast_sd"],
-        state["widths"],
-        state["centre"],
-    )
 
 
 def _good(run: "Run") -> Tensor | None:
@@ -171,8 +145,7 @@ def infer(
     folder = home(run) if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     found = Posterior(*map(torch.cat, zip(*_parts(run, particles, folder, draws), strict=True)))
-    with replacing(folder / "posterior.npz") as temporary:
-        np.savez(temporary, **{name: v.numpy() for name, v in found._asdict().items()})
+    _write(folder / "posterior.npz", found)
     for path in folder.glob("part_*.npz"):
         path.unlink()
     return Inferred(found, folder, run)
@@ -182,9 +155,10 @@ def _parts(
     run: "Run", particles: Particles | None, folder: Path, draws: int
 ) -> Iterator[Posterior]:
     """The posteriors of 2,048 particles at a time, each kept in a file of the folder."""
-    data = run.data(particles, spill=folder)
-    inference = inference_of(run, data if particles is None else None)
-    about = str(run.particles.source if particles is None else particles.source)
+    own = particles is None
+    data = run.data() if particles is None else run.data_of(particles, spill=folder)
+    inference = inference_of(run, data if own else None)
+    about = str((particles or run.particles).source)
     newest = (home(run) / "inference.pt").stat().st_mtime
     bar = tqdm(total=len(data), desc="inferring", unit="particle")
     with bar, clear_when_full(folder / "posterior.npz"):
@@ -194,17 +168,15 @@ def _parts(
             found = _kept_part(path, newest, about, draws)
             if found is None:
                 part = data.part(rows)
-                if particles is None:
-                    latents, corrections = run.latents[rows], own_corrections(run)
+                if own:
+                    latents, corrections = run.latents[rows], run.corrections
                     corrections = None if corrections is None else corrections.part(rows)
                 else:
-                    part, latents, corrections = _seen(run, part)
+                    part, latents, corrections = run.seen(part)
                 found = inference.infer(
                     part, latents, corrections=corrections, draws=draws, seed=first
                 )
-                arrays = {name: v.numpy() for name, v in found._asdict().items()}
-                with replacing(path) as temporary:
-                    np.savez(temporary, about=about, **arrays)
+                _write(path, found, about=about)
             bar.update(len(found.weights))
             bar.set_postfix(sd=f"{float(found.spread.square().mean().sqrt()):.2f} Å")
             yield found
@@ -215,39 +187,47 @@ def _kept_part(path: Path, newest: float, about: str, draws: int) -> Posterior |
     if not path.exists() or path.stat().st_mtime < newest:
         return None
     with np.load(path) as arrays:
-        if str(arrays["about"]) != about or arrays["weights"].shape[1] != draws:
-            return None
+        fits = str(arrays["about"]) == about and arrays["weights"].shape[1] == draws
+    return _read(path) if fits else None
+
+
+def _read(path: Path) -> Posterior:
+    with np.load(path) as arrays:
         return Posterior(*(torch.from_numpy(arrays[name]) for name in Posterior._fields))
 
 
-def _seen(
-    run: "Run", data: TrainingData
-) -> tuple[TrainingData, Float[Tensor, "particle latent"], Corrections | None]:
-    """Particles that were not trained on, with corrected poses, and their latents."""
-    corrections = None
-    if run.corrections is not None:
-        data, corrections = refine_new(
-            run.corrections,
-            data,
-            run.model,
-            density=run.density,
-            band=run.band,
-        )
-    return data, infer_latents(run.model, data), corrections
+def _write(path: Path, posterior: Posterior, **more: str) -> None:
+    arrays: dict[str, Any] = {name: v.numpy() for name, v in posterior._asdict().items()}
+    with replacing(path) as temporary:
+        np.savez(temporary, **(arrays | more))
+
+
+@lru_cache(maxsize=1)
+def _stored(path: Path, _modified: int) -> Posterior:
+    """The posterior in a file; several parts of a report ask for it."""
+    return _read(path)
 
 
 def posterior_of(run: "Run", particles: Particles | None = None) -> Posterior:
     """The stored posterior of a run's particles, found first where there is none, or a new one of
     other particles, which is not stored.
     """
-    if particles is None:
-        if not was_inferred(run):
-            return infer(run).posterior
-        with np.load(home(run) / "posterior.npz") as arrays:
-            return Posterior(*(torch.from_numpy(arrays[name]) for name in Posterior._fields))
-    inference = inference_of(run)
-    data, latents, corrections = _seen(run, run.data(particles))
-    return inference.infer(data, latents, corrections=corrections)
+    if particles is not None:
+        return of_seen(run, *run.seen(run.data_of(particles)))
+    if not was_inferred(run):
+        return infer(run).posterior
+    path = home(run) / "posterior.npz"
+    return _stored(path, path.stat().st_mtime_ns)
+
+
+def of_seen(
+    run: "Run",
+    data: TrainingData,
+    latents: Float[Tensor, "particle latent"],
+    corrections: Corrections | None,
+) -> Posterior:
+    """The posterior of particles that a run has seen (`Run.seen`)."""
+    return inference_of(run).infer(data, latents, corrections=corrections)
 
 
 def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample node 3"]:
