@@ -538,10 +538,10 @@ def half_an_origin(folder):
 
 
 @case(
-    "two pixel sizes",
-    "particles.star: particle 3 has a pixel size of 1.6 Å, and particle 1 of 1.5 Å; "
+    "pixel sizes more than 5 % apart",
+    "particles.star: particle 3 has a pixel size of 1.6 Å, and most others one of 1.5 Å; "
     "rescale them to one (relion_image_handler --rescale_angpix), or choose those of one "
-    "size (cryostar-nb select --optics-group)",
+    "size (select --optics-group)",
     file="particles.star",
     row=3,
     value=1.6,
@@ -644,9 +644,9 @@ def outside(folder):
 
 
 @case(
-    "images multiplied by their CTF",
-    "particles.star: particle 1 has rlnCtfDataAreCtfPremultiplied = 1; extract the "
-    "particles again without that",
+    "images both flipped and multiplied by their CTF",
+    "particles.star: particle 1 has rlnCtfDataArePhaseFlipped = 1, and "
+    "rlnCtfDataAreCtfPremultiplied as well; one of them is wrong: set it to 0",
     file="particles.star",
     row=1,
     value=1.0,
@@ -654,9 +654,12 @@ def outside(folder):
 def premultiplied(folder):
     return star(
         folder,
-        ("_rlnImageSize #6", "_rlnImageSize #6\n_rlnCtfDataAreCtfPremultiplied"),
-        ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 1.5 8 1"),
-        ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.5 8 1"),
+        (
+            "_rlnImageSize #6",
+            "_rlnImageSize #6\n_rlnCtfDataAreCtfPremultiplied\n_rlnCtfDataArePhaseFlipped",
+        ),
+        ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 1.5 8 1 1"),
+        ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.5 8 1 1"),
     )
 
 

@@ -85,7 +85,7 @@ class Density:
         *,
         rotations: Float[Tensor, "*#batch 3 3"],
         shifts: Float[Tensor, "*#batch 2"] | None = None,
-        ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
+        ctf: CTFParameters | Float[Tensor, "*#batch term"] | None = None,
         turns: Float[Tensor, "*#batch node 3"] | None = None,
     ) -> Float[Tensor, "*batch band"]:
         """Images of these structures (`projector.make_images`); differentiable."""

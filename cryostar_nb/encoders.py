@@ -50,7 +50,7 @@ class ImageEncoder(nn.Module):
         self,
         images: Float[Tensor, "batch band"],
         rotations: Float[Tensor, "batch 3 3"],
-        ctf: Float[Tensor, "batch 6"] | None,
+        ctf: Float[Tensor, "batch term"] | None,
         shifts: Float[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch band"]:
         """The image; pose and CTF are not used."""
@@ -101,7 +101,7 @@ class StructureEncoder(nn.Module):
         self,
         images: Float[Tensor, "batch band"],
         rotations: Float[Tensor, "batch 3 3"],
-        ctf: Float[Tensor, "batch 6"] | None,
+        ctf: Float[Tensor, "batch term"] | None,
         shifts: Float[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch number"]:
         """Values at the nodes, gradients there in the reference's frame, values at the places."""

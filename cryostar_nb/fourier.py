@@ -221,6 +221,13 @@ def shift_band(
 ) -> Float[Tensor, "*batch band"]:
     """Move what an image shows by (x, y), in Å: a phase ramp in Fourier space."""
     angle = -2 * math.pi * (shifts @ band.frequencies_on(shifts.device).to(shifts).mT)
-    cosine, sine = angle.cos(), angle.sin()
+    return turn_phases(vectors, angle)
+
+
+def turn_phases(
+    vectors: Float[Tensor, "*batch band"], angles: Float[Tensor, "*batch coefficient"]
+) -> Float[Tensor, "*batch band"]:
+    """Every coefficient times exp(i angle), with angles in rad."""
+    cosine, sine = angles.cos(), angles.sin()
     real, imaginary = vectors.chunk(2, dim=-1)
     return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)

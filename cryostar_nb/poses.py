@@ -153,7 +153,7 @@ def _of_each(pair: Shaped[Tensor, "2"]) -> Shaped[Tensor, "5"]:
 
 
 def transfer_of(
-    ctf: Float[Tensor, "batch 6"] | None, images: Float[Tensor, "batch band"], band: Band
+    ctf: Float[Tensor, "batch term"] | None, images: Float[Tensor, "batch band"], band: Band
 ) -> Float[Tensor, "batch band"]:
     """The CTF of these images, as factors of their vectors."""
     if ctf is None:

@@ -23,10 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cryostar_nb.ctf import CTFParameters, contrast_transfer_function
+from cryostar_nb.ctf import CTFParameters, contrast_transfer_function, ctf_terms
 from cryostar_nb.fast.dispatch import available
 from cryostar_nb.fast.nufft import transform_nodes
-from cryostar_nb.fourier import Band, coordinate_axis
+from cryostar_nb.fourier import Band, coordinate_axis, turn_phases
 
 Method = Literal["auto", "exact", "spread"]
 FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
@@ -184,13 +184,22 @@ def make_images(
     *,
     rotations: Float[Tensor, "*#batch 3 3"],
     shifts: Float[Tensor, "*#batch 2"] | None = None,
-    ctf: CTFParameters | Float[Tensor, "*#batch 6"] | None = None,
+    ctf: CTFParameters | Float[Tensor, "*#batch term"] | None = None,
     method: Method = "auto",
 ) -> Float[Tensor, "*batch band"]:
     """The image formation of eq. 10 on a band, but for the noise: rotate, shift, project, CTF.
 
-    `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps.
+    `ctf` may be the `ctf_terms` of the parameters, where these are made once for many steps. Then
+    odd aberrations are left out, as training removes them from its images, `rotations` must be the
+    `views` of the particles and `shifts` in Å of the band.
     """
+    phases = None
+    if isinstance(ctf, CTFParameters):
+        more = ctf.aberrations
+        if more is not None:
+            rotations, phases = more.views(rotations), more.phases(band.frequencies)
+            shifts = None if shifts is None else shifts * more.scale[..., None].to(shifts)
+        ctf = ctf_terms(ctf, sigma)
     placed = rotate(positions, rotations)
     if shifts is not None:
         placed = placed + torch.nn.functional.pad(shifts, (0, 1)).unsqueeze(-2)
@@ -198,4 +207,4 @@ def make_images(
     if ctf is not None:
         transfer = contrast_transfer_function(band.frequencies_on(positions.device), ctf)
         vectors = vectors * band.per_coefficient(transfer.to(vectors))
-    return vectors
+    return vectors if phases is None else turn_phases(vectors, phases.to(vectors))

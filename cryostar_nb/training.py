@@ -34,7 +34,7 @@ class TrainingData:
 
     vectors: Float[Tensor, "particle band"]  # float16 or float32, in memory, on disk or on a GPU
     rotations: Float[Tensor, "particle 3 3"]
-    ctf: Float[Tensor, "particle 6"] | None = None  # `ctf_terms`; None: images without CTF
+    ctf: Float[Tensor, "particle term"] | None = None  # `ctf_terms`; None: images without CTF
     looks: Float[Tensor, "particle number"] | None = None  # of the encoder; None: not made yet
     shifts: Float[Tensor, "particle 2"] | None = None  # Å, of the particles in their images
 

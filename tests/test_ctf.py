@@ -108,7 +108,7 @@ def test_parameters_are_indexed_as_a_batch(grid, microscope):
 def test_what_is_not_given_is_a_usual_microscope(grid, microscope):
     defocus = torch.tensor([[10_000.0, 15_000.0]], dtype=torch.float64)
     parameters = CTFParameters(defocus_u=defocus)
-    for field in dataclasses.fields(parameters):
+    for field in dataclasses.fields(parameters)[:-1]:
         tensor = getattr(parameters, field.name)
         assert tensor.shape == (1, 2) and tensor.dtype == torch.float64
     expected = microscope(defocus_u=defocus, defocus_v=defocus)

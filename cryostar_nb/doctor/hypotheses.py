@@ -147,8 +147,8 @@ def slice_points(
     sample: Sample, transpose: bool, scale: float
 ) -> Float[Tensor, "particle coefficient 3"]:
     """Frequencies, in the frame of the reference and in 1/Å, of the plane that an image shows."""
-    rotations = sample.particles.rotations.float()
-    rotations = rotations.mT if transpose else rotations
+    particles = sample.particles
+    rotations = particles.rotations.mT.float() if transpose else particles.views.float()
     return (sample.frequencies / scale).float() @ rotations[:, :2]
 
 

@@ -11,11 +11,14 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from cryostar_nb.aberrations import coma, tetrafoil, trefoil
+from cryostar_nb.ctf import CTFParameters, electron_wavelength
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rotations_from_vectors
 from cryostar_nb.io.files import existing_file, one_line, refuse, replacing
-from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
+from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, ImageNames, Metadata, Optics, Poses
 from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.star_optics import optics_columns
 
 _LONGEST_HEADER = 100_000  # characters; a table has some dozens of fields
 _CTF_COLUMNS = {
@@ -50,7 +53,7 @@ class CryosparcFile(Metadata):
     format = "cryoSPARC .cs"
     ctf_columns = _CTF_COLUMNS
     rescale_remedy = "bring them to one (Downsample Particles)"
-    not_modelled = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+    not_modelled = ("ctf/shift_A",)
 
     def __init__(self, path: Path | str, passthrough: Path | str | None = None) -> None:
         super().__init__(existing_file(path, "a cryoSPARC .cs file of particles"))
@@ -147,6 +150,32 @@ class CryosparcFile(Metadata):
         vectors = Rotation.from_matrix(poses.rotations.mT.numpy()).as_rotvec()
         size = self._size_of_shifts(pixel_size)
         return {pose: vectors, shift: -poses.shifts.numpy() / size[:, None]}
+
+    def optics(self, ctf: CTFParameters) -> Optics:
+        """Beam tilt, trefoil and tetrafoil in Å, and the anisotropic magnification.
+
+        Raises InputError for a magnification that is far from 1.
+        """
+        wavelength = electron_wavelength(ctf.voltage_kv).numpy()
+        optics: Optics = {}
+        for column, field, make in (
+            ("ctf/tilt_A", "odd", coma),
+            ("ctf/trefoil_A", "odd", trefoil),
+            ("ctf/tetra_A", "even", tetrafoil),
+        ):
+            if column in self.columns:
+                values = self._values(column, 4 if field == "even" else 2)
+                if values.any():
+                    optics[field] = make(values, wavelength) + optics.get(field, 0)
+        if "ctf/anisomag" in self.columns:
+            matrix = self._values("ctf/anisomag", 4)  # minus the identity
+            far = np.abs(matrix).max(axis=1)
+            problem = "has a magnification ctf/anisomag that is off 1 by {value}"
+            remedy = "refine it again (Global CTF Refinement), or without it"
+            self.check(far <= LARGEST_MAGNIFICATION, problem, far, remedy)
+            if matrix.any():
+                optics["magnification"] = matrix.reshape(-1, 2, 2) + np.eye(2)
+        return optics
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """Exposure groups."""
@@ -266,6 +295,10 @@ def write_cs(path: Path | str, particles: Particles, *, root: Path | None = None
         what = "without a CTF" if particles.ctf is None else "with flipped phases"
         problem = f"particles {what} cannot be written as .cs, which has no field that says so"
         refuse(path, problem, None, "write them as .star")
+    more = particles.aberrations
+    if more is not None and optics_columns(more):
+        problem = "particles with {value} cannot be written as .cs anew"
+        refuse(path, problem, ", ".join(optics_columns(more)), "write them as .star")
     names = [name.encode() for name in particles.stack_names(root or path.parent)]
     path_field = ("blob/path", f"S{max(map(len, names))}")
     table = np.zeros(len(particles), dtype=[_MINIMAL[0], path_field, *_MINIMAL[1:]])
@@ -280,10 +313,11 @@ def write_cs(path: Path | str, particles: Particles, *, root: Path | None = None
     )
     digests = (hashlib.blake2b(tag, digest_size=8).digest() for tag in tags)
     table["uid"] = [int.from_bytes(digest, "little") for digest in digests]
-    table["blob/shape"], table["blob/psize_A"] = particles.box_size, particles.pixel_size
+    sizes = particles.pixel_sizes.numpy()
+    table["blob/shape"], table["blob/psize_A"] = particles.box_size, sizes
     for field, column in _CTF_COLUMNS.items():
         values = getattr(particles.ctf, field).numpy()
         table[column] = np.deg2rad(values) if column.endswith("_rad") else values
-    table["alignments3D/pose"], table["alignments3D/psize_A"] = pose, particles.pixel_size
-    table["alignments3D/shift"] = -particles.shifts.numpy() / particles.pixel_size
+    table["alignments3D/pose"], table["alignments3D/psize_A"] = pose, sizes
+    table["alignments3D/shift"] = -particles.shifts.numpy() / sizes[:, None]
     write_table(path, table)

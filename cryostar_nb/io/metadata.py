@@ -1,7 +1,7 @@
 """What a particle file says, whatever its format; each value is checked when it is asked for."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -11,10 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from cryostar_nb.aberrations import Aberrations
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 
 LARGEST_NUMBER = 1e9  # in any column that is used; a larger one is damage, and would overflow
+LARGEST_MAGNIFICATION = 0.05  # by which pixel sizes of one file may differ
+Optics = dict[str, np.ndarray]  # fields of `Aberrations`, a row for each particle, float64
 OPTIONAL = ("phase_shift_deg", "b_factor")  # where a file does not say they are 0, as in RELION
 
 
@@ -94,6 +97,10 @@ class Metadata(ABC):
     def box_sizes(self) -> Float[np.ndarray, " particle"] | None:
         """Box of each particle's image, in pixels, where the file says."""
 
+    def optics(self, ctf: CTFParameters) -> Optics:
+        """What the file says of fields of `Aberrations`; none of a perfect microscope."""
+        return {}
+
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """Label of each particle's optics group."""
         return np.ones(len(self), dtype=np.int64)
@@ -154,25 +161,34 @@ class Metadata(ABC):
             problem = f"has no column {column}, which {purpose} needs"
             raise InputError(problem, file=self.path, value=column, remedy=remedy)
 
-    def pixel_size(self, given: float | None = None) -> float:
-        """The one pixel size of all images, in Å; `given` overrides the file's."""
+    def sizes(self, given: float | None = None) -> Float[np.ndarray, " particle"]:
+        """Pixel size of each image, in Å, checked; `given` overrides those of the file."""
         if given is not None:
-            return float(given)
+            return np.full(len(self), float(given))
         sizes = self.pixel_sizes()
         problem = "has a pixel size of {value} Å"
         good = (sizes >= 0.01) & (sizes <= 1000)
         self.check(good, problem, sizes, "correct it or give --pixel-size")
-        remedy = f"{self.rescale_remedy}, or choose those of one size"
+        if np.allclose(sizes, sizes[0], rtol=1e-4, atol=0):
+            return np.full_like(sizes, sizes[0])
+        usual = most_common(sizes)
         self.check(
-            np.isclose(sizes, sizes[0], rtol=1e-4, atol=0),
-            f"{problem}, and particle 1 of {sizes[0]:g} Å",
+            np.abs(sizes / usual - 1) <= LARGEST_MAGNIFICATION,
+            f"{problem}, and most others one of {usual:g} Å",
             sizes,
-            f"{remedy} (cryostar-nb select --optics-group)",
+            f"{self.rescale_remedy}, or choose those of one size (select --optics-group)",
         )
-        return float(sizes[0])
+        return sizes
 
-    def ctf(self) -> CTFParameters:
-        """CTF parameters of every particle."""
+    def pixel_size(self, given: float | None = None) -> float:
+        """The pixel size of the band of all images, in Å: the most common one."""
+        return most_common(self.sizes(given))
+
+    def ctf(self, sizes: Float[np.ndarray, " particle"] | None = None) -> CTFParameters:
+        """CTF parameters of every particle, with its aberrations.
+
+        `sizes` are pixel sizes in Å, which may differ a little: then images are magnified.
+        """
         values: dict[str, np.ndarray] = {}
         for field, column in self.ctf_columns.items():
             if column in self.columns:
@@ -188,14 +204,30 @@ class Metadata(ABC):
             ("amplitude_contrast", contrast <= 1, "give a fraction, for example 0.1"),
         ):
             self.check(good, f"has {self.ctf_columns[field]} = {{value}}", values[field], remedy)
-        return CTFParameters(**{field: torch.from_numpy(array) for field, array in values.items()})
+        tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in values.items()}
+        ctf = CTFParameters(**tensors)
+        optics = self.optics(ctf)
+        if sizes is not None and (sizes != sizes[0]).any():
+            optics["scale"] = most_common(sizes) / sizes
+        if not optics:
+            return ctf
+        known = {field: torch.from_numpy(array) for field, array in optics.items()}
+        return replace(ctf, aberrations=replace(Aberrations.none(len(self)), **known))
 
     def poses(self, pixel_size: float | None = None, *, ctf: bool = True) -> Poses:
-        """Poses and CTFs of every particle, in the order of the file."""
+        """Poses and CTFs of every particle, in the order of the file.
+
+        `pixel_size` overrides those of the file.
+        """
         rotations, shifts = self.rotations(), self.shifts(pixel_size)
-        return Poses(
-            torch.from_numpy(rotations), torch.from_numpy(shifts), self.ctf() if ctf else None
-        )
+        parameters = self.ctf(self.sizes(pixel_size)) if ctf else None
+        return Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), parameters)
+
+
+def most_common(sizes: Float[np.ndarray, " particle"]) -> float:
+    """The most common of some numbers, and of several of these the one that comes first."""
+    values, first, counts = np.unique(sizes, return_index=True, return_counts=True)
+    return float(values[np.lexsort((first, -counts))[0]])
 
 
 def _plain(value: Any) -> Any:

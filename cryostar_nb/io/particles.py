@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cryostar_nb.aberrations import Aberrations
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import coordinate_axis
@@ -25,7 +26,11 @@ from cryostar_nb.io.mrc import open_mrc
 
 @dataclass(frozen=True)
 class Particles:
-    """Particle images of one box and pixel size; pixels are read when `images` asks for them."""
+    """Particle images of one box; pixels are read when `images` asks for them.
+
+    The images may have several pixel sizes, a few percent apart: `pixel_size` is that of the band
+    that they share, and `ctf.aberrations` says how each is magnified. Nothing is resampled.
+    """
 
     source: Path  # the metadata file, for messages
     stacks: tuple[Path, ...]  # the distinct image files
@@ -68,6 +73,39 @@ class Particles:
             images[rows] = pixels[image_in_stack[rows]]
             _forget_pages(pixels)
         return torch.from_numpy(images)
+
+    @property
+    def aberrations(self) -> Aberrations | None:
+        """What the CTF's own parameters do not say; None where there is nothing."""
+        return None if self.ctf is None else self.ctf.aberrations
+
+    @property
+    def views(self) -> Float[Tensor, "particle 3 3"]:
+        """What stands for the rotations in the band: they stretch what is magnified."""
+        more = self.aberrations
+        return self.rotations if more is None else more.views(self.rotations)
+
+    @property
+    def band_shifts(self) -> Float[Tensor, "particle 2"]:
+        """The shifts in Å of the band: as many pixels as in the image."""
+        more = self.aberrations
+        return self.shifts if more is None else self.shifts * more.scale[:, None]
+
+    @property
+    def pixel_sizes(self) -> Float[Tensor, " particle"]:
+        """Pixel size of each image, in Å."""
+        sizes = torch.full((len(self),), self.pixel_size, dtype=torch.float64)
+        return sizes if self.aberrations is None else sizes / self.aberrations.scale
+
+    def on_band(self, pixel_size: float) -> "Particles":
+        """The same particles on a band of another pixel size, in Å, in which they are magnified."""
+        ratio = pixel_size / self.pixel_size
+        if abs(ratio - 1) < 1e-4 or self.ctf is None:
+            return self
+        more = self.aberrations or Aberrations.none(len(self))
+        more = dataclasses.replace(more, scale=more.scale * ratio)
+        ctf = dataclasses.replace(self.ctf, aberrations=more)
+        return dataclasses.replace(self, pixel_size=pixel_size, ctf=ctf)
 
     def stack_names(self, root: Path) -> list[str]:
         """The image files relative to this folder, or absolute where they lie outside it."""

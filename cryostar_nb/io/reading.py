@@ -151,7 +151,7 @@ def make_particles(source: Metadata, reading: Reading | None = None) -> Particle
     reading = reading or Reading()
     names = source.image_names()
     pixel_size = source.pixel_size(reading.pixel_size)
-    poses = source.poses(pixel_size)
+    poses = source.poses(reading.pixel_size)
     flipped = reading.phase_flipped or source.phase_flipped()
     root = reading.root or project_root(source.path, names)
     stacks = locate(source, names, root, allow_outside=reading.allow_outside)

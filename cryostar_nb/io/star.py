@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import starfile
+import torch
 from jaxtyping import Float, Shaped
 
+from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import relion_angles_from_rotations, rotations_from_relion_angles
 from cryostar_nb.io.files import existing_file, one_line, refuse, write_text
-from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
+from cryostar_nb.io.metadata import ImageNames, Metadata, Optics, Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.star_lines import check_row_lengths
+from cryostar_nb.io.star_optics import OPTICS_COLUMNS, PREMULTIPLIED, optics_columns, read_optics
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -36,7 +39,7 @@ WRITTEN = {"rlnImageName", *_ANGLES, *_ORIGINS, *_OF_A_GROUP.values(), *_OF_A_PA
 WRITTEN |= {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnCtfDataArePhaseFlipped"}
 WRITTEN |= {"rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality"}
 WRITTEN |= {"rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification"}
-WRITTEN |= {"rlnCtfDataAreCtfPremultiplied"}
+WRITTEN |= OPTICS_COLUMNS
 _GIVE_REFINED = "give the particles STAR of a refinement"
 
 
@@ -47,10 +50,6 @@ class StarFile(Metadata):
     ctf_columns = _OF_A_PARTICLE | _OF_A_GROUP
     pose_remedy = _GIVE_REFINED
     rescale_remedy = "rescale them to one (relion_image_handler --rescale_angpix)"
-    not_modelled = (
-        *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
-        *("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
-    )
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(existing_file(path, "a RELION particle STAR file"))
@@ -142,11 +141,15 @@ class StarFile(Metadata):
             in_pixels = self.table is self.particle_table
         origins = -poses.shifts.numpy().T
         if in_pixels:
-            size = self.pixel_size(pixel_size)
+            size = self.sizes(pixel_size)
             values |= dict(zip(_ORIGINS_IN_PIXELS, origins / size, strict=True))
         if not in_pixels or _ORIGINS[0] in given:
             values |= dict(zip(_ORIGINS, origins, strict=True))
         return values
+
+    def optics(self, ctf: CTFParameters) -> Optics:
+        """Magnification, beam tilt, Zernike polynomials, and the flag of multiplied images."""
+        return read_optics(self, ctf)
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
         """As the particle table has them."""
@@ -156,17 +159,17 @@ class StarFile(Metadata):
     def phase_flipped(self) -> bool:
         """From the flag that RELION keeps.
 
-        Raises InputError where it is mixed, and for images multiplied by their whole CTF.
+        Raises InputError where it is mixed, and where it is set for images that are multiplied by
+        their whole CTF.
         """
-        column = "rlnCtfDataAreCtfPremultiplied"
-        if column in self.columns:
-            whole = self.numbers(column)
-            remedy = "extract the particles again without that"
-            self.check(whole == 0, f"has {column} = {{value}}", whole, remedy)
         column = "rlnCtfDataArePhaseFlipped"
         if column not in self.columns:
             return False
         flags = self.numbers(column)
+        if PREMULTIPLIED in self.columns:
+            both = (flags != 0) & (self.numbers(PREMULTIPLIED) != 0)
+            problem = f"has {column} = {{value}}, and {PREMULTIPLIED} as well"
+            self.check(~both, problem, flags, "one of them is wrong: set it to 0")
         problem = f"has {column} = {{value}}, and particle 1 has {flags[0]:g}"
         remedy = "choose those of one kind (cryostar-nb select --optics-group)"
         self.check((flags != 0) == (flags[0] != 0), problem, flags, remedy)
@@ -251,24 +254,31 @@ def write_star(
     """Write particles as a RELION 3.1 STAR file.
 
     Image names are relative to `root` (default: the file's folder), or absolute outside it. There
-    is an optics group for every combination of voltage, spherical aberration and amplitude
-    contrast. `more` are further columns, a row for each particle. Raises InputError for particles
-    without a CTF.
+    is an optics group for every combination of voltage, spherical aberration, amplitude contrast,
+    pixel size and aberrations, with beam tilts among RELION's odd Zernike coefficients. `more` are
+    further columns, a row for each particle. Raises InputError for particles without a CTF.
     """
-    path, ctf = Path(path), particles.ctf
+    path, ctf, aberrations = Path(path), particles.ctf, particles.aberrations
     if ctf is None:
         problem = "particles without a CTF cannot be written"
         refuse(path, problem, None, "RELION asks for one")
-    microscopes = np.stack([getattr(ctf, field).numpy() for field in _OF_A_GROUP], axis=-1)
-    groups, group_of = np.unique(microscopes, axis=0, return_inverse=True)
+    microscopes = [getattr(ctf, field).numpy() for field in _OF_A_GROUP]
+    if aberrations is not None:
+        matrices, flags = aberrations.magnification.flatten(1), aberrations.multiplied[:, None]
+        optics_of = torch.cat([matrices, aberrations.even, aberrations.odd, flags], dim=1)
+        microscopes += [particles.pixel_sizes.numpy(), *optics_of.numpy().T]
+    groups, first, group_of = np.unique(
+        np.stack(microscopes, axis=-1), axis=0, return_index=True, return_inverse=True
+    )
     numbers = np.arange(1, len(groups) + 1)
     optics: dict[str, object] = {
         "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
         "rlnOpticsGroup": numbers,
-        "rlnImagePixelSize": particles.pixel_size,
+        "rlnImagePixelSize": particles.pixel_sizes.numpy()[first],
         "rlnImageSize": particles.box_size,
         "rlnImageDimensionality": 2,
-        **dict(zip(_OF_A_GROUP.values(), groups.T, strict=True)),
+        **dict(zip(_OF_A_GROUP.values(), groups.T, strict=False)),  # the first three
+        **({} if aberrations is None else optics_columns(aberrations[torch.from_numpy(first)])),
     }
     if particles.phase_flipped:
         optics["rlnCtfDataArePhaseFlipped"] = 1

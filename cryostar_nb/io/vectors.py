@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryostar_nb.ctf import ctf_signs, ctf_terms
 from cryostar_nb.encoders import StructureEncoder
-from cryostar_nb.fourier import Band, shift_band
+from cryostar_nb.fourier import Band, shift_band, turn_phases
 from cryostar_nb.io.particles import Particles, background_mask, batches
 from cryostar_nb.io.tables import open_table
 from cryostar_nb.training import TrainingData, looks_of
@@ -36,8 +36,8 @@ def load_band_vectors(
     The background's standard deviation becomes 1, so that white noise has unit variance in every
     element; the mean is not part of a band; the particle is moved to the centre of its box;
     `invert` turns dark protein bright. Flipped phases are flipped back, so that every image is one
-    times its CTF. Raises InputError for a pixel that is not finite and for an image without
-    contrast.
+    times its CTF, and the phases that odd aberrations add are taken away. Raises InputError for a
+    pixel that is not finite and for an image without contrast.
     """
     vectors = torch.empty(len(particles), band.size)
     for rows, batch in _band_vectors(particles, band, invert):
@@ -51,6 +51,7 @@ def _band_vectors(
     """One pass over the pixels, a few images at a time."""
     outside = background_mask(particles.box_size)
     at_once = max(1, PIXELS_AT_ONCE // particles.box_size**2)
+    shifts, odd = particles.band_shifts.float(), particles.aberrations
     for rows in batches(len(particles), at_once, "reading particles"):
         images = particles.images(rows)
         noise_sd = images[:, outside].std(dim=-1)
@@ -63,7 +64,9 @@ def _band_vectors(
         if particles.phase_flipped and particles.ctf is not None:
             signs = ctf_signs(band.frequencies, particles.ctf[rows])
             encoded *= band.per_coefficient(signs).to(encoded)
-        yield rows, shift_band(encoded, -particles.shifts[rows].float(), band)
+        if odd is not None:
+            encoded = turn_phases(encoded, -odd[rows].phases(band.frequencies).float())
+        yield rows, shift_band(encoded, -shifts[rows], band)
 
 
 def _refuse(particles: Particles, row: int) -> NoReturn:
@@ -168,7 +171,10 @@ def cache_key(particles: Particles, band: Band, invert: bool) -> dict[str, Any]:
         if particles.phase_flipped and particles.ctf is not None
         else np.empty(0)
     )
-    for column in (particles.stack_of, particles.image_in_stack, particles.shifts.numpy(), flips):
+    more = particles.aberrations
+    odd = () if more is None else (more.odd.numpy(), more.distortion.numpy())
+    shifts = particles.band_shifts.numpy()
+    for column in (particles.stack_of, particles.image_in_stack, shifts, flips, *odd):
         chosen.update(np.ascontiguousarray(column).data)
     files = {}
     for path in (particles.source, *particles.stacks):

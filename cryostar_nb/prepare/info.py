@@ -58,8 +58,9 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
         box_size = int(box_sizes[0])
     pixel_size = ask(lambda: source.pixel_size(reading.pixel_size))
     rotations = ask(source.rotations)
-    shifts = ask(lambda: source.shifts(pixel_size))
-    ctf = ask(source.ctf)
+    shifts = ask(lambda: source.shifts(reading.pixel_size))
+    sizes = ask(lambda: source.sizes(reading.pixel_size))
+    ctf = ask(lambda: source.ctf(sizes))
     flipped = ask(lambda: reading.phase_flipped or source.phase_flipped())
     ask(_check_defocus, source, ctf)
     ask(_check_shifts, source, shifts, box_size, pixel_size)
@@ -184,24 +185,16 @@ def _check_repeats(
 
 
 def _check_aberrations(source: Metadata) -> None:
-    """Columns that change the images in a way that the CTF here does not model."""
+    """Columns that change the images in a way that is not modelled."""
     given = [
         column
         for column in source.not_modelled
-        if column in source.columns and _is_given(column, source.raw(column))
+        if column in source.columns and np.abs(source.raw(column)).max() > 1e-6
     ]
     if given:
         problem, value = "has columns that are not modelled: {value}", ", ".join(given)
-        remedy = "they change detail finer than about 4 Å: train with --low-pass 4 or coarser"
+        remedy = "apply them in the software that wrote them, and export the particles again"
         raise InputError(problem, file=source.path, value=value, remedy=remedy)
-
-
-def _is_given(column: str, values: np.ndarray) -> bool:
-    """Whether an aberration is not zero; RELION's Zernike columns are lists in text."""
-    if values.dtype.kind not in "fiu":
-        return any(set("123456789") & set(str(text)) for text in values)
-    usual = 1.0 if column in ("rlnMagMat00", "rlnMagMat11") else 0.0
-    return bool((np.abs(values - usual) > 1e-6).any())
 
 
 def _check_sign(source: Metadata) -> None:

@@ -50,12 +50,16 @@ LARGEST_LOSS = 1e5  # beyond any that a structure near its reference can have: e
 def training_data(
     particles: Particles,
     vectors: Float[Tensor, "particle band"],
+    sigma: Float[Tensor, ""] | float = 0.0,
     device: torch.device | None = None,
 ) -> TrainingData:
-    """What training reads, poses and CTF on a device, the CPU by default."""
+    """What training reads, poses and CTF on a device, the CPU by default.
+
+    `sigma` is the width of the Gaussians, in Å, which a magnification changes.
+    """
     assert particles.ctf is not None
-    ctf = ctf_terms(particles.ctf.to(torch.float32))
-    return TrainingData(vectors, particles.rotations.float().to(device), ctf.to(device))
+    ctf = ctf_terms(particles.ctf.to(torch.float32), float(sigma))
+    return TrainingData(vectors, particles.views.float().to(device), ctf.to(device))
 
 
 def run_training(

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from cryostar_nb.atoms import relax
 from cryostar_nb.config import TrainConfig
+from cryostar_nb.ctf import ctf_terms
 from cryostar_nb.density import Density, atom_density, make_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
 from cryostar_nb.gauge import Gauge
-from cryostar_nb.io.metadata import Poses
+from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
@@ -153,7 +154,7 @@ class Run:
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
-        data = training_data(self.particles, vectors)
+        data = training_data(self.particles, vectors, self.density.sigma)
         if self.corrections is None:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
@@ -164,18 +165,21 @@ class Run:
         Raises InputError for images of another size.
         """
         grid, box = self.settings.grid, particles.box_size
-        if box != grid.box_size or abs(particles.pixel_size / grid.pixel_size - 1) > 1e-3:
+        off = abs(particles.pixel_size / grid.pixel_size - 1)
+        if box != grid.box_size or off > LARGEST_MAGNIFICATION:
             raise InputError(
                 f"has images of {{value}} Å; the run's: {grid.box_size} x {grid.pixel_size:.5g} Å",
                 file=particles.source,
                 value=f"{box} x {particles.pixel_size:.5g}",
-                remedy="give particles of the same box and pixel size",
+                remedy="give particles of the same box, and of a pixel size within 5 %",
             )
+        particles = particles.on_band(grid.pixel_size)
         invert = self.inputs.invert
         if spill is None:
-            return training_data(particles, load_band_vectors(particles, self.band, invert=invert))
-        vectors = open_vectors(particles, self.band, invert=invert, spill=spill)
-        return training_data(particles, vectors)
+            vectors = load_band_vectors(particles, self.band, invert=invert)
+        else:
+            vectors = open_vectors(particles, self.band, invert=invert, spill=spill)
+        return training_data(particles, vectors, self.density.sigma)
 
     def seen(
         self, data: TrainingData
@@ -296,12 +300,12 @@ class Run:
         They are in electrons/Å^2, without their mean, down to the resolution of the run's band, or
         of another one. `turns` are of the side chains, which stand as in the reference without.
         """
-        band = band or self.band
+        band, ctf = band or self.band, particles.ctf
         vectors = self.density.images(
             structures,
             band,
-            rotations=particles.rotations.float(),
-            ctf=None if particles.ctf is None else particles.ctf.to(torch.float32),
+            rotations=particles.views.float(),
+            ctf=None if ctf is None else ctf_terms(ctf.to(torch.float32), self.density.sigma),
             turns=turns,
         )
         return band.decode(vectors)

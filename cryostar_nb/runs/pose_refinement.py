@@ -106,5 +106,7 @@ def placed(particles: Particles, corrections: Corrections | None) -> Poses:
     if corrections is None:
         return Poses(particles.rotations, particles.shifts, particles.ctf)
     values, centre = corrections.values.double(), corrections.centre.double()
-    rotations, shifts = corrected(particles.rotations, values, centre)
-    return Poses(rotations, particles.shifts + shifts, particles.ctf)
+    rotations, moved = corrected(particles.rotations, values, centre)  # moved in Å of the band
+    more = particles.aberrations
+    moved = moved if more is None else moved / more.scale[:, None]
+    return Poses(rotations, particles.shifts + moved, particles.ctf)

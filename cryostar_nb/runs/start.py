@@ -73,7 +73,7 @@ def start_run(
             return before
     density = make_density(config, atoms, nodes)
     fabric = start_fabric(hardware)  # other processes begin here: no input is checked twice
-    data = _read(settings, particles, nodes, hardware, out, fabric)
+    data = _read(settings, particles, nodes, density, hardware, out, fabric)
     if fabric.is_global_zero:
         announce(settings, before, out)
         _write_inputs(settings, atoms, nodes, out)
@@ -98,6 +98,7 @@ def _read(
     settings: RunConfig,
     particles: Particles,
     nodes: Structure,
+    density: Density,
     hardware: Hardware,
     out: Path,
     fabric: "Fabric",
@@ -107,7 +108,7 @@ def _read(
     folders = _folders(hardware, out)
     with fabric.rank_zero_first():
         vectors = open_vectors(particles, band, invert=invert, **folders)
-        data = training_data(particles, resident(vectors, device), device)
+        data = training_data(particles, resident(vectors, device), density.sigma, device)
     reference = torch.from_numpy(nodes.positions).float()
     encoder = make_encoder(settings.train, settings.model, reference, band).to(device)
     return _look(settings, particles, fabric, folders, encoder, data)

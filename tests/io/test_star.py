@@ -487,10 +487,10 @@ def test_an_impossible_value_of_the_microscope_is_named(column, value, star):
         read_particles(star(optics={column: [value]}))
 
 
-def test_mixed_pixel_sizes_are_refused(star):
+def test_pixel_sizes_that_are_far_apart_are_refused(star):
     optics = {name: values * 2 for name, values in optics_columns().items()}
-    optics |= {"rlnOpticsGroup": [1, 2], "rlnImagePixelSize": [1.25, 1.3]}
-    with refused("particles.star", row=2, value=1.3):
+    optics |= {"rlnOpticsGroup": [1, 2], "rlnImagePixelSize": [1.25, 1.32]}
+    with refused("particles.star", row=2, value=1.32):
         read_particles(star({"rlnOpticsGroup": [1, 2, 1]}, optics))
 
 

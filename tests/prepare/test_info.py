@@ -111,17 +111,13 @@ def test_the_text_says_the_same(star):
             {},
             r"particle 1 .*\.\./stack.*--allow-out",
         ),
-        ({}, {"rlnImagePixelSize": [1.5, 1.6]}, r"particle 31 .*1\.6 Å.*--optics-group"),
+        ({}, {"rlnImagePixelSize": [1.5, 1.6]}, r"particle 31 .*1\.6 Å.*1\.5 Å.*--optics-group"),
         ({}, {"rlnImageSize": [8, 16]}, "particle 31 .*16 pixels"),
         ({}, {"rlnVoltage": [0.0, 200.0]}, "particle 1 .*rlnVoltage = 0"),
-        ({}, {"rlnBeamTiltX": [0.0, 0.3]}, ": rlnBeamTiltX; .*--low-pass 4"),
-        (
-            {},
-            dict.fromkeys(("rlnBeamTiltX", "rlnBeamTiltY"), (0.0, 0.3)),
-            ": rlnBeamTiltX, rlnBeamTiltY",
-        ),
-        ({}, {"rlnMagMat00": [1.0, 1.01]}, ": rlnMagMat00; "),
-        ({}, {"rlnOddZernike": ["[0,0.1]", "[0,0]"]}, ": rlnOddZernike; "),
+        ({}, {"rlnBeamTiltX": [0.0, 0.3]}, "no column rlnBeamTiltY.*give both"),
+        ({}, {"rlnMagMat00": [1.0, 1.01]}, "no column rlnMagMat01.*all four"),
+        ({}, {"rlnOddZernike": ["[0,0.1]", "[0,x]"]}, r"particle 31 .*rlnOddZernike = '\[0,x\]'"),
+        ({}, {"rlnOddZernike": ["[0]", "[0,0,0,0,0,0,1]"]}, "particle 31 .* 7 coeff"),
     ],
 )
 def test_each_problem_is_one_line_and_the_rest_is_still_told(changes, optics, words, star):
@@ -134,17 +130,23 @@ def test_each_problem_is_one_line_and_the_rest_is_still_told(changes, optics, wo
     assert found["n_particles"] == COUNT
 
 
-def test_unit_matrices_and_zero_aberrations_are_no_problem(star):
+def test_aberrations_are_no_problem(star):
     path, _ = star(
         {},
         {
-            "rlnMagMat00": [1.0, 1.0],
-            "rlnMagMat01": [0.0, 0.0],
-            "rlnEvenZernike": ["[0,0.0]", "[0,0]"],
-            "rlnBeamTiltX": [0.0, 0.0],
+            "rlnMagMat00": [1.0, 1.01],
+            "rlnMagMat01": [0.0, 0.01],
+            "rlnMagMat10": [0.0, 0.01],
+            "rlnMagMat11": [1.0, 0.99],
+            "rlnEvenZernike": ["[0,0.0]", "[0,0,3]"],
+            "rlnBeamTiltX": [0.1, 0.0],
+            "rlnBeamTiltY": [0.0, 0.0],
+            "rlnImagePixelSize": [1.5, 1.51],
         },
     )
-    assert inspect_particles(path)["problems"] == []
+    found = inspect_particles(path)
+    assert found["problems"] == [] and found["pixel_size"] == 1.5
+    assert "rlnBeamTiltX" in found["columns_used"]
 
 
 def test_repeats_are_counted(star):

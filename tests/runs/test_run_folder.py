@@ -312,7 +312,7 @@ def test_training_on_cs_and_on_pickles_is_training_on_star(small_run, shell, tmp
     edge = particles.box_size * particles.pixel_size  # in Å: cryoDRGN's shifts are parts of it
     poses = (particles.rotations.numpy(), -particles.shifts.numpy() / edge)
     values = vars(particles.ctf)
-    names = [name for name in values if name != "b_factor"]
+    names = [name for name in values if name not in ("b_factor", "aberrations")]
     columns = [np.full(160, 32.0), np.full(160, 4.0), *(values[name].numpy() for name in names)]
     for name, content in (("pose.pkl", poses), ("ctf.pkl", np.stack(columns, axis=1))):
         (tmp_path / name).write_bytes(pickle.dumps(content))
