@@ -4,6 +4,7 @@ import numpy as np
 
 TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 IMOD_STAMP = 1146047817
+PIXEL_SIZE = 1.5  # Å
 
 
 def mrc(data: np.ndarray, mode: int = 2, *, order: str = "<", **header) -> bytes:
@@ -14,7 +15,7 @@ def mrc(data: np.ndarray, mode: int = 2, *, order: str = "<", **header) -> bytes
     extended, of = header.pop("extended", b""), header.pop("of", TYPES.get(mode, "f4"))
     data_order = header.pop("data_order", order)
     sections, rows, columns = data.shape
-    size, origin = header.pop("pixel_size", 1.5), header.pop("origin", (0, 0, 0))
+    size, origin = header.pop("pixel_size", PIXEL_SIZE), header.pop("origin", (0, 0, 0))
     words = np.zeros(256, dtype=f"{order}i4")
     real = words.view(f"{order}f4")
     words[:4] = columns, rows, sections, mode

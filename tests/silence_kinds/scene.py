@@ -244,7 +244,7 @@ class Scene:
         """One of these."""
         return options[self.rng.integers(len(options))]
 
-    def truth(self, *, microscopes: int = 2) -> Truth:
+    def truth(self, *, microscopes: int = 2, pixel_size: float | None = None) -> Truth:
         """Random particles, none like another, of one pixel size."""
         rng, count = self.rng, int(self.rng.integers(7, 13))
         images = np.clip(rng.normal(0, 25, (count, BOX, BOX)), -100, 100).round() + 0.0
@@ -264,7 +264,7 @@ class Scene:
         return Truth(
             images,
             rng.permutation(count),
-            np.full(count, round(rng.uniform(1.2, 2.5), 3)),
+            np.full(count, pixel_size or round(rng.uniform(1.2, 2.5), 3)),
             random_rotations(count, rng),
             shifts,
             ctf,

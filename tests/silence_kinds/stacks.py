@@ -9,7 +9,7 @@ import pandas as pd
 import starfile
 
 from silence_kinds.cryosparc import fields_of, save
-from silence_kinds.mrc import IMOD_STAMP, mrc
+from silence_kinds.mrc import IMOD_STAMP, PIXEL_SIZE, mrc
 from silence_kinds.pickles import pickles_of
 from silence_kinds.scene import Scene, Truth, kind
 from silence_kinds.star import tables_of
@@ -41,7 +41,7 @@ def of_stack(what: str, *, sound: bool = False, known: bool = True):
     def add(change):
         @kind(f"stack: {what}")
         def run(scene):
-            true = scene.truth()
+            true = scene.truth(pixel_size=PIXEL_SIZE)
             path, options = metadata_of(scene, true)
             scene.stack.write_bytes(change(scene.in_stack(true), scene))
             return scene.trial(path, true if known else None, sound=sound, **options)
@@ -53,7 +53,7 @@ def of_stack(what: str, *, sound: bool = False, known: bool = True):
 
 @kind("stack: unsigned bytes, extremes in the header")
 def unsigned_stack(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     true = replace(true, images=true.images + 120)
     path, options = metadata_of(scene, true)
     data = scene.in_stack(true)
@@ -63,7 +63,7 @@ def unsigned_stack(scene):
 
 @kind("stack: unsigned bytes, IMOD's stamp")
 def unsigned_imod(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     true = replace(true, images=true.images + 120)
     path, options = metadata_of(scene, true)
     data = scene.in_stack(true)
@@ -74,7 +74,7 @@ def unsigned_imod(scene):
 
 @kind("stack: signed bytes, IMOD's stamp and flag")
 def signed_imod(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     data = scene.in_stack(true)
     scene.stack.write_bytes(mrc(data, 0, words={38: IMOD_STAMP, 39: 1}))
@@ -83,7 +83,7 @@ def signed_imod(scene):
 
 @kind("stack: unsigned 16-bit integers")
 def unsigned_16(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     true = replace(true, images=(true.images + 110) * 300)
     path, options = metadata_of(scene, true)
     scene.stack.write_bytes(mrc(scene.in_stack(true), 6, order=scene.choose(*"<>")))
@@ -93,7 +93,7 @@ def unsigned_16(scene):
 @kind("stack: another pixel size in the header")
 def header_pixel_size(scene):
     """RELION reads the STAR file's; the header's is often stale."""
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     scene.stack.write_bytes(mrc(scene.in_stack(true), pixel_size=scene.choose(0.0, 1.0, 7.5)))
     return scene.trial(path, true, **options)
@@ -101,7 +101,7 @@ def header_pixel_size(scene):
 
 @kind("stack: fewer images than rows")
 def fewer_images(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     scene.stack.write_bytes(mrc(scene.in_stack(true)[:-1]))
     return scene.trial(path, None, **options)
@@ -109,7 +109,7 @@ def fewer_images(scene):
 
 @kind("stack: fewer images in the header than in the file")
 def fewer_in_header(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     data = scene.in_stack(true)
     scene.stack.write_bytes(mrc(data, words={2: len(data) - 2, 9: len(data) - 2}))
@@ -118,7 +118,7 @@ def fewer_in_header(scene):
 
 @kind("stack: the image number as the fastest axis")
 def fastest(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     scene.stack.write_bytes(mrc(scene.in_stack(true).transpose(1, 2, 0)))
     return scene.trial(path, None, **options)
@@ -126,7 +126,7 @@ def fastest(scene):
 
 @kind("stack: the space group of a volume")
 def volume_stack(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     scene.stack.write_bytes(mrc(scene.in_stack(true), space_group=scene.choose(1, 401)))
     return scene.trial(path, true, **options)
@@ -134,7 +134,7 @@ def volume_stack(scene):
 
 @kind("stack: constant images")
 def constant(scene):
-    true = scene.truth()
+    true = scene.truth(pixel_size=PIXEL_SIZE)
     path, options = metadata_of(scene, true)
     data = scene.in_stack(true)
     data[scene.rng.integers(len(data))] = 3.0
