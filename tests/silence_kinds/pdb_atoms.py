@@ -5,8 +5,17 @@ Left out, because no reader can know it: atoms of zero occupancy, which are part
 
 import gzip
 
-from silence_kinds.scene import Scene
-from silence_kinds.structures import column, each_atom, is_atom, left_aligned, of_pdb, places
+from cryostar_nb.io.structures import pdb_text
+from silence_kinds.scene import Scene, Trial, kind
+from silence_kinds.structures import (
+    atoms_of,
+    column,
+    each_atom,
+    is_atom,
+    left_aligned,
+    of_pdb,
+    places,
+)
 
 
 @of_pdb("unchanged", sound=True)
@@ -23,6 +32,13 @@ def crlf(lines, atoms, scene):
 def byte_order_mark(lines, atoms, scene):
     kept = lines if scene.rng.integers(2) else lines[places(lines)[0] :]
     return ("\ufeff" + "\n".join(kept) + "\n").encode(), atoms
+
+
+@kind("PDB: compressed")
+def compressed(scene):
+    atoms, path = atoms_of(scene), scene.folder / "model.pdb.gz"
+    path.write_bytes(gzip.compress(pdb_text(atoms).encode()))
+    return Trial(path, atoms, what="structure", sound=True)
 
 
 @of_pdb("gzipped content")

@@ -108,6 +108,20 @@ def five_digits(lines, atoms, scene):
     ), true
 
 
+@of_pdb("residue numbers beyond 9,999 as hybrid-36", sound=True)
+def hybrid_36(lines, atoms, scene):
+    """A000 is 10,000; the digits after the letter count in base 36."""
+    true = replace(atoms, residue_numbers=atoms.residue_numbers + 9_990)
+
+    def change(line):
+        number = int(line[22:26]) + 9_990 - 10_000
+        if number < 0:
+            return f"{line[:22]}{number + 10_000:4d}{line[26:]}"
+        return f"{line[:22]}A00{'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'[number]}{line[26:]}"
+
+    return each_atom(lines, change), true
+
+
 @of_pdb("serial numbers that overflow")
 def serial(lines, atoms, scene):
     text = scene.choose("*****", "186a0", "99999")

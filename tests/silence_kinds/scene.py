@@ -167,17 +167,28 @@ class Trial:
         load_band_vectors(read, Band(BOX, read.pixel_size, 4 * read.pixel_size))
         if self.true is None:
             return "read, though it cannot be known"
-        wrong = self.true.differs(read)
-        if wrong or self.path.suffix not in (".star", ".cs"):
-            return wrong
-        out = self.path.with_name(f"selected{self.path.suffix}")
+        return self.true.differs(read) or self._selected(read)
+
+    def _selected(self, read: Particles) -> str:
+        """What is wrong with a copy of some particles, and of all in the other format."""
+        suffix = self.path.suffix
+        if suffix not in (".star", ".cs"):
+            return ""
+        out = self.path.with_name(f"some{suffix}")
         select_particles(self.path, out, Choice(indices="1:4"), reading=self.reading)
         again, chosen = read_particles(out, self.reading), read[1:4]
         for name in ("rotations", "shifts"):
             if not torch.equal(getattr(again, name), getattr(chosen, name)):
                 return f"select: other {name}"
-        same = torch.equal(again.images(slice(None)), chosen.images(slice(None)))
-        return "" if same else "select: other images"
+        if not torch.equal(again.images(slice(None)), chosen.images(slice(None))):
+            return "select: other images"
+        out = self.path.with_name(f"all{'.cs' if suffix == '.star' else '.star'}")
+        try:
+            select_particles(self.path, out, Choice(indices="0:"), reading=self.reading)
+        except InputError:  # what the other format cannot say
+            return ""
+        wrong = replace(self.true, uses=()).differs(read_particles(out))
+        return f"select, as {out.suffix}: {wrong}" if wrong else ""
 
     def _structure(self) -> str:
         read = read_structure(self.path)

@@ -5,6 +5,7 @@ Left out: a header's pixel size that contradicts the metadata's, which wins, as 
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import starfile
 
@@ -140,3 +141,37 @@ def constant(scene):
     data[scene.rng.integers(len(data))] = 3.0
     scene.stack.write_bytes(mrc(data))
     return scene.trial(path, None, **options)
+
+
+@kind("stack: several stacks, some of one name in other folders, or single images")
+def several(scene):
+    true = scene.truth()
+    data, single = scene.in_stack(true), scene.rng.integers(2)
+    tables = tables_of(scene, true)
+    if single:
+        names = [f"Extract/{n:03d}.mrc" for n in true.place]
+        files = {f"Extract/{n:03d}.mrc": data[n : n + 1] for n in range(len(true))}
+    else:
+        of, within = np.divmod(true.place, 3)
+        names = [f"{n + 1}@Extract/{s}/stack.mrcs" for s, n in zip(of, within, strict=True)]
+        files = {f"Extract/{s}/stack.mrcs": data[3 * s : 3 * s + 3] for s in set(of.tolist())}
+    for name, images in files.items():
+        (scene.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (scene.folder / name).write_bytes(mrc(images))
+    tables["particles"]["rlnImageName"] = names
+    path = scene.folder / scene.choose("particles.star", "Refine3D/job001/particles.star")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    starfile.write(tables, path, overwrite=True)
+    return scene.trial(path, true)
+
+
+@kind("stack: a name with a backslash, of another case, or with blanks")
+def odd_names(scene):
+    true = scene.truth(pixel_size=PIXEL_SIZE)
+    tables = tables_of(scene, true)
+    name = scene.choose("Stack.mrcs", "Extract\\stack.mrcs", "a stack.mrcs")
+    tables["particles"]["rlnImageName"] = [f"{n + 1}@{name}" for n in true.place]
+    (scene.folder / scene.choose("stack.mrcs", name)).write_bytes(mrc(scene.in_stack(true)))
+    path = scene.folder / "particles.star"
+    starfile.write(tables, path, overwrite=True)
+    return scene.trial(path, true)

@@ -3,9 +3,9 @@
 Left out, because no reader can know them from the file: an angle of astigmatism or a phase shift in
 radians, a spherical aberration in metres (as small as that of a corrected microscope), origins of
 pixels in a column of Å while all are small, poses of another refinement of the same images, images
-that are mirrored, a hand that is wrong (the doctor asks the images), a misspelt optional column
-(its absence is legitimate; `info` lists it as ignored), one image with two poses (symmetry
-expansion).
+that are mirrored, a hand or a psi of the other sign (the doctor asks the images), a misspelt
+optional column (its absence is legitimate; `info` lists it as ignored), one image with two poses
+(symmetry expansion).
 """
 
 from dataclasses import replace
