@@ -14,6 +14,8 @@ from silence_kinds.maps import of_map
 from silence_kinds.mrc import mrc
 from silence_kinds.stacks import of_stack
 
+PLAUSIBLE = np.linspace(-60, 60, 256, dtype="<f4").tobytes()  # as pixels
+
 
 def of_both(what: str, **options):
     """A kind for a stack, and the same for a map."""
@@ -55,7 +57,7 @@ of_both("no mark of the byte order", sound=True)(lambda data, scene: mrc(data, w
 of_both("no mark MAP")(lambda data, scene: mrc(data, words={52: 0, 53: scene.choose(0, 17476)}))
 of_both("a wrong mark of the byte order")(lambda data, scene: mrc(data, words={53: 0x1111}))
 of_both("an extended header that is not said", known=False)(
-    lambda data, scene: mrc(data, extended=b"\1" * 1024, words={23: 0})
+    lambda data, scene: mrc(data, extended=PLAUSIBLE, words={23: 0})
 )
 of_both("a length of the extended header beyond the file", known=False)(
     lambda data, scene: mrc(data, words={23: 1024})

@@ -141,6 +141,7 @@ class Trial:
     def outcome(self) -> tuple[str, str]:
         """`same`, `refused`, `said` or `WRONG`, and what the reader said or got wrong."""
         said = io.StringIO()
+        readers = {"particles": self._particles, "structure": self._structure, "map": self._map}
         try:
             with (
                 warnings.catch_warnings(record=True) as caught,
@@ -148,9 +149,7 @@ class Trial:
                 contextlib.redirect_stdout(said),
             ):
                 warnings.simplefilter("always")
-                wrong = {"particles": self._particles, "map": self._map}.get(
-                    self.what, self._structure
-                )()
+                wrong = readers[self.what]()
         except InputError as error:
             return ("WRONG" if self.sound else "refused"), f"refused: {error}"
         heard = [str(warning.message) for warning in caught] + said.getvalue().splitlines()
@@ -193,13 +192,11 @@ class Trial:
     def _structure(self) -> str:
         read = read_structure(self.path)
         nodes = coarse_grain(read)
-        return (
-            "read, though it cannot be known"
-            if self.true is None
-            else unlike(read, self.true)
-            or unlike(nodes, coarse_grain(self.true))
-            or _bonds_differ(nodes, self.true)
-        )
+        if self.true is None:
+            return "read, though it cannot be known"
+        true_nodes = coarse_grain(self.true)
+        wrong = unlike(read, self.true) or unlike(nodes, true_nodes)
+        return wrong or ("" if bonded(nodes) == bonded(true_nodes) else "other bonds")
 
     def _map(self) -> str:
         read = read_map(self.path)
@@ -236,12 +233,10 @@ def unlike(read: Structure, true: Structure) -> str:
     return ""
 
 
-def _bonds_differ(nodes: Structure, true: Structure) -> str:
-    def pairs(nodes):
-        keys = nodes.residue_keys
-        return {frozenset((keys[i], keys[j])) for i, j in bonds(nodes).tolist()}
-
-    return "" if pairs(nodes) == pairs(coarse_grain(true)) else "other bonds"
+def bonded(nodes: Structure) -> set[frozenset]:
+    """Pairs of residues that are bonded."""
+    keys = nodes.residue_keys
+    return {frozenset((keys[i], keys[j])) for i, j in bonds(nodes).tolist()}
 
 
 class Scene:
