@@ -4,7 +4,8 @@
 # make book   build the book                    make lab    JupyterLab on the notebooks
 # make bench  measure the speed, under 15 minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
-# make fuzz   files changed at random against every reader, five minutes (SECONDS=...)
+# make fuzz   files changed at random against every reader, five minutes (SECONDS=...), then:
+# make fuzz-silence  a thousand changes that have a meaning (CHANGES=...): none may be read wrongly in silence; two minutes
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
 # make sweep    every fault and every pair of faults, for the doctor to name; about half an hour
 # make colab  the first cell of every notebook, with the address of _config.yml
@@ -18,7 +19,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test test-quick check book lab bench colab student survive fuzz sweep paper clean
+.PHONY: venv demo test test-quick check book lab bench colab student survive fuzz fuzz-silence sweep paper clean
 
 venv: $(STAMP)
 
@@ -64,6 +65,10 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz_readers.py $(if $(SECONDS),--seconds $(SECONDS))
+	$(MAKE) fuzz-silence
+
+fuzz-silence: $(STAMP)
+	$(BIN)/python tests/fuzz_silence.py $(if $(CHANGES),--changes $(CHANGES))
 
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')
