@@ -19,6 +19,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.io.maps import read_map
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_indices, read_particles
+from cryostar_nb.io.structures import read_structure
 from cryostar_nb.io.vectors import load_band_vectors
 
 COUNT, BOX = 4, 8  # particles, pixels
@@ -1107,3 +1108,143 @@ def other_mask(folder):
 def object_indices(folder):
     np.save(folder / "chosen.npy", np.array([1, None]), allow_pickle=True)
     return lambda: read_indices(folder / "chosen.npy", COUNT)
+
+
+# Structures
+
+
+def atom(
+    name: str,
+    residue: str,
+    number: int,
+    x: float,
+    *,
+    chain: str = "A",
+    segment: str = "",
+    element: str = "",
+) -> str:
+    """An atom record of a PDB file, on the x axis."""
+    place = f"{residue:>3} {chain}{number:4d}    {x:8.3f}{0:8.3f}{0:8.3f}"
+    return f"ATOM      1  {name:<3} {place}  1.00  0.00      {segment:<4}{element or name[0]:>2}\n"
+
+
+def glycines(x: float = 0.0, **options) -> str:
+    """Four residues of a chain, 3.8 Å apart, with their backbones."""
+    return "".join(
+        atom(name, "GLY", i + 1, x + 3.8 * i + dx, **options)
+        for i in range(4)
+        for name, dx in (("N", 0.0), ("CA", 1.4), ("C", 2.5))
+    )
+
+
+def pdb(folder: Path, *parts: str):
+    (folder / "model.pdb").write_text("".join(parts))
+    return lambda: read_structure(folder / "model.pdb")
+
+
+@case(
+    "an alpha carbon with the element calcium",
+    "model.pdb: atom CA of chain A ALA 5 has the element Ca, and by its name C; correct the "
+    "element column, or leave it empty",
+    file="model.pdb",
+    value="Ca",
+)
+def alpha_calcium(folder):
+    return pdb(folder, glycines(), atom("CA", "ALA", 5, 16.6, element="CA"))
+
+
+@case(
+    "an atom of a modified residue without an element",
+    "model.pdb: atom CL of residue chain A SEP 5 has no element; fill in the column of elements, "
+    "or delete it",
+    file="model.pdb",
+    value="CL of residue chain A SEP 5",
+)
+def no_element(folder):
+    last = atom("N", "SEP", 5, 15.2) + atom("CL", "SEP", 5, 16.6, element="X")
+    return pdb(folder, glycines(), last)
+
+
+@case(
+    "cysteines under the name of serine",
+    "model.pdb: chain A has 49 electrons by atoms and 41 by residues; correct the elements, or the "
+    "residues' names",
+    file="model.pdb",
+    value=49,
+)
+def cysteine_named_serine(folder):
+    names = ("N", "CA", "C", "O", "CB", "SG")
+    return pdb(folder, *(atom(name, "SER", 1, 1.4 * i) for i, name in enumerate(names)))
+
+
+@case(
+    "an assembly in models, each a copy of the first",
+    "model.pdb: holds 2 models, and model 2 is the first one moved elsewhere; make one model of "
+    "the parts, each chain with a name of its own, or keep one model",
+    file="model.pdb",
+    value=2,
+)
+def moved_models(folder):
+    first, second = glycines(), glycines(50.0)
+    parts = ("MODEL        1\n", first, "ENDMDL\nMODEL        2\n", second, "ENDMDL\n")
+    return pdb(folder, *parts)
+
+
+@case(
+    "an assembly in models, each with a chain of its own",
+    "model.pdb: holds 2 models, and model 2 has other chains than the first; make one model of "
+    "the parts, each chain with a name of its own, or keep one model",
+    file="model.pdb",
+    value=2,
+)
+def chains_over_models(folder):
+    first, second = glycines(), glycines(50.0, chain="B")
+    parts = ("MODEL        1\n", first, "ENDMDL\nMODEL        2\n", second, "ENDMDL\n")
+    return pdb(folder, *parts)
+
+
+@case(
+    "two PDB files joined, or frames between END records",
+    "model.pdb: line 13 is an END record, and atoms follow it; of joined files keep one; put "
+    "MODEL and ENDMDL records around frames",
+    file="model.pdb",
+    value=13,
+)
+def atoms_after_end(folder):
+    return pdb(folder, glycines(), "END\n", glycines(50.0, chain="B"), "END\n")
+
+
+@case(
+    "two mmCIF files joined",
+    "model.cif: holds atoms in 2 data blocks (data_first and data_second); keep one of them",
+    file="model.cif",
+    value=2,
+)
+def two_blocks(folder):
+    names = ("group_PDB", "id", "type_symbol", "label_atom_id", "Cartn_x", "Cartn_y", "Cartn_z")
+    loop = "loop_\n" + "".join(f"_atom_site.{name}\n" for name in names) + "ATOM 1 C CA 0 0 0\n"
+    (folder / "model.cif").write_text(f"data_first\n{loop}data_second\n{loop}")
+    return lambda: read_structure(folder / "model.cif")
+
+
+@case(
+    "chains without names",
+    "model.pdb: has chains without a name, and residue GLY 1 is there twice; give each chain a "
+    "name of its own (column 22; segments do not count)",
+    file="model.pdb",
+    value="GLY 1",
+)
+def nameless_chains(folder):
+    return pdb(folder, glycines(chain=" "), "TER\n", glycines(50.0, chain=" "))
+
+
+@case(
+    "chains without names, but with segments",
+    "model.pdb: has chains without a name, and residue GLY 1 is there twice, in the segments PROA "
+    "and PROB; give each chain a name of its own (column 22; segments do not count)",
+    file="model.pdb",
+    value="GLY 1",
+)
+def segments_for_chains(folder):
+    parts = ((0.0, "PROA"), (50.0, "PROB"))
+    return pdb(folder, *(glycines(x, chain=" ", segment=name) + "TER\n" for x, name in parts))

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cryostar_nb.io.structures import read_structure, write_structure, write_trajectory
+from cryostar_nb.io.structures import read_structure, write_structure
+from cryostar_nb.io.trajectories import write_trajectory
 from cryostar_nb.simulation.hinges import clear_hinge, hinge_path
 from cryostar_nb.simulation.options import SimulationConfig
 from cryostar_nb.simulation.particles import simulate

@@ -24,7 +24,8 @@ from provenance import provenance_of
 
 from cryostar_nb.geometry import kabsch
 from cryostar_nb.io.files import write_json
-from cryostar_nb.io.structures import read_nodes, read_structure, read_trajectory, write_structure
+from cryostar_nb.io.structures import read_nodes, read_structure, write_structure
+from cryostar_nb.io.trajectories import read_trajectory
 from cryostar_nb.latents import ENDS as PERCENTILES
 from cryostar_nb.latents import mean_around_percentiles, principal_components
 from cryostar_nb.structure import Structure

@@ -31,7 +31,7 @@ _FORMULA_OF = dict(zip(_FORMULAS[::2], _FORMULAS[1::2], strict=True))
 _STANDARD_NAMES = dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS")
 NODE_NAMES = ("CA", "P", "C1'")  # the first that a residue has is its node
 # Longest distance between bonded nodes, in Å: Cα-Cα is 3.8 (2.9 for cis), P-P up to 7.5.
-_LONGEST_BOND = {"CA": 4.5, "P": 8.5, "C1'": 8.5}
+LONGEST_BOND = {"CA": 4.5, "P": 8.5, "C1'": 8.5}
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,22 @@ def standard_name(residue_name: str) -> str:
     return _STANDARD_NAMES.get(residue_name, residue_name)
 
 
+def residue_formula(name: str) -> dict[str, int]:
+    """Number of atoms of each element of a standard residue inside a chain; empty of any other."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", _FORMULA_OF.get(standard_name(name), ""))
+    return {element: int(count or 1) for element, count in parts}
+
+
 def residue_electrons(name: str, heavy_atom_electrons: float) -> float:
     """Electrons of a whole residue inside a chain, hydrogens included.
 
     Those of a standard residue come from its formula, so atoms missing from the model count too;
     any other residue counts its heavy atoms and the hydrogens that its dictionary entry lists.
     """
-    name = standard_name(name)
-    if name in _FORMULA_OF:
-        parts = re.findall(r"([A-Z][a-z]?)(\d*)", _FORMULA_OF[name])
-        return float(sum(gemmi.Element(el).atomic_number * int(count or 1) for el, count in parts))
-    known = gemmi.find_tabulated_residue(name)
+    if formula := residue_formula(name):
+        counts = ((gemmi.Element(el).atomic_number, count) for el, count in formula.items())
+        return float(sum(electrons * count for electrons, count in counts))
+    known = gemmi.find_tabulated_residue(standard_name(name))
     return heavy_atom_electrons + (max(known.hydrogen_count - 2, 0) if known.found() else 0)
 
 
@@ -125,7 +130,7 @@ def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
     """Pairs of nodes that are neighbours in their chain *and* in space; a gap makes no bond."""
     left = np.arange(len(nodes) - 1)
     length = np.linalg.norm(np.diff(nodes.positions, axis=0), axis=-1)
-    longest = np.array([_LONGEST_BOND.get(name, 4.5) for name in nodes.atom_names.tolist()])
+    longest = np.array([LONGEST_BOND.get(name, 4.5) for name in nodes.atom_names.tolist()])
     protein = nodes.atom_names == "CA"
     of_a_kind = (nodes.chains[:-1] == nodes.chains[1:]) & (protein[:-1] == protein[1:])
     left = left[of_a_kind & (length <= longest[:-1])]

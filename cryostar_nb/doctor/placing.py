@@ -27,6 +27,7 @@ from cryostar_nb.doctor.sample import take_sample
 from cryostar_nb.doctor.scoring import choose_band, docking_target
 from cryostar_nb.doctor.spectrum import Spectrum, model_spectrum
 from cryostar_nb.fourier import first_crossing, fourier_crop, shell_correlation
+from cryostar_nb.io.atom_records import read_document
 from cryostar_nb.io.files import write_text
 from cryostar_nb.io.maps import DensityMap, read_map
 from cryostar_nb.io.options import Reading
@@ -266,7 +267,7 @@ def move_structure(source: Path | str, out: Path | str, placement: Placement) ->
     A crystal's cell is left out. Raises InputError for a name that is neither .pdb nor .cif.
     """
     out = structure_path(out)
-    document = gemmi.read_structure(str(source))
+    document = read_document(source)
     document.cell, document.spacegroup_hm = gemmi.UnitCell(), ""
     matrix = gemmi.Mat33(placement.matrix.double().tolist())
     move = gemmi.Vec3(*placement.move.double().tolist())

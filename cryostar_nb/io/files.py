@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,11 @@ def one_line(error: Exception) -> str:
 def refuse(path: Path, problem: str, value: object, remedy: str) -> NoReturn:
     """Raise InputError for what this file holds."""
     raise InputError(problem, file=path, value=value, remedy=remedy)
+
+
+def say(path: Path, notice: str) -> None:
+    """Tell the user something about a file, in a line on standard error: results may be JSON."""
+    print(f"{path}: {notice}", file=sys.stderr)
 
 
 def existing_file(path: Path | str, what: str) -> Path:

@@ -1,20 +1,21 @@
-"""Structures in files: PDB and mmCIF through gemmi, trajectories through mdtraj."""
+"""Structures in files: PDB and mmCIF through gemmi."""
 
-import gzip
-import re
-import string
 from pathlib import Path
+from typing import NoReturn
 
 import gemmi
 import numpy as np
 from jaxtyping import Float
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.io.files import existing_file, one_line, refuse, replacing, write_text
-from cryostar_nb.structure import NODE_NAMES, Structure, coarse_grain, residue_ranges, standard_name
+from cryostar_nb.io.atom_records import read_document
+from cryostar_nb.io.elements import UNKNOWN
+from cryostar_nb.io.files import refuse, say, write_text
+from cryostar_nb.io.polymer import find_polymer
+from cryostar_nb.io.structure_checks import check_electrons, check_models, describe_polymer
+from cryostar_nb.structure import NODE_NAMES, Structure, coarse_grain, residue_ranges
 
 _PDB_CHAINS, _PDB_ATOMS = 62, 99_999  # the most that fit the format
-_LONGEST_LINK = 2.2  # Å, of a peptide or phosphodiester bond
 Frames = Float[np.ndarray, "frame atom 3"]  # Å
 BFactors = Float[np.ndarray, "frame atom"]  # Å^2
 AtomRow = tuple[object, ...]  # the fields of `Structure`
@@ -23,127 +24,98 @@ AtomRow = tuple[object, ...]  # the fields of `Structure`
 def read_structure(path: Path | str) -> Structure:
     """Read the heavy polymer atoms of the first model of a PDB or mmCIF file (also gzipped).
 
-    Of alternate locations and of atoms given twice, the first is kept. Raises InputError for a file
-    that is missing, cannot be parsed, holds no polymer, has a coordinate that is not finite, or
-    gives the same residue twice.
+    Of alternate locations and of atoms given twice, the first is kept. A line says what is chosen
+    among models, and which residues are left out although they look like parts of a chain. Raises
+    InputError for a file that is missing, cannot be parsed, holds no polymer, has a coordinate that
+    is not finite or an atom of no element, gives the same residue twice, spreads an assembly over
+    models, or contradicts itself.
     """
-    path = existing_file(path, "a PDB or mmCIF file")
+    path = Path(path)
+    document = read_document(path, split_chain_on_ter=True)
+    check_models(path, document)
+    atoms = polymer_atoms(path, document)[0]
+    check_electrons(path, atoms)
+    return atoms
+
+
+def polymer_atoms(path: Path, document: gemmi.Structure) -> tuple[Structure, list[int]]:
+    """The heavy polymer atoms of the first model, and their serial numbers."""
+    polymer = find_polymer(document[0])
     rows: list[AtomRow] = []
-    first_of: dict[tuple[str, str], tuple[str, bool]] = {}
-    for chain in _read_model(path):
-        for place, residue in enumerate(chain):
-            if _is_polymer(chain, place) and not _is_alternate(path, chain, residue, first_of):
-                rows += _atom_rows(path, chain, residue)
-    return _structure(path, rows)
-
-
-def _structure(path: Path, rows: list[AtomRow]) -> Structure:
+    serials: list[int] = []
+    first_of: dict[tuple[str, str], gemmi.Residue] = {}
+    for chain, residue in polymer.residues:
+        if not _is_alternate(path, chain, residue, first_of):
+            for serial, row in _atom_rows(path, chain, residue):
+                rows.append(row)
+                serials.append(serial)
     if not rows:
         remedy = "give a model of a protein or nucleic acid"
-        refuse(path, "holds no amino acid or nucleotide", None, remedy)
+        refuse(path, "holds no chain of amino acids or nucleotides", None, remedy)
+    for line in describe_polymer(document, polymer):
+        say(path, line)
     positions, electrons, *labels = map(np.array, zip(*rows, strict=True))
-    return Structure(positions.astype(np.float64), electrons.astype(np.float64), *labels)
-
-
-def _read_model(path: Path) -> gemmi.Model:
-    """The first model of a file, each chain in one piece."""
-    suffix = re.search(r"\.(pdb|ent|cif|mmcif)(\.gz)?$", path.name.lower())
-    if suffix is None:
-        problem = "a structure is read from .pdb, .ent, .cif or .mmcif (also .gz)"
-        refuse(path, problem, path.suffix, "convert or rename the file")
-    is_pdb = suffix[1] in ("pdb", "ent")
-    try:
-        if is_pdb:
-            document = gemmi.read_pdb(str(path), split_chain_on_ter=True)
-        else:
-            document = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, UnicodeDecodeError, EOFError, OSError) as error:
-        problem = f"cannot be read as a structure ({one_line(error)})"
-        raise InputError(problem, file=path, remedy="check that it is complete") from error
-    document.merge_chain_parts()
-    if is_pdb:
-        _check_pdb_coordinates(path)
-    if len(document) == 0:
-        refuse(path, "holds no atoms", None, "give a PDB or mmCIF file with a model")
-    return document[0]
-
-
-def _check_pdb_coordinates(path: Path) -> None:
-    """Raise InputError for an atom whose coordinates are no numbers, which gemmi reads as 0."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="latin-1") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.startswith(("ATOM  ", "HETATM")):
-                continue
-            for field in (line[30:38], line[38:46], line[46:54]):
-                try:
-                    float(field)
-                except ValueError:
-                    problem = f"line {number} has the coordinate {field!r}"
-                    refuse(path, problem, field, "give a number")
-
-
-def _is_polymer(chain: gemmi.Chain, place: int) -> bool:
-    """Whether a residue is an amino acid or nucleotide of a chain, not a ligand, water or ion."""
-    residue = chain[place]
-    known = gemmi.find_tabulated_residue(standard_name(residue.name))
-    if known.found():
-        return known.is_amino_acid() or known.is_nucleic_acid()
-    if residue.het_flag != "H":  # an ATOM record says polymer
-        return any(atom.name in NODE_NAMES for atom in residue)
-    # Of HETATM records, modified residues are bonded to a neighbour.
-    before, after = (chain[i] if 0 <= i < len(chain) else None for i in (place - 1, place + 1))
-    return _linked(before, residue) or _linked(residue, after)
-
-
-def _linked(first: gemmi.Residue | None, second: gemmi.Residue | None) -> bool:
-    """Whether a peptide or phosphodiester bond leads from one residue to the next."""
-    for leaving, entering in (("C", "N"), ("O3'", "P")):
-        left = first.find_atom(leaving, "*") if first is not None else None
-        right = second.find_atom(entering, "*") if second is not None else None
-        if left is not None and right is not None and left.pos.dist(right.pos) < _LONGEST_LINK:
-            return True
-    return False
+    return Structure(positions.astype(np.float64), electrons.astype(np.float64), *labels), serials
 
 
 def _is_alternate(
     path: Path,
     chain: gemmi.Chain,
     residue: gemmi.Residue,
-    first_of: dict[tuple[str, str], tuple[str, bool]],
+    first_of: dict[tuple[str, str], gemmi.Residue],
 ) -> bool:
     """Whether a residue shares its place with an earlier one, as alternate locations do.
 
-    `first_of` keeps, by chain and number, the name of the first residue, and whether it has
-    alternate locations. Raises InputError for a residue that is there twice.
+    `first_of` keeps the first residue of each chain and number. Raises InputError for a residue
+    that is there twice.
     """
     key = (chain.name, str(residue.seqid))
-    alternate = any(atom.has_altloc() for atom in residue)
-    nodes = [atom.name for atom in residue if atom.name in NODE_NAMES and not atom.has_altloc()]
-    if key not in first_of and len(nodes) == len(set(nodes)):
-        first_of[key] = (residue.name, alternate)
+    nodes = [atom for atom in residue if atom.name in NODE_NAMES and not atom.has_altloc()]
+    twice = len(nodes) > len({atom.name for atom in nodes})
+    first = first_of.setdefault(key, residue)
+    if first is residue and not twice:
         return False
-    first_name, first_alternate = first_of.get(key, (residue.name, False))
-    if not (alternate and first_alternate):
-        label = f"chain {chain.name} {residue.name} {residue.seqid}"
-        problem = f"residue {{value}} is there twice (first as {first_name})"
-        refuse(path, problem, label, "delete or renumber one of them")
+    if twice or not all(any(atom.has_altloc() for atom in r) for r in (first, residue)):
+        _refuse_twice(path, chain, residue, first)
     return True
 
 
-def _atom_rows(path: Path, chain: gemmi.Chain, residue: gemmi.Residue) -> list[AtomRow]:
-    """The heavy atoms of a residue, each name once."""
-    rows: dict[str, AtomRow] = {}
+def _refuse_twice(
+    path: Path, chain: gemmi.Chain, residue: gemmi.Residue, first: gemmi.Residue
+) -> NoReturn:
+    """Raise InputError for a residue that is there twice, and say what may be the cause."""
+    segments = sorted({other.segment for other in chain if other.segment})
+    where = f", in the segments {' and '.join(segments[:2])}" if segments[1:] else ""
+    label, remedy = f"{residue.name} {residue.seqid}", "delete or renumber one of them"
+    if not chain.name or where:
+        remedy = "give each chain a name of its own (column 22; segments do not count)"
+    if not chain.name:
+        problem = f"has chains without a name, and residue {{value}} is there twice{where}"
+        refuse(path, problem, label, remedy)
+    problem = f"residue {{value}} is there twice (first as {first.name}){where}"
+    refuse(path, problem, f"chain {chain.name} {label}", remedy)
+
+
+def _atom_rows(path: Path, chain: gemmi.Chain, residue: gemmi.Residue) -> list[tuple[int, AtomRow]]:
+    """Serial number and fields of the heavy atoms of a residue, each name once."""
+    rows: dict[str, tuple[int, AtomRow]] = {}
     number, code = int(residue.seqid.num or 0), residue.seqid.icode.strip()
     for atom in residue:
         if atom.is_hydrogen() or atom.name in rows:
             continue
         position, element = atom.pos.tolist(), atom.element
+        label = f"{atom.name} of residue chain {chain.name} {residue.name} {residue.seqid}"
         if not np.isfinite(position).all():
-            label = f"{atom.name} of residue chain {chain.name} {residue.name} {residue.seqid}"
             refuse(path, f"atom {label} has coordinates {{value}}", position, "give finite ones")
+        if element == UNKNOWN:
+            refuse(
+                path,
+                "atom {value} has no element",
+                label,
+                "fill in the column of elements, or delete it",
+            )
         labels = (atom.name, element.name, residue.name, number, code, chain.name)
-        rows[atom.name] = (position, element.atomic_number, *labels)
+        rows[atom.name] = (atom.serial, (position, element.atomic_number, *labels))
     return list(rows.values())
 
 
@@ -231,7 +203,7 @@ def _document(
     return document
 
 
-def _residues_of_chains(structure: Structure) -> dict[str, list[tuple[int, int]]]:
+def residues_of_chains(structure: Structure) -> dict[str, list[tuple[int, int]]]:
     """For each chain the first atom, and one past the last, of each of its residues."""
     chains: dict[str, list[tuple[int, int]]] = {}
     for first, last in residue_ranges(structure):
@@ -247,7 +219,7 @@ def _model(
 ) -> gemmi.Model:
     """A model of these atoms elsewhere, in the order of their chains."""
     model = gemmi.Model(number)
-    for name, residues in _residues_of_chains(structure).items():
+    for name, residues in residues_of_chains(structure).items():
         chain = gemmi.Chain(name)
         for first, last in residues:
             residue = gemmi.Residue()
@@ -264,69 +236,3 @@ def _model(
             chain.add_residue(residue)
         model.add_chain(chain)
     return model
-
-
-def write_trajectory(path: Path | str, structure: Structure, frames: Frames) -> None:
-    """Write frames as DCD or XTC, by the suffix; viewers also ask for a PDB of the same atoms."""
-    import mdtraj  # slow to import, and needed here alone
-
-    path = Path(path)
-    if path.suffix not in (".dcd", ".xtc"):
-        problem, remedy = "a trajectory is written as .dcd or .xtc", "choose one of these suffixes"
-        refuse(path, problem, path.suffix, remedy)
-    topology = mdtraj.Topology()
-    for residues in _residues_of_chains(structure).values():
-        chain = topology.add_chain()
-        for first, last in residues:
-            name, number = structure.residue_names[first], structure.residue_numbers[first]
-            residue = topology.add_residue(str(name), chain, int(number))
-            for i in range(first, last):
-                element = mdtraj.element.get_by_symbol(str(structure.elements[i]))
-                topology.add_atom(str(structure.atom_names[i]), element, residue)
-    trajectory = mdtraj.Trajectory(np.asarray(frames) / 10, topology)  # mdtraj works in nm
-    with replacing(path) as temporary:
-        trajectory.save(str(temporary))
-
-
-def chain_name(index: int) -> str:
-    """A name for the chain of this number: A ... Z, a ... z, 0 ... 9, then AA, AB, ..."""
-    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits
-    before = chain_name(index // len(letters) - 1) if index >= len(letters) else ""
-    return before + letters[index % len(letters)]
-
-
-def read_trajectory(path: Path | str, topology: Path | str) -> tuple[Structure, Frames]:
-    """Read the heavy polymer atoms of a trajectory that mdtraj knows (DCD, XTC, PDB, ...), in Å.
-
-    Raises InputError when a file is missing or the two do not belong together.
-    """
-    import mdtraj
-
-    path = existing_file(path, "a trajectory")
-    topology = existing_file(topology, "its topology (PDB, PSF, ...)")
-    try:
-        trajectory = mdtraj.load(str(path), top=str(topology))
-    except (ValueError, OSError, TypeError, RuntimeError) as error:
-        problem = f"cannot be read with the topology {topology} ({one_line(error)})"
-        raise InputError(problem, file=path, remedy="check that they belong together") from error
-    rows: list[AtomRow] = []
-    atoms: list[int] = []
-    # mdtraj drops insertion codes: residues of one number get A, B, ... in their order.
-    same_number: dict[tuple[str, int], list[int]] = {}
-    for atom in trajectory.topology.atoms:
-        residue, element = atom.residue, atom.element
-        name = standard_name(residue.name)
-        known = gemmi.find_tabulated_residue(name)
-        heavy = element is not None and element.symbol not in ("H", "VS")
-        if not heavy or not (known.is_amino_acid() or known.is_nucleic_acid()):
-            continue
-        chain = residue.segment_id or residue.chain.chain_id or chain_name(residue.chain.index)
-        copies = same_number.setdefault((chain, residue.resSeq), [])
-        if residue.index not in copies:
-            copies.append(residue.index)
-        code = " ABCDEFGHIJKLMNOPQRSTUVWXYZ"[copies.index(residue.index)].strip()
-        labels = (atom.name, element.symbol, name, residue.resSeq, code, chain)
-        rows.append((trajectory.xyz[0, atom.index], element.number, *labels))
-        atoms.append(atom.index)
-    frames = trajectory.xyz[:, atoms].astype(np.float64) * 10  # mdtraj works in nm
-    return _structure(topology, rows).with_positions(frames[0]), frames

@@ -16,7 +16,8 @@ from cryostar_nb.atoms import clashes, link_error
 from cryostar_nb.backbone import local_geometry
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_text
-from cryostar_nb.io.structures import fits_pdb, write_structure, write_trajectory
+from cryostar_nb.io.structures import fits_pdb, write_structure
+from cryostar_nb.io.trajectories import write_trajectory
 from cryostar_nb.latents import (
     ENDS,
     PrincipalComponents,

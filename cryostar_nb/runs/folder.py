@@ -1,10 +1,10 @@
 """A run: what was trained, as an object to work with, and the folder that keeps it.
 
 `config.json` says what was trained, on what; `reference.cif` is the coarse-grained reference,
-`atoms.cif` all of it where the density is made of its atoms; `checkpoint.pt` and `metrics.csv` come
-from training; `latents.npy` is the latent mean of every particle, (particle, latent);
-`held_out.json` says whether the encoder learned its images by heart, and `quality.npy` how probable
-it is that a particle is a good one.
+`atoms.cif` all of its heavy atoms; `checkpoint.pt` and `metrics.csv` come from training;
+`latents.npy` is the latent mean of every particle, (particle, latent); `held_out.json` says whether
+the encoder learned its images by heart, and `quality.npy` how probable it is that a particle is a
+good one.
 """
 
 import csv
@@ -418,7 +418,8 @@ def open_run(folder: Path | str) -> Run:
             file=folder,
             remedy="train it anew, without --resume",
         )
-    nodes = read_nodes(folder / "reference.cif")
+    atoms = folder / "atoms.cif"  # the electrons of residues without a formula are in their atoms
+    nodes = read_nodes(atoms if atoms.exists() else folder / "reference.cif")
     band = band_of(settings)
     model = make_network(settings.train, settings.model, nodes, band, find_modes=False)
     try:

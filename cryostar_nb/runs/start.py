@@ -172,8 +172,7 @@ def _write_inputs(settings: RunConfig, atoms: Structure, nodes: Structure, out: 
     """Write what a run is opened with, beside its checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     write_structure(out / "reference.cif", nodes)
-    if settings.train.density != "nodes":
-        write_structure(out / "atoms.cif", atoms)
+    write_structure(out / "atoms.cif", atoms)
     settings.write(out)
 
 

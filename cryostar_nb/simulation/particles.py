@@ -28,7 +28,8 @@ from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles, batches
 from cryostar_nb.io.stacks import write_stack
 from cryostar_nb.io.star import read_poses, write_star
-from cryostar_nb.io.structures import read_structure, read_trajectory, write_structure
+from cryostar_nb.io.structures import read_structure, write_structure
+from cryostar_nb.io.trajectories import read_trajectory
 from cryostar_nb.projector import make_images
 from cryostar_nb.simulation.crowd import crowd_images, draw_crowd
 from cryostar_nb.simulation.curves import colour, noise_filter, signal_transfer

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cryostar_nb.geometry import rmsd
-from cryostar_nb.io.structures import read_nodes, read_trajectory
+from cryostar_nb.io.structures import read_nodes
+from cryostar_nb.io.trajectories import read_trajectory
 from cryostar_nb.structure import bonds
 
 

@@ -11,19 +11,6 @@ from refusals import refused
 from cryostar_nb.io.structures import read_nodes, read_structure, write_structure
 from cryostar_nb.structure import bonds
 
-
-@pytest.fixture
-def pdb(tmp_path):
-    """Write lines as a PDB file and return its path."""
-
-    def write(*lines, name="model.pdb"):
-        path = tmp_path / name
-        path.write_text("\n".join([*lines, "END", ""]))
-        return path
-
-    return write
-
-
 # What is read
 
 
@@ -223,6 +210,15 @@ def test_a_cut_gzip_is_refused(pdb):
         read_structure(packed)
 
 
+def test_a_damaged_gzip_is_refused(pdb):
+    packed = pdb(*residue_lines("GLY", 1)).with_suffix(".pdb.gz")
+    content = bytearray(gzip.compress(packed.with_suffix("").read_bytes()))
+    content[20:40] = bytes(20)
+    packed.write_bytes(content)
+    with refused("model.pdb.gz"):
+        read_structure(packed)
+
+
 WATER = [atom_line("O", "HOH", 1, record="HETATM")]
 
 
@@ -261,7 +257,7 @@ def test_a_coordinate_that_is_not_finite_is_refused(value, pdb):
         read_structure(path)
 
 
-@pytest.mark.parametrize("value", ["********", "        "])
+@pytest.mark.parametrize("value", ["********", "        ", "   1_0.0"])
 def test_a_coordinate_that_is_no_number_is_refused(value, pdb):
     path = pdb(*residue_lines("GLY", 1), atom_line("CA", "ALA", 2, (1.0, value, 0.0)))
     with refused("model.pdb", value=value):

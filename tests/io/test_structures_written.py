@@ -8,27 +8,9 @@ import pytest
 from pdb_lines import residue_lines
 from refusals import refused
 
-from cryostar_nb.io.structures import (
-    read_nodes,
-    read_structure,
-    read_trajectory,
-    write_structure,
-    write_trajectory,
-)
+from cryostar_nb.io.structures import read_nodes, read_structure, write_structure
+from cryostar_nb.io.trajectories import read_trajectory, write_trajectory
 from cryostar_nb.structure import coarse_grain, node_atoms
-
-
-@pytest.fixture
-def pdb(tmp_path):
-    """Write lines as a PDB file and return its path."""
-
-    def write(*lines, name="model.pdb"):
-        path = tmp_path / name
-        path.write_text("\n".join([*lines, "END", ""]))
-        return path
-
-    return write
-
 
 # Writing, and reading again
 
@@ -80,7 +62,7 @@ def test_the_node_of_an_unknown_residue_comes_back_from_its_file(suffix, pdb, tm
 
 @pytest.mark.parametrize("suffix", [".pdb", ".cif"])
 def test_each_frame_is_a_model(suffix, mixed, tmp_path):
-    frames = mixed.positions + np.array([0.0, 5.0, -3.0])[:, None, None]
+    frames = mixed.positions * np.array([1.0, 0.5, 0.25])[:, None, None]
     path = tmp_path / f"out{suffix}"
     write_structure(path, mixed, frames)
     assert_same(read_structure(path), mixed, 5e-4)  # the first model

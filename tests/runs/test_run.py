@@ -18,13 +18,13 @@ from cryostar_nb.density import atom_density, group_density
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rmsd, rotations_from_vectors
 from cryostar_nb.io.metadata import Poses
-from cryostar_nb.io.structures import read_structure
+from cryostar_nb.io.structures import read_structure, write_structure
 from cryostar_nb.io.vectors import load_band_vectors
 from cryostar_nb.projector import make_images
 from cryostar_nb.runs.folder import FILES, open_run
 from cryostar_nb.runs.run_config import Hardware, InputFiles
 from cryostar_nb.runs.start import start_run
-from cryostar_nb.structure import node_atoms
+from cryostar_nb.structure import coarse_grain, node_atoms
 
 REFERENCE = Path(__file__).parents[2] / "data" / "1ake.pdb"
 STATES, COUNT, NODES, BOX = 4, 96, 214, 32
@@ -53,10 +53,17 @@ def copy(finished, tmp_path):
 
 
 def test_a_folder_holds_what_it_promises_and_no_more(run):
-    by_nodes = run.config.density == "nodes"
-    promised = {name for name in FILES if name != "atoms.cif" or not by_nodes}
-    assert {path.name for path in run.folder.iterdir()} == promised
+    assert {path.name for path in run.folder.iterdir()} == set(FILES)
     assert run.step == 20 and not run.model.training
+
+
+def test_nodes_keep_the_electrons_of_residues_that_have_no_formula(copy):
+    atoms = read_structure(copy / "atoms.cif")
+    atoms = dataclasses.replace(atoms, residue_names=np.full(len(atoms), "UNK"))
+    nodes = coarse_grain(atoms)
+    write_structure(copy / "atoms.cif", atoms)
+    write_structure(copy / "reference.cif", nodes)
+    assert open_run(copy).nodes.electrons.tolist() == nodes.electrons.tolist()
 
 
 # Latents

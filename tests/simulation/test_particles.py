@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from cryostar_nb.density import atom_sigma
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.reading import read_particles
-from cryostar_nb.io.structures import write_structure, write_trajectory
+from cryostar_nb.io.structures import write_structure
+from cryostar_nb.io.trajectories import write_trajectory
 from cryostar_nb.projector import make_images
 from cryostar_nb.simulation.options import SimulationConfig
 from cryostar_nb.simulation.particles import draw_poses, load_path, simulate
