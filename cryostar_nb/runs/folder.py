@@ -68,6 +68,9 @@ class Fragment(str):
     def _repr_html_(self) -> str:
         return self
 
+    def __repr__(self) -> str:  # a notebook stores it beside the HTML
+        return f"<HTML, {len(self):,} characters>"
+
 
 @dataclass(frozen=True)
 class Run:
