@@ -17,6 +17,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 PlaywrightError = playwright_api.Error
 PATIENCE = 600  # seconds that anything may take
 LOCAL = ("file:", "data:", "blob:", "about:", "http://localhost:")
+APPEND = "html => document.body.append(document.createRange().createContextualFragment(html))"
 MARKS = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -54,6 +55,14 @@ def open_page(browser, path, width=1200, height=900):
     return page, faults
 
 
+def show(browser, html, head=""):
+    """A page that holds this and nothing else; scripts are run one by one, as notebooks do."""
+    page, faults = new_page(browser)
+    page.set_content(f"<!doctype html><html><head>{head}</head><body></body></html>")
+    page.evaluate(APPEND, html)
+    return page, faults
+
+
 def pixels(element):
     from PIL import Image
 
@@ -63,6 +72,12 @@ def pixels(element):
 def is_drawn(element):
     """Whether there is something to see."""
     return pixels(element).std() > 3
+
+
+def all_drawn(page):
+    """Whether every stage of the page has a picture, not 3Dmol's warning, or nothing."""
+    stages = page.locator('[id^="3dmolviewer_"]').all()
+    return stages != [] and all(s.locator("canvas").count() and is_drawn(s) for s in stages)
 
 
 def wait_until(happens, seconds=PATIENCE):

@@ -13,7 +13,16 @@ import chromium
 import nbformat
 import numpy as np
 import pytest
-from chromium import PlaywrightError, is_drawn, new_page, open_page, pixels, wait_until
+from chromium import (
+    PlaywrightError,
+    all_drawn,
+    is_drawn,
+    new_page,
+    open_page,
+    pixels,
+    show,
+    wait_until,
+)
 from smoke import SMOKE
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +208,18 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     page.keyboard.press("ArrowLeft")
     assert root.get_attribute("data-chosen") != second[0]
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_3d_output_is_drawn_alone_in_an_empty_page(path, executed, browser):
+    """As in Colab, where every output is a page of its own."""
+    for cell in nbformat.read(executed(path), as_version=4).cells:
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            if "3dmolviewer_" in html:
+                page, faults = show(browser, html)
+                assert wait_until(lambda page=page: all_drawn(page)) and faults == []
+                page.context.close()
 
 
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import chromium
 import numpy as np
 import plotly.io
 import pytest
-from chromium import is_drawn, new_page, wait_until
+from chromium import all_drawn, new_page, show, wait_until
 
 from cryostar_nb.pages import figures, views
 from cryostar_nb.pages.html import own_3dmol
@@ -17,7 +17,6 @@ from cryostar_nb.runs.folder import Run
 
 pytestmark = chromium.MARKS
 FRAGMENTS = ("structure", "motion", "coloured", "side by side", "density", "explorer")
-APPEND = "html => document.body.append(document.createRange().createContextualFragment(html))"
 
 
 def fragment(name, run):
@@ -38,20 +37,6 @@ def fragment(name, run):
             return views.density(blob, 2.0, 0.3)._repr_html_()
         case "explorer":
             return Run.explorer(run, points=4)._repr_html_()
-
-
-def show(browser, html, head=""):
-    """A page that holds this and nothing else; scripts are run one by one, as notebooks do."""
-    page, faults = new_page(browser)
-    page.set_content(f"<!doctype html><html><head>{head}</head><body></body></html>")
-    page.evaluate(APPEND, html)
-    return page, faults
-
-
-def all_drawn(page):
-    """Whether every stage of the page has a picture, not 3Dmol's warning, or nothing."""
-    stages = page.locator('[id^="3dmolviewer_"]').all()
-    return stages != [] and all(s.locator("canvas").count() and is_drawn(s) for s in stages)
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)
