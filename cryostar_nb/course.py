@@ -40,10 +40,10 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """The name of the GPU, or how many threads use the CPU."""
+    """The name of the GPU, or that it is a CPU, and how many threads use it."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
-    return f"a CPU ({torch.get_num_threads()} threads)"
+    return f"a CPU (threads: {torch.get_num_threads()})"
 
 
 def machine() -> str:
