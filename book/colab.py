@@ -2,10 +2,11 @@
 
     python book/colab.py
 
-In Colab a notebook stands alone. Its first code cell, tagged `colab`, fetches the project from the
-address in `_config.yml` and installs what is missing, keeping Colab's own PyTorch. Without an
-address it says what to do. Anywhere else the cell does nothing. The address stands in `_config.yml`
-alone; after changing it there, run this. A test compares every notebook's cell with this one.
+In Colab a notebook stands alone. Its first code cell, tagged `colab`, fetches the project and
+installs what is missing, keeping Colab's own PyTorch. It takes the project from the address in
+`_config.yml`, or from a file that was uploaded: a zip of the project, or a wheel. Without either it
+says what to do. Anywhere else the cell does nothing. The address stands in `_config.yml` alone;
+after changing it there, run this. A test compares every notebook's cell with this one.
 """
 
 from pathlib import Path
@@ -17,21 +18,38 @@ from nbformat.v4 import new_code_cell
 ROOT = Path(__file__).parent.parent
 CELL = """# For Colab: fetch the project and what it needs. Elsewhere this does nothing.
 import importlib.util
+import shutil
 import sys
+from pathlib import Path
 
-REPOSITORY = "{address}"
+REPOSITORY = "{address}"  # an address, or an uploaded file: .zip or .whl
 in_colab = "google.colab" in sys.modules
 missing = in_colab and importlib.util.find_spec("cryostar_nb") is None
 if missing and not REPOSITORY:
-    print("Set REPOSITORY in this cell to the project's address and run it")
-    print("again; or upload a wheel and the folder `data`, and run:")
-    print("%pip install cryostar_nb-*.whl")
+    print("REPOSITORY is empty, so the project is not here. In this cell,")
+    print("* set it to the address of the project; or")
+    print("* upload a zip of the project, or a wheel (Files, on the left),")
+    print('  and set it to the name of the file, such as "cryostar_nb.zip".')
+    print("Then run the cell again. To give every notebook the address, put")
+    print("it into _config.yml, and run `make colab` in the project.")
 elif missing:
-    !git clone --quiet --depth 1 {{REPOSITORY}} /content/cryostar_nb
     %pip install --quiet --no-deps nglview==4.0
-    %pip install --quiet /content/cryostar_nb
-    sys.path.insert(0, "/content/cryostar_nb")
-    %cd /content/cryostar_nb/notebooks"""
+    if REPOSITORY.endswith(".whl"):
+        %pip install --quiet {{REPOSITORY}}
+    else:
+        shutil.rmtree("project", ignore_errors=True)
+        if REPOSITORY.endswith(".zip"):
+            shutil.unpack_archive(REPOSITORY, "project")
+        else:
+            !git clone --quiet --depth 1 {{REPOSITORY}} project
+        places = sorted(Path("project").resolve().rglob("pyproject.toml"))
+        if not places:
+            print(f"{{REPOSITORY}} does not hold the project: set it anew.")
+        else:
+            project = places[0].parent
+            %pip install --quiet {{project}}
+            sys.path.insert(0, str(project))
+            %cd {{project}}/notebooks"""
 
 
 def cell_text() -> str:

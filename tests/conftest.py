@@ -244,6 +244,17 @@ def executed(tmp_path_factory):
     return execute
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for tests that import `chromium`."""
+    import chromium
+
+    with chromium.playwright_api.sync_playwright() as playwright:
+        started = chromium.launch(playwright)
+        yield started
+        started.close()
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a command line gave back: exit code, standard output, standard error."""

@@ -6,9 +6,12 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import platform
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import get_type_hints
 
@@ -216,6 +219,28 @@ def test_the_data_are_found_from_any_folder_of_the_project(start, monkeypatch):
     assert course.data_folder(ROOT / start) == ROOT / "data"
     monkeypatch.chdir(ROOT / start)
     assert cs.course.data_folder() == ROOT / "data"
+
+
+def test_the_data_are_found_where_a_wheel_puts_them(tmp_path, monkeypatch):
+    installed = tmp_path / "share" / "cryostar_nb" / "data"
+    shutil.copytree(ROOT / "data", installed)
+    monkeypatch.setattr(course, "__file__", str(tmp_path / "lib" / "cryostar_nb" / "course.py"))
+    monkeypatch.setattr(course.sysconfig, "get_path", lambda name: str(tmp_path))
+    start = tmp_path / "content"
+    start.mkdir()
+    assert course.data_folder(start) == installed
+
+
+def test_a_lesson_says_where_it_runs_and_how_long_it_took(capsys, monkeypatch):
+    for part in (cs.__version__, torch.__version__, platform.python_version()):
+        assert part in course.machine()
+    with course.timed("30 steps"):
+        time.sleep(0.06)  # which is shown as 0.1 s
+    said = capsys.readouterr().out
+    assert float(re.fullmatch(r"30 steps: (.*) s on .*\n", said).group(1)) >= 0.1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    assert course.device().type == "cuda" and course.machine().endswith("on some GPU")
 
 
 def test_the_data_are_found_beside_the_package_or_the_sentence_says_what_to_do(tmp_path):

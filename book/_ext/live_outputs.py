@@ -3,7 +3,8 @@
 * A plotly figure is JSON in the notebook, which JupyterLab and Colab draw by themselves. On a page
   it becomes a `div` and a call of the local plotly.js. (Plotly's own HTML asks a CDN for MathJax.)
 * Progress bars are live widgets; a page leaves them out.
-* 3Dmol.js and plotly.js are loaded only by the pages that use them. Jupyter Book adds Thebe, for
+* 3Dmol.js and plotly.js are loaded only by the pages that use them; the copies of 3Dmol.js that
+  outputs carry (`html.own_3dmol`) are left out. Jupyter Book adds Thebe, for
   kernels in the cloud, to every page. The book does not use it, and its settings come twice, which
   is an error in the browser: Thebe is not loaded.
 * The buttons to Colab, Binder and the repository appear once _config.yml has an address; without
@@ -12,6 +13,7 @@
 
 import json
 import os
+import re
 from itertools import count
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ SCRIPTS = {
     "3dmolviewer_": ("3Dmol-min.js", "book_init.js"),
     'class="plotly-figure"': ("plotly.min.js",),
 }
+OWN_3DMOL = re.compile(r'<script class="own-3dmol">.*?</script>', re.DOTALL)
 _numbers = count(1)
 
 
@@ -42,6 +45,9 @@ class LiveOutputs:
         if data.mime_type == WIDGET:
             # Without a node, the text behind the widget would appear.
             return [nodes.raw(text="", format="html")]
+        if data.mime_type == "text/html" and OWN_3DMOL.search(data.string):
+            html = OWN_3DMOL.sub("", data.string)
+            return [nodes.raw(text=html, format="html", classes=["output", "text_html"])]
         if data.mime_type != PLOTLY:
             return None
         figure = data.content if isinstance(data.content, dict) else json.loads(data.content)

@@ -2,7 +2,7 @@
 
 Point at the density of the latents, or use the arrow keys: the structure of the nearest particle
 moves in 3D, beside its projection and the particle's own image. It needs no kernel; everything but
-3Dmol.js is inside the HTML.
+3Dmol.js is inside the HTML (`html.own_3dmol` carries that into a notebook's output).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def representatives(
 
 
 def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
-    """HTML of the explorer of a run, for `IPython.display.HTML` or a page.
+    """HTML of the explorer of a run, for a page that has 3Dmol.js; `Run.explorer` for notebooks.
 
     `points` is the largest number of particles that can be reached; their images are read. About
     13 kB a point for a protein of 200 residues; a large complex gets fewer points.

@@ -4,8 +4,10 @@ The templates are in `cryostar_nb/assets`. Plain strings are escaped; `Markup` i
 """
 
 import base64
+import gzip
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,6 +34,18 @@ _TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 def render(template: str, **values: object) -> Markup:
     """HTML from a template of `cryostar_nb/assets`."""
     return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+@cache
+def own_3dmol() -> Markup:
+    """A script that loads 3Dmol.js from a copy inside it (0.2 MB), where it is not yet loaded.
+
+    Each output of Colab is a page of its own, and JupyterLab draws outputs in any order. So every
+    output with a 3D view begins with this.
+    """
+    script = (files("cryostar_nb") / "assets" / "3Dmol-min.js").read_bytes()
+    packed = base64.b64encode(gzip.compress(script, mtime=0)).decode()
+    return render("own_3dmol.html", packed=packed)
 
 
 def picture(figure: Figure, description: str) -> Markup:

@@ -136,7 +136,7 @@ def report_page(
         with_3dmol=True,
         numbers=table(_numbers(run, evaluation, frames) + atoms),
         held_out=(run.held_out["words"] if run.held_out else []) + [_good_particles(run)],
-        motion=Markup(motion._make_html()),
+        motion=motion.within_page(),
         certainty=run.certainty,
         sure=None if sure is None else _certainty(run, frames, sure),
         ends=ENDS,
@@ -156,7 +156,7 @@ def _certainty(
     middle, values = frames[len(frames) // 2], sds.numpy()
     view = views.coloured(run.nodes, middle, values, width="100%", height=380)
     chart = picture(figures.certainty(values, run.nodes.chains), "sd of every residue")
-    return Markup(view._make_html()), chart
+    return view.within_page(), chart
 
 
 def _good_particles(run: "Run") -> str:

@@ -6,10 +6,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import py3Dmol
 from jaxtyping import Bool, Float
+from markupsafe import Markup
 from torch import Tensor
 
 from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.pages.figures import COLOURS
+from cryostar_nb.pages.html import own_3dmol
 from cryostar_nb.structure import Structure
 
 BOHR = 0.529177210903  # Å
@@ -22,6 +24,32 @@ _LABEL |= {"fontColor": "#222222", "backgroundColor": "white", "backgroundOpacit
 Positions: TypeAlias = Float[np.ndarray | Tensor, "atom 3"]
 
 
+class View(py3Dmol.view):  # type: ignore[misc]  # no types
+    """A py3Dmol view that carries 3Dmol.js, and so needs neither a network nor another output.
+
+    It takes all that a py3Dmol view takes: `view.zoom(1.2)`, `view.spin(True)`, `view.show()`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(js="", **options)
+
+    def within_page(self) -> Markup:
+        """Its HTML for a page that has 3Dmol.js."""
+        return Markup(super()._make_html())
+
+    def _make_html(self) -> str:
+        return own_3dmol() + self.within_page()
+
+    def _repr_html_(self) -> str:
+        return self._make_html()
+
+    def show(self) -> None:
+        """Show it as the output of a notebook's cell."""
+        from IPython.display import HTML, display  # notebooks have it; a run does not need it
+
+        display(HTML(self._make_html()))
+
+
 def structure(
     nodes: Structure,
     frames: Float[np.ndarray | Tensor, "frame atom 3"] | None = None,
@@ -31,13 +59,13 @@ def structure(
     width: int | str = 640,
     height: int = 420,
     interval_ms: int = 80,
-) -> py3Dmol.view:
-    """A py3Dmol view of a structure, or of frames that play to and fro; positions in Å.
+) -> View:
+    """A view of a structure, or of frames that play to and fro; positions in Å.
 
     `ghost` adds a still, grey structure for comparison. Nodes without side chains are drawn as a
     tube through Cα or P; full structures as cartoons.
     """
-    view = py3Dmol.view(width=width, height=height)
+    view = View(width=width, height=height)
     frames = nodes.positions[None] if frames is None else np.asarray(frames)
     coarse = len(nodes) == len(set(nodes.residue_keys))
     cartoon: dict[str, Any] = _TUBE if coarse else {}
@@ -60,9 +88,9 @@ def coloured(
     *,
     width: int | str = 640,
     height: int = 420,
-) -> py3Dmol.view:
+) -> View:
     """A view of one structure, coloured by a number of each node: blue is low, red is high."""
-    view = py3Dmol.view(width=width, height=height)
+    view = View(width=width, height=height)
     text = pdb_text(nodes, np.asarray(positions)[None], np.asarray(values, np.float64)[None])
     view.addModel(text, "pdb")
     ends = {"min": float(values.max()), "max": float(values.min())}
@@ -80,14 +108,14 @@ def side_by_side(
     columns: int = 3,
     width: int | str = "100%",
     row_height: int = 270,
-) -> py3Dmol.view:
-    """A grid of py3Dmol views that turn together.
+) -> View:
+    """A grid of views that turn together.
 
     `panels` maps a title to the positions of the nodes, those of a grey ghost (both in Å), and the
     nodes to mark by colour.
     """
     rows = -(-len(panels) // columns)
-    view = py3Dmol.view(width=width, height=row_height * rows, viewergrid=(rows, columns))
+    view = View(width=width, height=row_height * rows, viewergrid=(rows, columns))
     for number, (title, (positions, ghost, marked)) in enumerate(panels.items()):
         place = divmod(number, columns)
         for frame in (positions, ghost):
@@ -112,13 +140,13 @@ def density(
     *,
     colour: str = "#56B4E9",
     opacity: float = 0.7,
-    view: py3Dmol.view | None = None,
-) -> py3Dmol.view:
+    view: View | None = None,
+) -> View:
     """An isosurface of a density, added to `view` or in a new one.
 
     The centre voxel, `size // 2` along each axis, is the origin; `pixel_size` is in Å.
     """
-    view = py3Dmol.view(width=640, height=420) if view is None else view
+    view = View(width=640, height=420) if view is None else view
     cube = _cube_text(np.asarray(volume), pixel_size)
     view.addVolumetricData(cube, "cube", {"isoval": level, "color": colour, "opacity": opacity})
     view.zoomTo()

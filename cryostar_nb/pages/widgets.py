@@ -1,7 +1,10 @@
-"""Widgets for JupyterLab, which need a kernel: a player for a motion, sliders for the latents."""
+"""Widgets for JupyterLab and Colab, which need a kernel: a player for a motion, sliders for the
+latents.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +74,10 @@ def latent_sliders(run: Run, components: int = 3) -> Any:
 
 
 def _as_tube(view: Any) -> Any:
+    if "google.colab" in sys.modules:  # it shows widgets of its own alone, until it is asked
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
     view.add_representation("tube", radius=0.6, color="residueindex")
     view.center()
     return view

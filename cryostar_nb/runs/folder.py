@@ -69,6 +69,9 @@ class Fragment(str):
     def _repr_html_(self) -> str:
         return self
 
+    def __repr__(self) -> str:  # a notebook stores it beside the HTML
+        return f"<HTML, {len(self):,} characters>"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -386,8 +389,9 @@ class Run:
     def explorer(self, points: int = 100) -> Fragment:
         """The latent space to walk through, as HTML that a notebook shows."""
         from cryostar_nb.pages.explorer import latent_explorer  # matplotlib is slow to import
+        from cryostar_nb.pages.html import own_3dmol
 
-        return Fragment(latent_explorer(self, points))
+        return Fragment(own_3dmol() + latent_explorer(self, points))
 
     def report(self) -> Path:
         """Write latents, scores, a traversal and `report.html` into the folder; its path."""

@@ -1,37 +1,34 @@
 """The book in a browser without a network, and a notebook in JupyterLab.
 
-The book is built from notebooks that ran with small values. Skipped where there is no Chromium.
-Every wait ends when the thing has happened; a slow machine may take minutes.
+The book is built from notebooks that ran with small values.
 """
 
-import io
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import chromium
 import nbformat
 import numpy as np
 import pytest
+from chromium import (
+    PlaywrightError,
+    all_drawn,
+    is_drawn,
+    new_page,
+    open_page,
+    pixels,
+    show,
+    wait_until,
+)
 from smoke import SMOKE
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-sync_playwright, PlaywrightError = playwright_api.sync_playwright, playwright_api.Error
-PATIENCE = 600  # seconds that anything may take
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at"),
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = chromium.MARKS
 
 
 @pytest.fixture(scope="module")
@@ -77,35 +74,6 @@ def site(tmp_path_factory, executed):
     return folder / "_build" / "html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
-def open_page(browser, path, width=1200, height=900):
-    """Open a page with no network; returns it, and the list of what went wrong on it."""
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(1000 * PATIENCE)
-    context.set_default_navigation_timeout(1000 * PATIENCE)
-    page, faults = context.new_page(), []
-    page.on(
-        "console",
-        lambda message: faults.append(message.text) if message.type == "error" else None,
-    )
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-    context.route(
-        lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort()
-    )
-    page.goto(path.as_uri(), wait_until="load")
-    return page, faults
-
-
 @pytest.fixture
 def visit(browser):
     """Open a page; it is closed after the test, because pages that move keep a core busy."""
@@ -119,22 +87,6 @@ def visit(browser):
     yield visit_page
     for context in contexts:
         context.close()
-
-
-def pixels(element):
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"), dtype=float)
-
-
-def wait_until(happens, seconds=PATIENCE):
-    """Whether something happens within this time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if happens():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def pages(site):
@@ -205,7 +157,7 @@ def test_molecules_are_drawn(site, browser):
     for name, stage in elements(site, browser, "3dmolviewer_", '[id^="3dmolviewer_"]'):
         stage.scroll_into_view_if_needed()
         seen += 1
-        if not wait_until(lambda stage=stage: pixels(stage).std() > 3):
+        if not wait_until(lambda stage=stage: is_drawn(stage)):
             blank.append((name, stage.get_attribute("id")))
     assert blank == [] and seen >= 5
 
@@ -219,7 +171,7 @@ def test_a_motion_moves(site, visit):
         if "loop" in s.evaluate("s => s.parentNode.innerHTML")
     )
     stage.scroll_into_view_if_needed()
-    assert wait_until(lambda: pixels(stage).std() > 3)
+    assert wait_until(lambda: is_drawn(stage))
     before = pixels(stage)
     assert wait_until(lambda: np.abs(pixels(stage) - before).max() > 30)
 
@@ -241,7 +193,7 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     map_, molecule, picture = (
         root.query_selector(f".{name}") for name in ("map", "molecule", "particle")
     )
-    assert wait_until(lambda: pixels(molecule).std() > 3)
+    assert wait_until(lambda: is_drawn(molecule))
     first = root.get_attribute("data-chosen"), pixels(picture)
     box = map_.bounding_box()
     page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.5 * box["height"])
@@ -256,6 +208,18 @@ def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     page.keyboard.press("ArrowLeft")
     assert root.get_attribute("data-chosen") != second[0]
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_3d_output_is_drawn_alone_in_an_empty_page(path, executed, browser):
+    """As in Colab, where every output is a page of its own."""
+    for cell in nbformat.read(executed(path), as_version=4).cells:
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            if "3dmolviewer_" in html:
+                page, faults = show(browser, html)
+                assert wait_until(lambda page=page: all_drawn(page)) and faults == []
+                page.context.close()
 
 
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):
@@ -298,9 +262,7 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         [jupyter, "lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        context = browser.new_context(viewport={"width": 1200, "height": 900})
-        context.set_default_timeout(1000 * PATIENCE)
-        page = context.new_page()
+        page, faults = new_page(browser)
 
         def opens():
             try:
@@ -329,13 +291,20 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         ]
         assert [output.ename for output in outputs if output.output_type == "error"] == []
         assert len(outputs) > 5
+        assert file.stat().st_size < 5e6  # bytes, of which 0.6 MB are copies of 3Dmol.js
+        stages = page.locator('[id^="3dmolviewer_"]').all()
+        assert len(stages) == 3  # two structures and the explorer
+        for stage in stages:
+            stage.scroll_into_view_if_needed()
+            assert wait_until(lambda stage=stage: stage.locator("canvas").count())
+            assert wait_until(lambda stage=stage: is_drawn(stage)), faults
         canvases = page.locator(".jp-OutputArea canvas")
-        assert wait_until(
-            lambda: (
-                canvases.count() >= 2
-                and all(pixels(canvas).std() > 3 for canvas in canvases.all()[-2:])
-            )
-        )
+        for canvas in canvases.all()[-2:]:  # of the player and of the sliders
+            canvas.scroll_into_view_if_needed()
+            assert wait_until(lambda canvas=canvas: is_drawn(canvas))
+        figure = page.locator(".main-svg").first
+        figure.scroll_into_view_if_needed()
+        assert wait_until(lambda: figure.is_visible())
         label = page.locator(".widget-label", has_text="particle ").first
         before = label.inner_text()
         page.locator(".widget-slider .noUi-handle").first.focus()

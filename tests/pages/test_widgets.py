@@ -1,6 +1,8 @@
 """The live widgets, without a browser: what they would send to it."""
 
 import dataclasses
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +19,17 @@ def test_the_player_has_the_frames_in_order(helix_nodes):
     assert view.max_frame == 4
     view.frame = 3
     np.testing.assert_allclose(view._coordinates_dict[0], frames[3])
+
+
+def test_in_colab_widgets_of_others_are_enabled(helix_nodes, monkeypatch):
+    asked, names = [], ("google", "google.colab", "google.colab.output")
+    google, colab, output = (ModuleType(name) for name in names)
+    google.colab, colab.output = colab, output
+    output.enable_custom_widget_manager = lambda: asked.append(True)
+    for name, module in zip(names, (google, colab, output), strict=True):
+        monkeypatch.setitem(sys.modules, name, module)
+    trajectory_player(helix_nodes, helix_nodes.positions[None])
+    assert asked == [True]
 
 
 def test_the_structure_follows_the_slider_from_particle_to_particle(run):
