@@ -27,8 +27,14 @@ MSE C5H9NOSe  A C10H12N5O6P C C9H12N3O7P   G C10H12N5O7P U C9H11N2O8P
 DA C10H12N5O5P DC C9H12N3O6P DG C10H12N5O6P DT C10H13N2O7P
 """.split()
 _FORMULA_OF = dict(zip(_FORMULAS[::2], _FORMULAS[1::2], strict=True))
-# Histidines as force fields name their protonation states.
-_STANDARD_NAMES = dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS")
+# Residues as force fields name their protonation states, disulfides and ends of strands.
+_STANDARD_NAMES = {
+    **dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "HIS"),
+    **dict.fromkeys(("CYX", "CYM"), "CYS"),
+    **{"ASH": "ASP", "GLH": "GLU", "LYN": "LYS"},
+    **{f"D{base}{end}": f"D{base}" for base in "ACGT" for end in "35"},
+    **{f"R{base}{end}": base for base in "ACGU" for end in ("", "3", "5")},
+}
 NODE_NAMES = ("CA", "P", "C1'")  # the first that a residue has is its node
 # Longest distance between bonded nodes, in Å: Cα-Cα is 3.8 (2.9 for cis), P-P up to 7.5.
 LONGEST_BOND = {"CA": 4.5, "P": 8.5, "C1'": 8.5}
@@ -71,7 +77,7 @@ class Structure:
 
 
 def standard_name(residue_name: str) -> str:
-    """The dictionary's name of a residue: histidine whatever its protonation."""
+    """The dictionary's name of a residue, whatever its protonation and its place in a strand."""
     return _STANDARD_NAMES.get(residue_name, residue_name)
 
 

@@ -75,6 +75,9 @@ def _read_pdb(path: Path, text: str, split: bool) -> tuple[gemmi.Structure, int]
         if not lines[i].isascii():
             problem = "line {value} has letters beyond ASCII, which move its columns"
             refuse(path, problem, i + 1, "replace them")
+        if lines[i][26:27].isdigit():
+            problem = "line {value} has a residue number of five digits"
+            refuse(path, problem, i + 1, "write it as mmCIF, or renumber the residues")
         for field in (lines[i][30:38], lines[i][38:46], lines[i][46:54]):
             try:
                 float(field.replace("_", "x"))  # Python reads 1_0 as 10

@@ -10,6 +10,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import cKDTree
 
 from cryostar_nb.geometry import superpose
 from cryostar_nb.io.elements import is_known
@@ -24,6 +25,7 @@ from cryostar_nb.structure import (
 )
 
 SAME_SHAPE, APART = 0.05, 1.0  # Å rms: of copies after superposition, and before
+SHORTEST_BOND = 0.6  # Å between heavy atoms: 1.2 at least, half of it for poor models
 ELECTRONS_OFF = 0.01  # of the electrons of a chain's complete residues
 Residues = dict[tuple[str, str, str], gemmi.Position]
 
@@ -76,6 +78,17 @@ def _rms(difference: Float[np.ndarray, "atom 3"]) -> float:
     return float(np.sqrt((difference**2).sum(axis=-1).mean()))
 
 
+def check_unit(path: Path, atoms: Structure) -> None:
+    """Raise InputError for atoms that are far nearer to each other than bonds are long."""
+    if len(atoms) < 2:
+        return
+    nearest = cKDTree(atoms.positions).query(atoms.positions, k=2)[0][:, 1]
+    bond = float(np.median(nearest))
+    if 0 < bond < SHORTEST_BOND:
+        problem = "half of its atoms are less than {value} Å from another: this is no Å"
+        refuse(path, problem, round(bond, 3), "coordinates in nm are to be multiplied by 10")
+
+
 def check_electrons(path: Path, atoms: Structure) -> None:
     """Raise InputError for a chain whose atoms have other electrons than its residues have by name.
 
@@ -100,14 +113,19 @@ def describe_polymer(document: gemmi.Structure, polymer: Polymer) -> list[str]:
     """What a user should know of the choice of residues, a line each."""
     lines = []
     alone = polymer.alone if len(polymer.alone) < len(polymer.residues) else []
-    kinds = {"left out": polymer.left_out, "read all the same": alone}
+    kinds = {
+        "bonded to no neighbour and left out": polymer.left_out,
+        "bonded to no neighbour and read all the same": alone,
+        "of unknown names and read without hydrogens": [
+            residue for _, residue in polymer.residues if not is_known(residue.name)
+        ],
+    }
     for what, residues in kinds.items():
         names = sorted({residue.name for residue in residues})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        several = "s are" if len(residues) > 1 else " is"
         if residues:
-            count = f"{len(residues):,} residue{several}"
-            lines.append(f"{count} bonded to no neighbour and {what} ({shown})")
+            count = "1 residue is" if len(residues) == 1 else f"{len(residues):,} residues are"
+            lines.append(f"{count} {what} ({shown})")
     return lines + _against_sequences(document, polymer)
 
 

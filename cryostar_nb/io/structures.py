@@ -12,7 +12,12 @@ from cryostar_nb.io.atom_records import read_document
 from cryostar_nb.io.elements import UNKNOWN
 from cryostar_nb.io.files import refuse, say, write_text
 from cryostar_nb.io.polymer import find_polymer
-from cryostar_nb.io.structure_checks import check_electrons, check_models, describe_polymer
+from cryostar_nb.io.structure_checks import (
+    check_electrons,
+    check_models,
+    check_unit,
+    describe_polymer,
+)
 from cryostar_nb.structure import NODE_NAMES, Structure, coarse_grain, residue_ranges
 
 _PDB_CHAINS, _PDB_ATOMS = 62, 99_999  # the most that fit the format
@@ -34,6 +39,7 @@ def read_structure(path: Path | str) -> Structure:
     document = read_document(path, split_chain_on_ter=True)
     check_models(path, document)
     atoms = polymer_atoms(path, document)[0]
+    check_unit(path, atoms)
     check_electrons(path, atoms)
     return atoms
 

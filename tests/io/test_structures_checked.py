@@ -286,7 +286,41 @@ def test_an_unknown_residue_inside_a_chain_without_a_node_is_refused(pdb):
         read_nodes(pdb(*lines))
 
 
+@pytest.mark.parametrize(
+    ("name", "standard"), [("CYX", "CYS"), ("ASH", "ASP"), ("RA5", "A"), ("DG3", "DG")]
+)
+def test_names_of_force_fields_have_the_electrons_of_the_residue(name, standard, pdb):
+    electrons = [
+        read_nodes(pdb(*residue_lines(residue, 1), *residue_lines(residue, 2, x=3.3))).electrons
+        for residue in (name, standard)
+    ]
+    assert electrons[0].tolist() == electrons[1].tolist()
+
+
+def test_residues_whose_hydrogens_are_not_known_are_said(pdb, capsys):
+    path = pdb(*chain(2), *residue_lines("XYZ", 3, x=6.6))
+    read_structure(path)
+    said = "1 residue is of unknown names and read without hydrogens (XYZ)"
+    assert capsys.readouterr().err == f"{path}: {said}\n"
+
+
 # Records, chains and sequences
+
+
+def test_coordinates_in_nm_are_refused(pdb):
+    def in_nm(line):
+        fields = (float(line[a : a + 8]) / 10 for a in (30, 38, 46))
+        return line[:30] + "".join(f"{value:8.3f}" for value in fields) + line[54:]
+
+    with refused("model.pdb") as caught:
+        read_structure(pdb(*adk_lines(in_nm)))
+    assert "nm" in caught.value.remedy and 0.1 < caught.value.value < 0.2
+
+
+def test_a_residue_number_of_five_digits_is_refused(pdb):
+    lines = [f"{line[:22]}1234{line[25]}{line[27:]}" for line in chain(3)]
+    with refused("model.pdb", value=1):
+        read_structure(pdb(*lines))
 
 
 def test_atoms_after_the_end_are_refused(pdb):
