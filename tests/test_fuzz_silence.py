@@ -86,36 +86,7 @@ EXPECTED_SILENT = {  # what is wrong today, by its cause; delete a kind when it 
         "stack: an axis twice",
         "stack: columns and rows swapped",
     ),
-    "elements are taken as gemmi reads or guesses them": (
-        "PDB: elements X",
-        "PDB: elements that are names",
-        "PDB: hydrogens without elements, names aligned left",
-        "PDB: no element, names aligned left",
-        "mmCIF: elements that are names",
-        "mmCIF: unknown elements",
-    ),
-    "the first model is read, and what follows END is not": (
-        "PDB: two files joined",
-        "PDB: two models",
-        "PDB: two models without ENDMDL",
-        "mmCIF: two models",
-    ),
-    "a record that begins otherwise is skipped": ("PDB: byte-order mark",),
     "of an atom that is there twice the first is kept": ("PDB: an atom twice",),
-    "a residue is of the chain if it has an atom of the right name": (
-        "PDB: a free amino acid",
-        "PDB: a lipid or nucleotide in ATOM records",
-    ),
-    "a residue of an unknown name has the electrons of its heavy atoms": (
-        "PDB: names of amino acids in force fields",
-        "PDB: names of nucleotides in force fields",
-    ),
-    "what stands beyond its columns is taken for the chain or the insertion code": (
-        "PDB: names of residues of four letters",
-        "PDB: residue numbers of five digits",
-    ),
-    "bonds are those of neighbours in the file": ("PDB: residues in another order",),
-    "no length of a bond is too short": ("PDB: coordinates in nm", "mmCIF: coordinates in nm"),
 }
 SILENT = {name: cause for cause, names in EXPECTED_SILENT.items() for name in names}
 SEED = 100

@@ -177,6 +177,8 @@ def aberrations(tables, true, scene):
     if column == "rlnMagMat01":
         for other, value in (("00", 1.0), ("10", 0.0), ("11", 1.0)):
             tables["optics"][f"rlnMagMat{other}"] = value
+    if column == "rlnBeamTiltX":
+        tables["optics"]["rlnBeamTiltY"] = 0.0
     tables["optics"][column] = columns[column]
     return replace(true, uses=(column,))
 
