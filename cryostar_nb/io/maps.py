@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.io.files import existing_file, refuse, replacing
-from cryostar_nb.io.mrc import open_mrc
+from cryostar_nb.io.files import existing_file, refuse, replacing, tell
+from cryostar_nb.io.mrc import check_pixels, open_mrc
 
 SHORTEST_EDGE, LONGEST_EDGE = 4, 1024  # voxels; outside, a header is damaged or not a map's
 MOST_PADDING = 16  # voxels of the cube that a file is padded to, over those of the file
@@ -69,6 +69,8 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     voxels = _voxel_size(path, header, pixel_size)
     order = [2 - axes.index(axis) for axis in (3, 2, 1)]  # of z, y and x in the array
     values = torch.from_numpy(np.array(data, dtype=np.float32).transpose(order))
+    if remark := check_pixels(path, data, header):
+        tell([f"{path}: {remark}"])
     if not torch.isfinite(values).all():
         value = values[~torch.isfinite(values)][0].item()
         refuse(path, "a voxel is {value}", value, "export the map again")
