@@ -13,7 +13,13 @@ from scipy.spatial.transform import Rotation
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rotations_from_vectors
-from cryostar_nb.io.files import existing_file, one_line, refuse, replacing
+from cryostar_nb.io.files import (
+    check_not_compressed,
+    existing_file,
+    one_line,
+    refuse,
+    replacing,
+)
 from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
 from cryostar_nb.io.particles import Particles
 
@@ -39,6 +45,7 @@ _MINIMAL = [  # what a refinement needs, beside blob/path
     ("alignments3D/shift", "<f4", (2,)),
     ("alignments3D/psize_A", "<f4"),
 ]
+_IS_POSE = re.compile(r"(alignments3D|alignments_class_\d+)/pose")
 _EXPORT_AGAIN = "export the particles again"
 _GIVE_CS = "give a .cs file of particles"
 _GIVE_WRITTEN = "give the files that cryoSPARC wrote"
@@ -62,7 +69,9 @@ class CryosparcFile(Metadata):
             self.passthrough = _open_table(other)
             self.row_of = _match(self.path, self.table, other, self.passthrough)
         self._own = _names(self.table)
-        beside = [name for name in _names(self.passthrough) if name not in self._own]
+        # Of a group that the job wrote itself, the passthrough file may have that of another job.
+        groups = {_group(name) for name in self._own}
+        beside = [name for name in _names(self.passthrough) if _group(name) not in groups]
         self._columns = (*self._own, *beside)
         siblings = sorted(self.path.parent.glob("*passthrough_particles*.cs"))
         name = siblings[0] if siblings and not passthrough else "FILE"
@@ -118,6 +127,21 @@ class CryosparcFile(Metadata):
         square = shape[:, 0] == shape[:, 1]
         self.check(square, "has blob/shape = {value}", shape, "particle images are square")
         return shape[:, 0]
+
+    def notes(self) -> list[str]:
+        """Which alignments are taken, where the job's file and its passthrough file have some."""
+        poses = [name for name in _names(self.passthrough) if _IS_POSE.fullmatch(name)]
+        own = [name for name in self._own if re.fullmatch(r"alignments\w+/pose", name)]
+        if not (poses and own):
+            return []
+        taken, other = f"{self._alignment()}/pose", poses[0]
+        if taken not in self._own:
+            return [f"poses are {taken} of the passthrough file, and this one has {own[0]}"]
+        if taken == other and self.passthrough is not None:
+            theirs = self.passthrough[other][self.row_of]
+            if np.array_equal(theirs, self.raw(taken)):
+                return []
+        return [f"poses are {taken} of this file, not {other} of its passthrough file"]
 
     def rotations(self) -> Float[np.ndarray, "particle 3 3"]:
         """From the rotation vector of the pose: the transpose of the rotation about it."""
@@ -175,12 +199,14 @@ class CryosparcFile(Metadata):
     def _alignment(self) -> str:
         """What the names of the pose's fields begin with.
 
-        It is alignments3D, or the class of an ab-initio job that all particles are in.
+        It is alignments3D, or the class of an ab-initio job that all particles are in: of the job's
+        own file, or else of its passthrough file.
         """
-        if "alignments3D/pose" in self.columns:
+        own = any(_IS_POSE.fullmatch(name) for name in self._own)
+        names = self._own if own else self.columns  # a job's own come before those passed through
+        if "alignments3D/pose" in names:
             return "alignments3D"
-        matches = [re.fullmatch(r"(alignments_class_\d+)/pose", name) for name in self.columns]
-        classes = [match[1] for match in matches if match]
+        classes = [_group(name) for name in names if _IS_POSE.fullmatch(name)]
         if not classes:
             self.require("alignments3D/pose", "the pose", self.pose_remedy)
         if len(classes) == 1:
@@ -203,6 +229,8 @@ def _open_table(path: Path) -> NDArray[Any]:
 
     Raises InputError for one that is cut, holds Python objects, or is no table.
     """
+    with path.open("rb") as handle:
+        check_not_compressed(path, handle.read(8))
     try:
         table = np.lib.format.open_memmap(path, mode="r", max_header_size=_LONGEST_HEADER)  # type: ignore[call-arg]  # numpy's types lack it
     except Exception as error:  # of many types: numpy parses the header as Python literals
@@ -223,6 +251,11 @@ def _open_table(path: Path) -> NDArray[Any]:
 
 def _names(table: NDArray[Any] | None) -> tuple[str, ...]:
     return () if table is None or table.dtype.names is None else table.dtype.names
+
+
+def _group(column: str) -> str:
+    """What the names of the fields begin with that a job writes together."""
+    return column.partition("/")[0]
 
 
 def _match(

@@ -102,6 +102,10 @@ class Metadata(ABC):
         """Whether the file says that its images were multiplied by the sign of their CTF."""
         return False
 
+    def notes(self) -> list[str]:
+        """What is right to do with this file and yet worth knowing, in sentences."""
+        return []
+
     @property
     def used(self) -> tuple[str, ...]:
         """Columns that have been read so far."""
