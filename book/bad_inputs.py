@@ -358,7 +358,7 @@ def both_signs(folder):
 @case(
     "bytes that only make sense unsigned, and no word of it",
     "stack.mrcs: its pixels go from -128 to 127, and with unsigned numbers from 58 to 213, which "
-    "vary less, and its header does not say which is meant; export it again, as 32-bit floats",
+    "are smoother, and its header does not say which is meant; export it again, as 32-bit floats",
     file="stack.mrcs",
 )
 def unsigned_bytes(folder):

@@ -11,19 +11,13 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rotations_from_vectors
-from cryostar_nb.io.files import (
-    check_not_compressed,
-    existing_file,
-    one_line,
-    refuse,
-    replacing,
-)
+from cryostar_nb.io.cs_tables import EXPORT_AGAIN, field_names, group_of, match_rows, open_table
+from cryostar_nb.io.files import existing_file, refuse, replacing
 from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
 from cryostar_nb.io.particles import Particles
 
-_LONGEST_HEADER = 100_000  # characters; a table has some dozens of fields
+LONGEST_POSE = 2 * np.pi + 1e-3  # radians, of a rotation vector
 _CTF_COLUMNS = {
     "defocus_u": "ctf/df1_A",
     "defocus_v": "ctf/df2_A",
@@ -46,9 +40,6 @@ _MINIMAL = [  # what a refinement needs, beside blob/path
     ("alignments3D/psize_A", "<f4"),
 ]
 _IS_POSE = re.compile(r"(alignments3D|alignments_class_\d+)/pose")
-_EXPORT_AGAIN = "export the particles again"
-_GIVE_CS = "give a .cs file of particles"
-_GIVE_WRITTEN = "give the files that cryoSPARC wrote"
 
 
 class CryosparcFile(Metadata):
@@ -61,17 +52,17 @@ class CryosparcFile(Metadata):
 
     def __init__(self, path: Path | str, passthrough: Path | str | None = None) -> None:
         super().__init__(existing_file(path, "a cryoSPARC .cs file of particles"))
-        self.table = _open_table(self.path)
+        self.table = open_table(self.path)
         self.passthrough: NDArray[Any] | None = None
         self.row_of: Int[np.ndarray, " particle"] | None = None
         if passthrough is not None:
             other = existing_file(passthrough, "a cryoSPARC passthrough file")
-            self.passthrough = _open_table(other)
-            self.row_of = _match(self.path, self.table, other, self.passthrough)
-        self._own = _names(self.table)
+            self.passthrough = open_table(other)
+            self.row_of = match_rows(self.path, self.table, other, self.passthrough)
+        self._own = field_names(self.table)
         # Of a group that the job wrote itself, the passthrough file may have that of another job.
-        groups = {_group(name) for name in self._own}
-        beside = [name for name in _names(self.passthrough) if _group(name) not in groups]
+        groups = {group_of(name) for name in self._own}
+        beside = [name for name in field_names(self.passthrough) if group_of(name) not in groups]
         self._columns = (*self._own, *beside)
         siblings = sorted(self.path.parent.glob("*passthrough_particles*.cs"))
         name = siblings[0] if siblings and not passthrough else "FILE"
@@ -102,7 +93,7 @@ class CryosparcFile(Metadata):
             dtype = self.raw(column).dtype
             if dtype.kind not in kinds or self.raw(column).ndim != 1:
                 problem = f"its field {column} is of type {dtype}"
-                refuse(self.path, problem, column, _EXPORT_AGAIN)
+                refuse(self.path, problem, column, EXPORT_AGAIN)
         index = self.column("blob/idx").astype(np.int64)
         self.check(index >= 0, "has blob/idx = {value}", index, "it is counted from 0")
         names, stack_of = np.unique(self.column("blob/path"), return_inverse=True)
@@ -130,22 +121,29 @@ class CryosparcFile(Metadata):
 
     def notes(self) -> list[str]:
         """Which alignments are taken, where the job's file and its passthrough file have some."""
-        poses = [name for name in _names(self.passthrough) if _IS_POSE.fullmatch(name)]
+        poses = [name for name in field_names(self.passthrough) if _IS_POSE.fullmatch(name)]
         own = [name for name in self._own if re.fullmatch(r"alignments\w+/pose", name)]
         if not (poses and own):
             return []
         taken, other = f"{self._alignment()}/pose", poses[0]
         if taken not in self._own:
             return [f"poses are {taken} of the passthrough file, and this one has {own[0]}"]
-        if taken == other and self.passthrough is not None:
-            theirs = self.passthrough[other][self.row_of]
-            if np.array_equal(theirs, self.raw(taken)):
-                return []
+        assert self.passthrough is not None
+        fields = [name for name in self._own if group_of(name) == group_of(taken)]
+        theirs = self.passthrough[self.row_of]
+        if set(fields) <= set(field_names(theirs)) and all(
+            np.array_equal(theirs[name], self.table[name]) for name in fields
+        ):
+            return []
         return [f"poses are {taken} of this file, not {other} of its passthrough file"]
 
     def rotations(self) -> Float[np.ndarray, "particle 3 3"]:
         """From the rotation vector of the pose: the transpose of the rotation about it."""
-        vectors = torch.from_numpy(self._values(f"{self._alignment()}/pose", 3))
+        column = f"{self._alignment()}/pose"
+        values = self._values(column, 3)
+        turn = np.linalg.norm(values, axis=1) <= LONGEST_POSE
+        self.check(turn, f"has {column} = {{value}}", values, "give it in radians")
+        vectors = torch.from_numpy(values)
         return np.swapaxes(rotations_from_vectors(vectors).numpy(), -1, -2)
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
@@ -167,7 +165,7 @@ class CryosparcFile(Metadata):
             self.require(column, "writing poses", "write them as .star")
             dtype = self.raw(column).dtype
             if dtype.kind != "f":
-                refuse(self.path, f"its field {column} is of type {dtype}", column, _EXPORT_AGAIN)
+                refuse(self.path, f"its field {column} is of type {dtype}", column, EXPORT_AGAIN)
         vectors = Rotation.from_matrix(poses.rotations.mT.numpy()).as_rotvec()
         size = self._size_of_shifts(pixel_size)
         return {pose: vectors, shift: -poses.shifts.numpy() / size[:, None]}
@@ -193,7 +191,7 @@ class CryosparcFile(Metadata):
         if values.shape[1:] != shape:
             wanted = shape[0] if shape else 1
             problem = f"its field {column} has values of shape {{value}} for a particle"
-            refuse(self.path, f"{problem}, not {wanted}", values.shape[1:], _EXPORT_AGAIN)
+            refuse(self.path, f"{problem}, not {wanted}", values.shape[1:], EXPORT_AGAIN)
         return values
 
     def _alignment(self) -> str:
@@ -206,7 +204,7 @@ class CryosparcFile(Metadata):
         names = self._own if own else self.columns  # a job's own come before those passed through
         if "alignments3D/pose" in names:
             return "alignments3D"
-        classes = [_group(name) for name in names if _IS_POSE.fullmatch(name)]
+        classes = [group_of(name) for name in names if _IS_POSE.fullmatch(name)]
         if not classes:
             self.require("alignments3D/pose", "the pose", self.pose_remedy)
         if len(classes) == 1:
@@ -222,64 +220,6 @@ class CryosparcFile(Metadata):
             "every class has a frame of its own: give the particles of one class",
         )
         return classes[best[0]]
-
-
-def _open_table(path: Path) -> NDArray[Any]:
-    """Memory-map a .cs file.
-
-    Raises InputError for one that is cut, holds Python objects, or is no table.
-    """
-    with path.open("rb") as handle:
-        check_not_compressed(path, handle.read(8))
-    try:
-        table = np.lib.format.open_memmap(path, mode="r", max_header_size=_LONGEST_HEADER)  # type: ignore[call-arg]  # numpy's types lack it
-    except Exception as error:  # of many types: numpy parses the header as Python literals
-        if "Python objects" in str(error):
-            problem = "holds Python objects, which could run code when read"
-            remedy = f"{_EXPORT_AGAIN} from cryoSPARC"
-        else:
-            problem = f"cannot be read as a .cs file ({one_line(error)})"
-            remedy = "copy or export it again"
-        raise InputError(problem, file=path, remedy=remedy) from error
-    if table.dtype.names is None or table.ndim != 1:
-        problem = f"holds an array of type {table.dtype} and shape {{value}}"
-        refuse(path, problem, table.shape, _GIVE_CS)
-    if not len(table):
-        refuse(path, "holds no particles", None, _GIVE_CS)
-    return table
-
-
-def _names(table: NDArray[Any] | None) -> tuple[str, ...]:
-    return () if table is None or table.dtype.names is None else table.dtype.names
-
-
-def _group(column: str) -> str:
-    """What the names of the fields begin with that a job writes together."""
-    return column.partition("/")[0]
-
-
-def _match(
-    path: Path, table: NDArray[Any], other_path: Path, other: NDArray[Any]
-) -> Int[np.ndarray, " particle"]:
-    """For each row of a table the row of the passthrough file with the same uid."""
-    for name, rows in ((path, table), (other_path, other)):
-        if "uid" not in _names(rows) or rows["uid"].dtype.kind not in "ui" or rows["uid"].ndim != 1:
-            problem = "has no field uid, which joins a passthrough file"
-            refuse(name, problem, "uid", _GIVE_WRITTEN)
-    uids, first = np.unique(other["uid"], return_index=True)
-    if len(uids) != len(other):
-        problem = f"has {len(other)} rows and {{value}} uids"
-        refuse(other_path, problem, len(uids), _GIVE_WRITTEN)
-    place = np.minimum(np.searchsorted(uids, table["uid"]), len(uids) - 1)
-    for row in np.flatnonzero(uids[place] != table["uid"])[:1].tolist():
-        raise InputError(
-            f"has uid {{value}}, which {other_path} lacks",
-            file=path,
-            row=row + 1,
-            value=int(table["uid"][row]),
-            remedy="give the passthrough file of the same job",
-        )
-    return first[place]
 
 
 def write_table(path: Path, table: NDArray[Any]) -> None:

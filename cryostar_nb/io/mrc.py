@@ -29,7 +29,7 @@ SECTIONS = 5  # that are compared with the header's range, evenly spread over th
 TOLERANCE = 0.1  # of the range that a header states, by which pixels may leave it
 LEAST_SPAN = 0.05  # of that range, which the right reading fills at least
 LARGEST_PIXEL, SMALLEST_PIXEL = 1e20, 1e-30  # floats with swapped bytes go beyond
-SMALLER_SPREAD = {1: 2, 2: 16}  # bytes of an integer: how much less the right reading spreads
+SMOOTHER = {1: 1.5, 2: 16}  # bytes of an integer: ratio of the steps between neighbours
 WRITE_AGAIN = "export it again, as 32-bit floats"
 
 
@@ -161,15 +161,24 @@ def check_pixels(path: Path, pixels: NDArray[Any], header: np.recarray) -> str:
             why = "its header states {:g} to {:g}".format(*stated) if stated else "no image has"
             refuse(path, f"{instead} ({why})", None, WRITE_AGAIN)
         known = header.mode == 0 and imod_flags(header) is not None
-        if _spreads_less(other, sample) and not known:
+        if _is_smoother(other, sample) and not known:
             if sample.itemsize == 1:
-                problem = f"{instead}, which vary less, and its header does not say which is meant"
+                problem = (
+                    f"{instead}, which are smoother, and its header does not say which is meant"
+                )
                 refuse(path, problem, None, WRITE_AGAIN)
-            return f"{instead}, which vary far less: look at the images"
-    if stated and not in_range and np.isfinite(sample).all():
-        return "{}, and its header states {:g} to {:g}".format(as_read, *stated)
+            return f"{instead}, which are far smoother: look at the images"
+    if np.isfinite(sample).all() and not _is_in(sample, None):
+        refuse(path, f"{as_read}: no image has such", None, "its mode is wrong: export it again")
     more = path.stat().st_size - getattr(pixels, "offset", 0) - pixels.nbytes
-    return f"goes on for {more:,} bytes after the last pixel that its header has" if more else ""
+    too_long = f"goes on for {more:,} bytes after the last pixel that its header has"
+    told = ""
+    if stated and not in_range and np.isfinite(sample).all():
+        told = "{}, and its header states {:g} to {:g}".format(as_read, *stated)
+    if more and (told or more % pixels.nbytes == 0):
+        why = f" ({told})" if told else ", a multiple of those before"
+        refuse(path, too_long + why, more, "its mode or its sizes are wrong: export it again")
+    return told or (too_long if more else "")
 
 
 def _other_readings(sample: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -186,9 +195,11 @@ def _is_in(sample: NDArray[Any], stated: tuple[float, float] | None) -> bool:
     """Whether all pixels are in the range that a header states, or such that images have them."""
     with np.errstate(invalid="ignore"):  # signalling NaN, of bytes that are no float
         values = sample.astype(np.float64)
+    largest = np.abs(values).max()
+    if not (largest < LARGEST_PIXEL and (largest > SMALLEST_PIXEL or largest == 0)):
+        return False
     if stated is None:
-        size = np.abs(values)
-        return bool(((size < LARGEST_PIXEL) & ((size > SMALLEST_PIXEL) | (size == 0))).all())
+        return True
     room = TOLERANCE * (stated[1] - stated[0])
     return bool(((values >= stated[0] - room) & (values <= stated[1] + room)).all())
 
@@ -201,8 +212,12 @@ def _fills(sample: NDArray[Any], stated: tuple[float, float] | None) -> bool:
     return span > LEAST_SPAN * (high - low)
 
 
-def _spreads_less(other: NDArray[Any], sample: NDArray[Any]) -> bool:
-    """Whether integers, read otherwise, vary so much less that this reading must be right."""
+def _is_smoother(other: NDArray[Any], sample: NDArray[Any]) -> bool:
+    """Whether integers, read otherwise, are so much smoother that this reading must be right.
+
+    A wrong sign puts a step of 256 between neighbours, and swapped bytes make noise.
+    """
     if sample.dtype.kind not in "iu":
         return False
-    return bool(other.std() * SMALLER_SPREAD[sample.itemsize] < sample.std())
+    steps = [np.diff(values.astype(np.float64)).std() for values in (other, sample)]
+    return bool(steps[0] * SMOOTHER[sample.itemsize] < steps[1])

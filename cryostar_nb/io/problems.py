@@ -31,13 +31,17 @@ from cryostar_nb.io.reading import (
 )
 
 USUAL_DEFOCUS = (1_000.0, 100_000.0)  # Å
+USUAL_MEDIAN = 2_500.0  # Å
 LEAST_DEFOCUS = 100.0  # Å; below, half of the particles are in another unit
 ONE_VIEW = 0.1  # of the particles that see one direction: more, and they have no poses,
 FAR_MORE = 10  # where no other direction has a share of this size,
 HALF = 0.5  # or where it is this part of them
 SAME_SIZE = 0.01  # relative: of two pixel sizes
 UNSET = (0.0, 1.0)  # Å, voxel sizes of headers whose program did not know it
+NARROW = 10.0  # degrees: views all about one direction say nothing of the depth
 FEWEST = 3  # particles, to say of them that they are all alike
+
+TURN = 2 * np.pi + 1e-3  # radians
 
 T = TypeVar("T")
 
@@ -112,6 +116,7 @@ def understand(source: Metadata, reading: Reading | None = None) -> Understood:
     ask(_check_repeats, source, names, rotations, shifts)
     ask(_check_aberrations, source)
     ask(_check_sign, source)
+    ask(_check_radians, source)
     for stack in few([] if stacks is None or found.missing else stacks):
         ask(_look_at_header, found, stack, reading.pixel_size is not None)
     found.notes += ask(source.notes) or []
@@ -167,7 +172,8 @@ def _look_at_header(found: Understood, stack: Path, size_is_given: bool) -> None
 
 
 def check_views(path: Path, rotations: Float[np.ndarray, "particle 3 3"]) -> None:
-    """Raise Unfit where many particles share one direction of view to the last digit.
+    """Raise Unfit where many particles share one direction of view to the last digit, and
+    InputError where some do, or all look from nearly one direction.
 
     Poses that were never found are such: zeros, or what a 2D classification leaves. Those of a
     search on a grid of directions share theirs too, but with many such directions.
@@ -177,17 +183,19 @@ def check_views(path: Path, rotations: Float[np.ndarray, "particle 3 3"]) -> Non
     most = int(np.argmax(counts))
     shared, others = int(counts[most]), np.delete(counts, most)
     part, next_most = shared / len(views), int(others.max(initial=0))
-    if shared < FEWEST:
-        return
     problem = f"has the direction of view of {{value}} of {len(views)} particles"
     remedy = "give particles of a 3D refinement, or leave out those without a pose"
-    if part >= HALF or (part >= ONE_VIEW and shared >= FAR_MORE * next_most):
-        row = int(first[most]) + 1
+    row = int(first[most]) + 1
+    if shared >= FEWEST and (part >= HALF or (part >= ONE_VIEW and shared >= FAR_MORE * next_most)):
         raise Unfit(problem, file=path, row=row, value=shared, remedy=remedy)
-    none = np.abs(rotations - np.eye(3)).max(axis=(1, 2)) < 1e-6
-    if none.sum() >= FEWEST:
-        row, problem = int(np.argmax(none)) + 1, "has angles of 0, one of {value} such particles"
-        raise InputError(problem, file=path, row=row, value=int(none.sum()), remedy=remedy)
+    if shared >= FEWEST * max(next_most, 1):
+        raise InputError(problem, file=path, row=row, value=shared, remedy=remedy)
+    axis = np.linalg.eigh(views.T @ views)[1][:, -1]
+    widest = float(np.rad2deg(np.arccos(np.abs(views @ axis).clip(0, 1).min())))
+    if len(views) >= FEWEST and widest < NARROW:
+        problem = "all directions of view lie within {value}° of one"
+        remedy = "check that the angles are in degrees"
+        raise InputError(problem, file=path, value=round(widest, 1), remedy=remedy)
 
 
 def _check_origins(source: Metadata, shifts: Float[np.ndarray, "particle 2"]) -> None:
@@ -209,6 +217,10 @@ def _check_defocus(source: Metadata, ctf: CTFParameters) -> None:
         remedy = "give it in Å: 1 µm is 10,000 Å"
         value = float(defocus[row])
         raise Unfit(problem, file=source.path, row=row + 1, value=value, remedy=remedy)
+    if (half := float(np.median(defocus))) >= 0 and half < USUAL_MEDIAN:
+        problem = "half of the particles have a defocus below {value} Å"
+        remedy = "check its unit: 1 nm is 10 Å"
+        raise InputError(problem, file=source.path, value=half, remedy=remedy)
     usual = (defocus >= low) & (defocus <= high)
     problem = f"has a defocus of {{value}} Å, outside {low:,.0f} to {high:,.0f} Å"
     remedy = "check its unit and sign (underfocus is positive), or leave such particles out"
@@ -264,3 +276,12 @@ def _check_sign(source: Metadata) -> None:
         if dark < len(sign):
             remedy = "separate the particles of each sign (cryostar-nb select --indices)"
         raise InputError(problem, file=source.path, value=dark, remedy=remedy)
+
+
+def _check_radians(source: Metadata) -> None:
+    """Raise InputError for an angle of the CTF of more than a turn, which is in degrees."""
+    for column in source.ctf_columns.values():
+        if column.endswith("_rad") and column in source.columns:
+            values = np.abs(source.raw(column))
+            problem, remedy = f"has {column} = {{value}}", "give it in radians"
+            source.check(values <= TURN, problem, values, remedy)

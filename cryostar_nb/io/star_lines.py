@@ -56,7 +56,7 @@ def check_tables(path: Path, rows_read: dict[str, int]) -> None:
     first_line: dict[str, int] = {}
     lines, rows = _text(path), dict.fromkeys(rows_read, 0)
     name, columns, in_header = "", 0, False
-    for place, line in enumerate(map(str.strip, lines), start=1):
+    for place, line in enumerate((line.strip("\ufeff \t\r\n") for line in lines), start=1):
         if line.startswith("data_"):
             name, columns, in_header = line[5:], 0, False
             if len(line.split("#")[0].split()) > 1:

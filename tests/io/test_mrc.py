@@ -95,6 +95,17 @@ def test_bytes_that_only_make_sense_unsigned_are_refused(stated, grey, write_mrc
     assert "unsigned" in str(caught.value)
 
 
+def test_a_map_of_bytes_without_a_statement_is_smooth_with_the_right_sign(write_mrc):
+    """Most voxels are near 0, so that the spread tells nothing: the steps between them do."""
+    peak = np.exp(-((np.indices((16, 16, 16)) - 8) ** 2).sum(axis=0) / 20)
+    path = write_mrc((250 * peak).astype(np.uint8), 0)
+    with refused("made.mrc"):
+        read_map(path)
+    for values in (100 * peak - 20, peak > 0.5):
+        path = write_mrc(values.astype(np.int8), 0)
+        np.testing.assert_array_equal(read_map(path).values, values.astype(np.int8))
+
+
 @pytest.mark.parametrize("mode", [1, 2, 6, 12])
 @pytest.mark.parametrize("order", "<>")
 def test_every_mode_is_read_in_both_byte_orders(mode, order, rng, write_mrc):
@@ -145,6 +156,17 @@ def test_an_old_range_and_bytes_left_over_are_told(rng, write_mrc, capsys):
     assert "256 bytes" in check_pixels(path, *open_mrc(path))
     read_map(path)
     assert "made.mrc: goes on for 256 bytes" in capsys.readouterr().err
+
+
+def test_a_mode_that_is_wrong_is_refused(rng, write_mrc):
+    """Floats under a mode of 16 bits leave half of the file over; integers look like zeros."""
+    values = rng.normal(0, 1, (6, 8, 8)).astype("<f4")
+    path = write_mrc(values, 1)
+    with refused("made.mrc", value=values.nbytes // 2):
+        check_pixels(path, *open_mrc(path))
+    path = write_mrc(np.arange(384, dtype="<i4").reshape(6, 8, 8), 2)
+    with refused("made.mrc"):
+        check_pixels(path, *open_mrc(path))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ from bad_inputs import STAR, int32, patch, write_cs, write_sound_files
 from refusals import refused
 from scipy.spatial.transform import Rotation
 
-from cryostar_nb.geometry import random_rotations
+from cryostar_nb.geometry import (
+    random_rotations,
+    relion_angles_from_rotations,
+    rotations_from_relion_angles,
+)
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.problems import Unfit, check_views, read_and_tell, understand
 from cryostar_nb.io.reading import open_metadata, read_particles
@@ -97,6 +101,12 @@ def test_a_comment_sign_in_the_last_column_is_named(folder):
     path.write_text(header + "".join([*names[1:], names[0]]) + rows)
     with refused("particles.star", row=1, value="1@st#ack.mrcs"):
         read_particles(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_table(folder):
+    path = folder / "particles.star"
+    path.write_text(STAR, encoding="utf-8-sig")
+    assert read_particles(path).pixel_size == 1.5
 
 
 def test_an_optics_table_without_loop_is_its_one_group(folder):
@@ -200,6 +210,18 @@ def test_the_poses_are_the_jobs_own(folder, stale, capsys):
     assert "own.cs: poses are alignments_class_0/pose of this file, not alignments3D/pose" in said
 
 
+@pytest.mark.parametrize(("shift", "notes"), [(3, 0), (4, 1)])
+def test_both_files_with_one_alignment_are_worth_a_note_where_they_differ(
+    shift, notes, folder, stale
+):
+    _, other = stale
+    shifts = np.full((4, 2), shift, dtype="f4")
+    write_cs(folder / "own.cs", {"alignments3D/pose": other, "alignments3D/shift": shifts})
+    file = open_metadata(folder / "own.cs", Reading(passthrough=folder / "through.cs"))
+    assert len(file.notes()) == notes
+    np.testing.assert_allclose(file.shifts(None), -1.5 * shifts)
+
+
 def test_shifts_are_never_of_another_job_than_rotations(folder, stale):
     """The own file has the pose alone; the passthrough file's shift is another alignment's."""
     own, _ = stale
@@ -251,17 +273,58 @@ def test_poses_on_a_grid_and_preferred_views_are_poses(rng, tmp_path):
     check_views(file, rotations(tilt))
 
 
+def test_one_origin_for_all_is_told(folder):
+    problems = understand(open_metadata(folder / "particles.star")).problems
+    assert [at.value for at in problems if "as all are" in str(at)] == [[-0.5, 0.5]]
+
+
 def test_a_few_particles_without_a_pose_are_told(rng, tmp_path):
     poses = random_rotations(200, rng)
-    poses[[7, 9, 11]] = np.eye(3)
-    with refused("x.star", row=8, value=3) as caught:
-        check_views(tmp_path / "x.star", poses)
-    assert not isinstance(caught.value, Unfit)
+    spin = Rotation.from_euler("z", [[10], [50], [70]], degrees=True).as_matrix()
+    for none in (np.eye(3), spin):
+        poses[[7, 9, 11]] = none
+        with refused("x.star", row=8, value=3) as caught:
+            check_views(tmp_path / "x.star", poses)
+        assert not isinstance(caught.value, Unfit)
 
 
-def test_one_origin_for_all_is_told(folder):
-    (problem,) = understand(open_metadata(folder / "particles.star")).problems
-    assert "as all are" in str(problem) and problem.value == [-0.5, 0.5]
+def test_angles_in_radians_look_from_one_side_and_are_told(rng, tmp_path):
+    angles = relion_angles_from_rotations(random_rotations(200, rng))
+    check_views(tmp_path / "x.star", rotations_from_relion_angles(*angles.T))
+    with refused("x.star") as caught:
+        check_views(tmp_path / "x.star", rotations_from_relion_angles(*np.deg2rad(angles).T))
+    assert not isinstance(caught.value, Unfit) and "degrees" in caught.value.remedy
+
+
+def test_pickles_of_identity_matrices_are_no_poses(folder):
+    reading = Reading(poses_pkl=folder / "pose.pkl", ctf_pkl=folder / "ctf.pkl")
+    with refused("stack.mrcs", row=1, value=4):
+        read_and_tell(folder / "stack.mrcs", reading)
+
+
+# Units
+
+
+def test_rotation_vectors_in_degrees_are_refused(folder, rng):
+    pose = np.rad2deg(Rotation.random(4, random_state=rng).as_rotvec()).astype("f4")
+    write_cs(folder / "own.cs", {"alignments3D/pose": pose})
+    with refused("own.cs", row=1):
+        read_particles(folder / "own.cs")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ctf/df_angle_rad": 50.0}, "ctf/df_angle_rad = 50"),
+        ({"ctf/df1_A": 1700.0, "ctf/df2_A": 1500.0}, "1600 Å; check its unit"),
+    ],
+)
+def test_units_of_the_ctf_are_told(fields, words, folder, rng, capsys):
+    pose = Rotation.random(4, random_state=rng).as_rotvec().astype("f4")
+    values = {name: np.full(4, value, dtype="f4") for name, value in fields.items()}
+    write_cs(folder / "own.cs", {"alignments3D/pose": pose} | values)
+    read_and_tell(folder / "own.cs")
+    assert words in capsys.readouterr().err
 
 
 # Commands
