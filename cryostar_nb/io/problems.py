@@ -89,51 +89,71 @@ class Understood:
         tell([*(f"{self.source.path}: {note}" for note in self.notes), *self.problems])
 
 
-def understand(source: Metadata, reading: Reading | None = None) -> Understood:
-    """Read what can be read of an open file, and list the problems."""
-    reading = reading or Reading()
-    found = Understood(source)
+def understand(
+    source: Metadata, reading: Reading | None = None, particles: Particles | None = None
+) -> Understood:
+    """Read what can be read of an open file, and list the problems.
+
+    `particles` that were made of it already are not read again.
+    """
+    reading, found = reading or Reading(), Understood(source)
+    if particles is None:
+        _read(found, reading)
+    else:
+        _take(found, particles)
     ask = found.ask
+    ask(_check_defocus, source, found.ctf)
+    ask(check_views, source.path, found.rotations)
+    ask(_check_shifts, source, found.shifts, found.box_size, found.pixel_size)
+    ask(_check_origins, source, found.shifts)
+    ask(_check_aberrations, source)
+    ask(_check_sign, source)
+    ask(_check_radians, source)
+    if not found.missing:
+        sizes = None if reading.pixel_size else ask(source.pixel_sizes)
+        ask(lambda *known: _look_at_headers(found, sizes, *known), found.names, found.stacks)
+    found.notes += ask(source.notes) or []
+    return found
+
+
+def _read(found: Understood, reading: Reading) -> None:
+    """Fill in what can be read of a file."""
+    source, ask = found.source, found.ask
     found.names = names = ask(source.image_names)
     found.root = root = reading.root or ask(project_root, source.path, names)
     outside = reading.allow_outside
     found.stacks = stacks = ask(lambda *at: locate(source, *at, allow_outside=outside), names, root)
     found.missing = ask(lambda stacks: [at for at in stacks if not os.path.isfile(at)], stacks)
-    box_size = ask(_box_size, source, names, stacks, found.missing)
+    found.box_size = ask(_box_size, source, names, stacks, found.missing)
     found.box_sizes = ask(source.box_sizes)
-    if box_size is None and found.box_sizes is not None:
-        box_size = int(found.box_sizes[0])
-    found.box_size = box_size
+    if found.box_size is None and found.box_sizes is not None:
+        found.box_size = int(found.box_sizes[0])
     found.pixel_size = pixel_size = ask(lambda: source.pixel_size(reading.pixel_size))
-    found.rotations = rotations = ask(source.rotations)
-    found.shifts = shifts = ask(lambda: source.shifts(pixel_size))
+    found.rotations = ask(source.rotations)
+    found.shifts = ask(lambda: source.shifts(pixel_size))
     found.ctf = ask(source.ctf)
     found.phase_flipped = ask(lambda: reading.phase_flipped or source.phase_flipped())
-    ask(_check_defocus, source, found.ctf)
-    ask(check_views, source.path, rotations)
-    ask(_check_shifts, source, shifts, box_size, pixel_size)
-    ask(_check_origins, source, shifts)
-    ask(_check_repeats, source, names, rotations, shifts)
-    ask(_check_aberrations, source)
-    ask(_check_sign, source)
-    ask(_check_radians, source)
-    for stack in few([] if stacks is None or found.missing else stacks):
-        ask(_look_at_header, found, stack, reading.pixel_size is not None)
-    found.notes += ask(source.notes) or []
-    return found
+    ask(_check_repeats, source, names, found.rotations, found.shifts)
 
 
-def read_and_tell(
-    path: Path | str, reading: Reading | None = None, *, compared: bool = True
-) -> Particles:
+def _take(found: Understood, particles: Particles) -> None:
+    """Fill in what is known from particles that could be made."""
+    names, stack_of = tuple(map(str, particles.stacks)), particles.stack_of
+    found.names = ImageNames(names, stack_of, particles.image_in_stack)
+    found.stacks, found.missing = particles.stacks, []
+    found.box_size, found.pixel_size = particles.box_size, particles.pixel_size
+    found.rotations, found.shifts = particles.rotations.numpy(), particles.shifts.numpy()
+    found.ctf, found.phase_flipped = particles.ctf, particles.phase_flipped
+
+
+def read_and_tell(path: Path | str, reading: Reading | None = None) -> Particles:
     """`io.reading.read_particles`, which then prints what `info` would list, once.
 
-    Raises InputError as it does, and, where they are to be `compared` with a model, for particles
-    that cannot be.
+    Raises InputError as it does, and for particles that cannot be compared with a model.
     """
     source = open_metadata(path, reading)
     particles = make_particles(source, reading)
-    understand(source, reading).tell(compared=compared)
+    understand(source, reading, particles).tell(compared=True)
     return particles
 
 
@@ -148,27 +168,32 @@ def _box_size(
     return check_stacks(source, names, stacks)
 
 
-def _look_at_header(found: Understood, stack: Path, size_is_given: bool) -> None:
-    """Compare the header of a stack with its pixels, and with the pixel size of the metadata.
+def _look_at_headers(
+    found: Understood,
+    sizes: Float[np.ndarray, " particle"] | None,
+    names: ImageNames,
+    stacks: tuple[Path, ...],
+) -> None:
+    """Compare headers of some stacks with their pixels and with the particles' pixel sizes.
 
-    With a pixel size that the user gives, the second is settled.
+    The latter are None where they are not known, or one was given by the user.
     """
-    try:
-        pixels, header = open_mrc(stack)
-        remark = check_pixels(stack, pixels, header)
-    except InputError:
-        return  # listed with the boxes
-    if pixels.dtype == np.uint8:
-        found.notes.append(f"{stack.name} holds unsigned bytes, as its header says")
-    if remark:
-        raise InputError(remark, file=stack, remedy="look at its images, or write it again")
-    size = float(header.cella.x) / max(int(header.mx), 1)
-    known = found.pixel_size
-    if known is None or size_is_given or np.isclose(size, (*UNSET, known), rtol=SAME_SIZE).any():
-        return
-    problem = f"its header has pixels of {{value}} Å, and {found.source.path.name} says {known:g} Å"
-    remedy = "make sure which is right (--pixel-size)"
-    raise InputError(problem, file=stack, value=size, remedy=remedy)
+    for stack in few(stacks):
+        try:
+            pixels, header = open_mrc(stack)
+            remark = check_pixels(stack, pixels, header)
+        except InputError:
+            return  # listed with the boxes
+        if pixels.dtype == np.uint8 and not found.notes:
+            found.notes.append(f"{stack.name} holds unsigned bytes, as its header says")
+        if remark:
+            raise InputError(remark, file=stack, remedy="look at its images, or write it again")
+        size = float(header.cella.x) / max(int(header.mx), 1)
+        said = UNSET[0] if sizes is None else float(sizes[names.first_row(stacks.index(stack))])
+        if said not in UNSET and not np.isclose(size, (*UNSET, said), rtol=SAME_SIZE).any():
+            problem = f"its header has pixels of {{value}} Å, and {found.source.path.name} says"
+            remedy = "make sure which is right (--pixel-size)"
+            raise InputError(f"{problem} {said:g} Å", file=stack, value=size, remedy=remedy)
 
 
 def check_views(path: Path, rotations: Float[np.ndarray, "particle 3 3"]) -> None:
@@ -209,7 +234,7 @@ def _check_origins(source: Metadata, shifts: Float[np.ndarray, "particle 2"]) ->
 
 def _check_defocus(source: Metadata, ctf: CTFParameters) -> None:
     defocus, (low, high) = ((ctf.defocus_u + ctf.defocus_v) / 2).numpy(), USUAL_DEFOCUS
-    tiny = np.abs(defocus) < LEAST_DEFOCUS
+    tiny = (np.abs(defocus) < LEAST_DEFOCUS) & (defocus != 0)  # 0 may mean: without a CTF
     if tiny.mean() >= HALF:
         row = int(np.argmax(tiny))
         problem = f"has a defocus of {{value}} Å, less than {LEAST_DEFOCUS:g} Å"
@@ -217,7 +242,7 @@ def _check_defocus(source: Metadata, ctf: CTFParameters) -> None:
         remedy = "give it in Å: 1 µm is 10,000 Å"
         value = float(defocus[row])
         raise Unfit(problem, file=source.path, row=row + 1, value=value, remedy=remedy)
-    if (half := float(np.median(defocus))) >= 0 and half < USUAL_MEDIAN:
+    if 0 < (half := float(np.median(defocus))) < USUAL_MEDIAN:
         problem = "half of the particles have a defocus below {value} Å"
         remedy = "check its unit: 1 nm is 10 Å"
         raise InputError(problem, file=source.path, value=half, remedy=remedy)
@@ -282,6 +307,6 @@ def _check_radians(source: Metadata) -> None:
     """Raise InputError for an angle of the CTF of more than a turn, which is in degrees."""
     for column in source.ctf_columns.values():
         if column.endswith("_rad") and column in source.columns:
-            values = np.abs(source.raw(column))
+            values = np.abs(source.numbers(column)).reshape(len(source), -1).max(axis=1)
             problem, remedy = f"has {column} = {{value}}", "give it in radians"
             source.check(values <= TURN, problem, values, remedy)

@@ -144,7 +144,7 @@ def preprocess_file(
     """
     source = open_metadata(path, reading)
     particles = make_particles(source, reading)
-    understand(source, reading).tell(compared=False)
+    understand(source, reading, particles).tell(compared=False)
     rows = np.arange(len(particles)) if indices is None else read_indices(indices, len(particles))
     more = None
     if isinstance(source, StarFile):

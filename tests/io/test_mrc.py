@@ -148,6 +148,24 @@ def test_unsigned_numbers_of_16_bits_under_the_signed_mode_are_refused(rng, writ
         check_pixels(path, *open_mrc(path))
 
 
+def test_integers_without_a_range_are_refused_where_another_reading_is_smooth(rng, write_mrc):
+    values = (1000 * rng.normal(0, 1, (6, 8, 8))).astype("<i2")
+    for written, mode in ((values, 6), (values.byteswap(), 1)):
+        path = write_mrc(written, mode)
+        with refused("made.mrc"):
+            check_pixels(path, *open_mrc(path))
+    path = write_mrc(values, 1)
+    assert check_pixels(path, *open_mrc(path)) == ""
+    path = write_mrc(np.abs(values // 256) * 256, 1)  # may be meant
+    assert "swapped bytes" in check_pixels(path, *open_mrc(path))
+
+
+def test_pixels_far_fainter_than_their_header_says_are_told(rng, write_mrc):
+    values = rng.normal(0, 1, (6, 8, 8)).astype("<f4")
+    path = write_mrc(values / 1000, 2, stated=range_of(values))
+    assert "its header states" in check_pixels(path, *open_mrc(path))
+
+
 def test_an_old_range_and_bytes_left_over_are_told(rng, write_mrc, capsys):
     values = rng.normal(0, 1, (6, 8, 8)).astype("<f4")
     path = write_mrc(values, 2, stated=(100.0, 800.0, 400.0))
