@@ -129,10 +129,10 @@ class CryosparcFile(Metadata):
         if taken not in self._own:
             return [f"poses are {taken} of the passthrough file, and this one has {own[0]}"]
         assert self.passthrough is not None
+        theirs, passed = self.passthrough, set(field_names(self.passthrough))
         fields = [name for name in self._own if group_of(name) == group_of(taken)]
-        theirs = self.passthrough[self.row_of]
-        if set(fields) <= set(field_names(theirs)) and all(
-            np.array_equal(theirs[name], self.table[name]) for name in fields
+        if passed.issuperset(fields) and all(
+            np.array_equal(theirs[name][self.row_of], self.table[name]) for name in fields
         ):
             return []
         return [f"poses are {taken} of this file, not {other} of its passthrough file"]

@@ -15,6 +15,14 @@ from typing import Any, NoReturn
 
 from cryostar_nb.errors import InputError
 
+_COMPRESSED = {  # how their files begin
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -104,15 +112,6 @@ def existing_file(path: Path | str, what: str) -> Path:
     if problem:
         refuse(path, problem, None, f"give the path of {what}")
     return path
-
-
-_COMPRESSED = {  # how their files begin
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK\x03\x04": ("zip", "unzip"),
-}
 
 
 def check_not_compressed(path: Path, start: bytes) -> None:
