@@ -5,6 +5,7 @@ case is a function that breaks something in a folder of sound files and returns 
 it; `...` in its message stands for what another library says.
 """
 
+import gzip
 import pickle
 import struct
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.io.maps import read_map
 from cryostar_nb.io.options import Reading
+from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.reading import read_indices, read_particles
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.io.vectors import load_band_vectors
@@ -331,6 +333,56 @@ def nan_pixel(folder):
     return lambda: load_band_vectors(read(), Band(BOX, 1.5, 3.5))
 
 
+@case(
+    "a compressed stack under a plain name",
+    "stack.mrcs: is compressed with gzip; decompress it first (gunzip)",
+    file="stack.mrcs",
+    value="gzip",
+)
+def compressed_stack(folder):
+    (folder / "stack.mrcs").write_bytes(gzip.compress((folder / "stack.mrcs").read_bytes()))
+    return star(folder)
+
+
+@case(
+    "bytes that the header has signed and unsigned",
+    "stack.mrcs: its header has a largest pixel of 200, as of unsigned bytes, and a least pixel of "
+    "-3, as of signed ones; export it again, as 32-bit floats",
+    file="stack.mrcs",
+)
+def both_signs(folder):
+    patch(folder / "stack.mrcs", 12, int32(0))
+    patch(folder / "stack.mrcs", 76, struct.pack("<3f", -3, 200, 90))
+    return star(folder)
+
+
+@case(
+    "bytes that only make sense unsigned, and no word of it",
+    "stack.mrcs: its pixels go from -128 to 127, and with unsigned numbers from 58 to 213, which "
+    "are smoother, and its header does not say which is meant; export it again, as 32-bit floats",
+    file="stack.mrcs",
+)
+def unsigned_bytes(folder):
+    rng, header = np.random.default_rng(5), (folder / "stack.mrcs").read_bytes()[:1024]
+    grey = rng.normal(130, 30, (COUNT, BOX, BOX)).round().astype(np.uint8)
+    (folder / "stack.mrcs").write_bytes(header + grey.tobytes())
+    patch(folder / "stack.mrcs", 12, int32(0))
+    patch(folder / "stack.mrcs", 76, struct.pack("<3f", 0, -1, -2))
+    return star(folder)
+
+
+@case(
+    "pixels in another byte order than their header",
+    "stack.mrcs: its pixels go from ...; export it again, as 32-bit floats",
+    file="stack.mrcs",
+)
+def swapped_pixels(folder):
+    content = (folder / "stack.mrcs").read_bytes()
+    pixels = np.frombuffer(content[1024:], dtype="<f4").astype(">f4")
+    (folder / "stack.mrcs").write_bytes(content[:1024] + pixels.tobytes())
+    return star(folder)
+
+
 # STAR files
 
 
@@ -403,6 +455,95 @@ def long_row(folder):
 )
 def comment_in_name(folder):
     return star(folder, ("1@stack.mrcs", "1@stack#1.mrcs"))
+
+
+@case(
+    "two tables of one name: files that were joined",
+    "particles.star: has the table data_optics twice (lines 1 and 30); join files with "
+    "relion_star_handler, or keep one of them",
+    file="particles.star",
+    value="optics",
+)
+def joined_files(folder):
+    (folder / "particles.star").write_text(STAR + STAR)
+    return star(folder)
+
+
+@case(
+    "particles in two tables",
+    "particles.star: has rlnImageName in the tables data_particles and data_more; keep one of them",
+    file="particles.star",
+    value="more",
+)
+def two_tables(folder):
+    more = STAR[STAR.index("data_particles") :].replace("data_particles", "data_more")
+    (folder / "particles.star").write_text(STAR + more)
+    return star(folder)
+
+
+@case(
+    "a quotation mark that swallows lines",
+    "particles.star: data_particles has 4 lines of values, and 3 were read; look at quotation "
+    "marks and ends of lines",
+    file="particles.star",
+    value=3,
+)
+def swallowed_line(folder):
+    return star(folder, ("11 21 31", "'11 21 31"), ("12 22 32", "12' 22 32"))
+
+
+@case(
+    "a pixel size that the optics table contradicts",
+    "particles.star: particle 1 has rlnImagePixelSize = 0.5, and 1.5 in the optics table; delete "
+    "the column that is wrong",
+    file="particles.star",
+    row=1,
+    value=0.5,
+)
+def contradicted_pixel_size(folder):
+    return star(folder, ("_rlnOriginXAngst", "_rlnImagePixelSize"))
+
+
+@case(
+    "a pixel size that the magnification contradicts",
+    "particles.star: particle 1 has rlnImagePixelSize = 1.5, and 3 Å by rlnDetectorPixelSize and "
+    "rlnMagnification; delete what is wrong, or give --pixel-size, in Å",
+    file="particles.star",
+    row=1,
+    value=1.5,
+)
+def other_magnification(folder):
+    names = "_rlnImageSize #6\n_rlnDetectorPixelSize\n_rlnMagnification\n"
+    rows = [
+        (f"\n{group} 300 2.7 0.1 1.5 8", f"\n{group} 300 2.7 0.1 1.5 8 15 5e4") for group in "12"
+    ]
+    return star(folder, ("_rlnImageSize #6\n", names), *rows)
+
+
+@case(
+    "poses of a 2D classification",
+    "particles.star: particle 1 has the direction of view of 4 of 4 particles; give particles of a "
+    "3D refinement, or leave out those without a pose",
+    file="particles.star",
+    row=1,
+    value=4,
+)
+def flat_poses(folder):
+    star(folder, *((f"{10 + i} {20 + i} 3{i}", f"0 0 3{i}") for i in range(COUNT)))
+    return lambda: read_and_tell(folder / "particles.star")
+
+
+@case(
+    "a defocus in µm",
+    "particles.star: particle 1 has a defocus of 1.475 Å, less than 100 Å, as do 4 in all; give it "
+    "in Å: 1 µm is 10,000 Å",
+    file="particles.star",
+    row=1,
+    value=1.475,
+)
+def defocus_in_micrometres(folder):
+    star(folder, *((f"1500{i} 1450{i}", "1.500 1.450") for i in range(COUNT)))
+    return lambda: read_and_tell(folder / "particles.star")
 
 
 @case(

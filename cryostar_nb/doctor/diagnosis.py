@@ -25,7 +25,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.io.maps import DensityMap, read_map
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.star import write_star
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.structure import Structure
@@ -236,7 +236,7 @@ def diagnose_files(
     """
     reading = reading or AS_WRITTEN
     diagnosis = diagnose(
-        read_particles(particles, reading),
+        read_and_tell(particles, reading),
         atoms=None if reference is None else read_structure(reference),
         density_map=None if map_path is None else read_map(map_path, pixel_size=map_pixel_size),
         **settings,

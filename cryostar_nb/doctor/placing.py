@@ -32,7 +32,7 @@ from cryostar_nb.io.files import write_text
 from cryostar_nb.io.maps import DensityMap, read_map
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.structures import read_structure, structure_path
 from cryostar_nb.structure import Structure, coarse_grain
 
@@ -219,7 +219,7 @@ def dock_files(
         density_map = read_map(target, pixel_size=reading.pixel_size)
         docked = dock_into_map(atoms, density_map, frame=frame, rotations=rotations)
     else:
-        docked = dock_against_images(atoms, read_particles(target, reading), rotations=rotations)
+        docked = dock_against_images(atoms, read_and_tell(target, reading), rotations=rotations)
     move_structure(model, out, docked.placement)
     return docked
 

@@ -13,14 +13,14 @@ from scipy.spatial.transform import Rotation
 
 from cryostar_nb.aberrations import coma, tetrafoil, trefoil
 from cryostar_nb.ctf import CTFParameters, electron_wavelength
-from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rotations_from_vectors
-from cryostar_nb.io.files import existing_file, one_line, refuse, replacing
+from cryostar_nb.io.cs_tables import EXPORT_AGAIN, field_names, group_of, match_rows, open_table
+from cryostar_nb.io.files import existing_file, refuse, replacing
 from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, ImageNames, Metadata, Optics, Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.star_optics import optics_columns
 
-_LONGEST_HEADER = 100_000  # characters; a table has some dozens of fields
+LONGEST_POSE = 2 * np.pi + 1e-3  # radians, of a rotation vector
 _CTF_COLUMNS = {
     "defocus_u": "ctf/df1_A",
     "defocus_v": "ctf/df2_A",
@@ -42,9 +42,7 @@ _MINIMAL = [  # what a refinement needs, beside blob/path
     ("alignments3D/shift", "<f4", (2,)),
     ("alignments3D/psize_A", "<f4"),
 ]
-_EXPORT_AGAIN = "export the particles again"
-_GIVE_CS = "give a .cs file of particles"
-_GIVE_WRITTEN = "give the files that cryoSPARC wrote"
+_IS_POSE = re.compile(r"(alignments3D|alignments_class_\d+)/pose")
 
 
 class CryosparcFile(Metadata):
@@ -57,15 +55,18 @@ class CryosparcFile(Metadata):
 
     def __init__(self, path: Path | str, passthrough: Path | str | None = None) -> None:
         super().__init__(existing_file(path, "a cryoSPARC .cs file of particles"))
-        self.table = _open_table(self.path)
+        self.table = open_table(self.path)
         self.passthrough: NDArray[Any] | None = None
         self.row_of: Int[np.ndarray, " particle"] | None = None
         if passthrough is not None:
             other = existing_file(passthrough, "a cryoSPARC passthrough file")
-            self.passthrough = _open_table(other)
-            self.row_of = _match(self.path, self.table, other, self.passthrough)
-        self._own = _names(self.table)
-        beside = [name for name in _names(self.passthrough) if name not in self._own]
+            self.passthrough = open_table(other)
+            self.row_of = match_rows(self.path, self.table, other, self.passthrough)
+            self._check_images(other, self.passthrough[self.row_of])
+        self._own = field_names(self.table)
+        # Of a group that the job wrote itself, the passthrough file may have that of another job.
+        groups = {group_of(name) for name in self._own}
+        beside = [name for name in field_names(self.passthrough) if group_of(name) not in groups]
         self._columns = (*self._own, *beside)
         siblings = sorted(self.path.parent.glob("*passthrough_particles*.cs"))
         name = siblings[0] if siblings and not passthrough else "FILE"
@@ -73,6 +74,16 @@ class CryosparcFile(Metadata):
         jobs = "give the particles of a 3D refinement or an ab-initio job"
         self.pose_remedy = f"{jobs}, or {self.field_remedy}"
         self.ctf_remedy = f"{self.field_remedy}, or run CTF estimation"
+
+    def _check_images(self, path: Path, other: NDArray[Any]) -> None:
+        """Raise InputError where both files name one image file and other places in it."""
+        both = set(field_names(self.table)) & set(field_names(other))
+        if {"blob/path", "blob/idx"} <= both:
+            same_file = self.table["blob/path"] == other["blob/path"]
+            places, others = self.table["blob/idx"], other["blob/idx"]
+            problem = f"has blob/idx = {{value}}, and another place in the same stack by {path}"
+            good = ~same_file | (places == others)
+            self.check(good, problem, places, "give the passthrough file of the same job")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -96,7 +107,7 @@ class CryosparcFile(Metadata):
             dtype = self.raw(column).dtype
             if dtype.kind not in kinds or self.raw(column).ndim != 1:
                 problem = f"its field {column} is of type {dtype}"
-                refuse(self.path, problem, column, _EXPORT_AGAIN)
+                refuse(self.path, problem, column, EXPORT_AGAIN)
         index = self.column("blob/idx").astype(np.int64)
         self.check(index >= 0, "has blob/idx = {value}", index, "it is counted from 0")
         names, stack_of = np.unique(self.column("blob/path"), return_inverse=True)
@@ -122,9 +133,31 @@ class CryosparcFile(Metadata):
         self.check(square, "has blob/shape = {value}", shape, "particle images are square")
         return shape[:, 0]
 
+    def notes(self) -> list[str]:
+        """Which alignments are taken, where the job's file and its passthrough file have some."""
+        poses = [name for name in field_names(self.passthrough) if _IS_POSE.fullmatch(name)]
+        own = [name for name in self._own if re.fullmatch(r"alignments\w+/pose", name)]
+        if not (poses and own):
+            return []
+        taken, other = f"{self._alignment()}/pose", poses[0]
+        if taken not in self._own:
+            return [f"poses are {taken} of the passthrough file, and this one has {own[0]}"]
+        assert self.passthrough is not None
+        theirs, passed = self.passthrough, set(field_names(self.passthrough))
+        fields = [name for name in self._own if group_of(name) == group_of(taken)]
+        if passed.issuperset(fields) and all(
+            np.array_equal(theirs[name][self.row_of], self.table[name]) for name in fields
+        ):
+            return []
+        return [f"poses are {taken} of this file, not {other} of its passthrough file"]
+
     def rotations(self) -> Float[np.ndarray, "particle 3 3"]:
         """From the rotation vector of the pose: the transpose of the rotation about it."""
-        vectors = torch.from_numpy(self._values(f"{self._alignment()}/pose", 3))
+        column = f"{self._alignment()}/pose"
+        values = self._values(column, 3)
+        turn = np.linalg.norm(values, axis=1) <= LONGEST_POSE
+        self.check(turn, f"has {column} = {{value}}", values, "give it in radians")
+        vectors = torch.from_numpy(values)
         return np.swapaxes(rotations_from_vectors(vectors).numpy(), -1, -2)
 
     def shifts(self, pixel_size: float | None) -> Float[np.ndarray, "particle 2"]:
@@ -146,7 +179,7 @@ class CryosparcFile(Metadata):
             self.require(column, "writing poses", "write them as .star")
             dtype = self.raw(column).dtype
             if dtype.kind != "f":
-                refuse(self.path, f"its field {column} is of type {dtype}", column, _EXPORT_AGAIN)
+                refuse(self.path, f"its field {column} is of type {dtype}", column, EXPORT_AGAIN)
         vectors = Rotation.from_matrix(poses.rotations.mT.numpy()).as_rotvec()
         size = self._size_of_shifts(pixel_size)
         return {pose: vectors, shift: -poses.shifts.numpy() / size[:, None]}
@@ -198,18 +231,20 @@ class CryosparcFile(Metadata):
         if values.shape[1:] != shape:
             wanted = shape[0] if shape else 1
             problem = f"its field {column} has values of shape {{value}} for a particle"
-            refuse(self.path, f"{problem}, not {wanted}", values.shape[1:], _EXPORT_AGAIN)
+            refuse(self.path, f"{problem}, not {wanted}", values.shape[1:], EXPORT_AGAIN)
         return values
 
     def _alignment(self) -> str:
         """What the names of the pose's fields begin with.
 
-        It is alignments3D, or the class of an ab-initio job that all particles are in.
+        It is alignments3D, or the class of an ab-initio job that all particles are in: of the job's
+        own file, or else of its passthrough file.
         """
-        if "alignments3D/pose" in self.columns:
+        own = any(_IS_POSE.fullmatch(name) for name in self._own)
+        names = self._own if own else self.columns  # a job's own come before those passed through
+        if "alignments3D/pose" in names:
             return "alignments3D"
-        matches = [re.fullmatch(r"(alignments_class_\d+)/pose", name) for name in self.columns]
-        classes = [match[1] for match in matches if match]
+        classes = [group_of(name) for name in names if _IS_POSE.fullmatch(name)]
         if not classes:
             self.require("alignments3D/pose", "the pose", self.pose_remedy)
         if len(classes) == 1:
@@ -225,57 +260,6 @@ class CryosparcFile(Metadata):
             "every class has a frame of its own: give the particles of one class",
         )
         return classes[best[0]]
-
-
-def _open_table(path: Path) -> NDArray[Any]:
-    """Memory-map a .cs file.
-
-    Raises InputError for one that is cut, holds Python objects, or is no table.
-    """
-    try:
-        table = np.lib.format.open_memmap(path, mode="r", max_header_size=_LONGEST_HEADER)  # type: ignore[call-arg]  # numpy's types lack it
-    except Exception as error:  # of many types: numpy parses the header as Python literals
-        if "Python objects" in str(error):
-            problem = "holds Python objects, which could run code when read"
-            remedy = f"{_EXPORT_AGAIN} from cryoSPARC"
-        else:
-            problem = f"cannot be read as a .cs file ({one_line(error)})"
-            remedy = "copy or export it again"
-        raise InputError(problem, file=path, remedy=remedy) from error
-    if table.dtype.names is None or table.ndim != 1:
-        problem = f"holds an array of type {table.dtype} and shape {{value}}"
-        refuse(path, problem, table.shape, _GIVE_CS)
-    if not len(table):
-        refuse(path, "holds no particles", None, _GIVE_CS)
-    return table
-
-
-def _names(table: NDArray[Any] | None) -> tuple[str, ...]:
-    return () if table is None or table.dtype.names is None else table.dtype.names
-
-
-def _match(
-    path: Path, table: NDArray[Any], other_path: Path, other: NDArray[Any]
-) -> Int[np.ndarray, " particle"]:
-    """For each row of a table the row of the passthrough file with the same uid."""
-    for name, rows in ((path, table), (other_path, other)):
-        if "uid" not in _names(rows) or rows["uid"].dtype.kind not in "ui" or rows["uid"].ndim != 1:
-            problem = "has no field uid, which joins a passthrough file"
-            refuse(name, problem, "uid", _GIVE_WRITTEN)
-    uids, first = np.unique(other["uid"], return_index=True)
-    if len(uids) != len(other):
-        problem = f"has {len(other)} rows and {{value}} uids"
-        refuse(other_path, problem, len(uids), _GIVE_WRITTEN)
-    place = np.minimum(np.searchsorted(uids, table["uid"]), len(uids) - 1)
-    for row in np.flatnonzero(uids[place] != table["uid"])[:1].tolist():
-        raise InputError(
-            f"has uid {{value}}, which {other_path} lacks",
-            file=path,
-            row=row + 1,
-            value=int(table["uid"][row]),
-            remedy="give the passthrough file of the same job",
-        )
-    return first[place]
 
 
 def write_table(path: Path, table: NDArray[Any]) -> None:

@@ -15,6 +15,14 @@ from typing import Any, NoReturn
 
 from cryostar_nb.errors import InputError
 
+_COMPRESSED = {  # how their files begin
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -81,9 +89,10 @@ def refuse(path: Path, problem: str, value: object, remedy: str) -> NoReturn:
     raise InputError(problem, file=path, value=value, remedy=remedy)
 
 
-def say(path: Path, notice: str) -> None:
-    """Tell the user something about a file, in a line on standard error: results may be JSON."""
-    print(f"{path}: {notice}", file=sys.stderr)
+def tell(remarks: Iterable[object]) -> None:
+    """Print remarks on input, a line each, where they are in nobody's way: on standard error."""
+    for remark in dict.fromkeys(map(str, remarks)):
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def existing_file(path: Path | str, what: str) -> Path:
@@ -103,6 +112,14 @@ def existing_file(path: Path | str, what: str) -> Path:
     if problem:
         refuse(path, problem, None, f"give the path of {what}")
     return path
+
+
+def check_not_compressed(path: Path, start: bytes) -> None:
+    """Raise InputError where the first bytes of a file are those of a compressed one."""
+    for mark, (kind, tool) in _COMPRESSED.items():
+        if start.startswith(mark):
+            problem, remedy = "is compressed with {value}", f"decompress it first ({tool})"
+            refuse(path, problem, kind, remedy)
 
 
 def check_room(path: Path, needed_bytes: int, what: str) -> None:

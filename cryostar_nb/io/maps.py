@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.io.files import existing_file, refuse, replacing
-from cryostar_nb.io.mrc import open_mrc
+from cryostar_nb.io.files import existing_file, refuse, replacing, tell
+from cryostar_nb.io.mrc import check_pixels, open_mrc
 
 SHORTEST_EDGE, LONGEST_EDGE = 4, 1024  # voxels; outside, a header is damaged or not a map's
+SMALLEST_VOXEL, LARGEST_VOXEL = 0.01, 1000.0  # Å
 MOST_PADDING = 16  # voxels of the cube that a file is padded to, over those of the file
 
 
@@ -69,6 +70,8 @@ def read_map(path: Path | str, *, pixel_size: float | None = None) -> DensityMap
     voxels = _voxel_size(path, header, pixel_size)
     order = [2 - axes.index(axis) for axis in (3, 2, 1)]  # of z, y and x in the array
     values = torch.from_numpy(np.array(data, dtype=np.float32).transpose(order))
+    if remark := check_pixels(path, data, header):
+        tell([f"{path}: {remark}"])
     if not torch.isfinite(values).all():
         value = values[~torch.isfinite(values)][0].item()
         refuse(path, "a voxel is {value}", value, "export the map again")
@@ -92,9 +95,15 @@ def _voxel_size(path: Path, header: np.recarray, given: float | None) -> Float[n
     cell = np.array([float(header.cella[name]) for name in "xyz"])
     counts = np.array([float(header[name]) for name in ("mx", "my", "mz")])
     voxels = np.divide(cell, counts, out=np.zeros(3), where=counts != 0)
-    for size in voxels[~(np.isfinite(voxels) & (voxels > 0))].tolist()[:1]:
+    possible = np.isfinite(voxels) & (voxels >= SMALLEST_VOXEL) & (voxels <= LARGEST_VOXEL)
+    for size in voxels[~possible].tolist()[:1]:
         remedy = "give the true one, in Å (--map-pixel-size, or --pixel-size of dock)"
         refuse(path, "its header has a voxel size of {value} Å", size, remedy)
+    angles = [float(header.cellb[name]) for name in ("alpha", "beta", "gamma")]
+    for angle in angles:
+        if angle and abs(angle - 90) > 0.01:  # degrees; 0 in headers that do not say
+            problem, remedy = "its cell has an angle of {value}°", "resample it to cubic voxels"
+            refuse(path, problem, angle, remedy)
     if not np.allclose(voxels, voxels[0], rtol=1e-3):
         shown = " x ".join(f"{size:g}" for size in voxels)
         refuse(path, f"its voxels are {shown} Å", voxels.tolist(), "resample it to cubic voxels")

@@ -16,6 +16,8 @@ from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 
 LARGEST_NUMBER = 1e9  # in any column that is used; a larger one is damage, and would overflow
+SAME_SIZE = 0.01  # relative: of two pixel sizes that are said of one image
+LARGEST_CS = 20.0  # mm; of microscopes it is below 5
 LARGEST_MAGNIFICATION = 0.05  # by which pixel sizes of one file may differ
 Optics = dict[str, np.ndarray]  # fields of `Aberrations`, a row for each particle, float64
 OPTIONAL = ("phase_shift_deg", "b_factor")  # where a file does not say they are 0, as in RELION
@@ -28,6 +30,7 @@ class ImageNames:
     files: tuple[str, ...]  # as the metadata names them
     file_of: Int[np.ndarray, " particle"]  # index into `files`
     image_in_file: Int[np.ndarray, " particle"]  # 0-based
+    unnumbered: frozenset[int] = frozenset()  # files named without the number of an image in them
 
     def first_row(self, file: int) -> int:
         """The first particle of the file with this index."""
@@ -108,6 +111,10 @@ class Metadata(ABC):
     def phase_flipped(self) -> bool:
         """Whether the file says that its images were multiplied by the sign of their CTF."""
         return False
+
+    def notes(self) -> list[str]:
+        """What is right to do with this file and yet worth knowing, in sentences."""
+        return []
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -199,8 +206,10 @@ class Metadata(ABC):
             else:
                 self.require(column, "the CTF", self.ctf_remedy)
         voltage, contrast = values["voltage_kv"], np.abs(values["amplitude_contrast"])
+        cs = values["spherical_aberration_mm"]
         for field, good, remedy in (
-            ("voltage_kv", (voltage > 0) & (voltage < 5000), "give it in kV, for example 300"),
+            ("voltage_kv", (voltage >= 10) & (voltage < 5000), "give it in kV, for example 300"),
+            ("spherical_aberration_mm", np.abs(cs) <= LARGEST_CS, "give it in mm, for example 2.7"),
             ("amplitude_contrast", contrast <= 1, "give a fraction, for example 0.1"),
         ):
             self.check(good, f"has {self.ctf_columns[field]} = {{value}}", values[field], remedy)

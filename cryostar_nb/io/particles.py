@@ -135,7 +135,11 @@ def open_stack(path: Path) -> NDArray[np.generic]:
 @lru_cache(maxsize=64)
 def _map_stack(path: Path, _modified: int, _size: int) -> NDArray[np.generic]:
     """Map a stack; one that is written anew is another entry of the cache."""
-    pixels, _ = open_mrc(path)
+    pixels, header = open_mrc(path)
+    axes = [int(header[name]) or axis for axis, name in enumerate(("mapc", "mapr", "maps"), 1)]
+    if axes != [1, 2, 3]:
+        remedy = "write the stack with columns along x and rows along y (1, 2, 3)"
+        refuse(path, "its header names the axes {value}", axes, remedy)
     if pixels.shape[1] != pixels.shape[2]:
         remedy = "particle images are square"
         refuse(path, "holds an array of shape {value}", pixels.shape, remedy)

@@ -14,10 +14,12 @@ from cryostar_nb.io.cryodrgn import PickledFiles, read_pickle
 from cryostar_nb.io.cryosparc import CryosparcFile
 from cryostar_nb.io.files import existing_file, one_line, refuse
 from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
+from cryostar_nb.io.mrc import check_pixels, open_mrc
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles, open_stack
 from cryostar_nb.io.star import StarFile
 
+STACKS_LOOKED_AT = 8  # for whether their pixels are what their headers say
 LEVELS = 4  # folders above the metadata file that are searched for its images
 
 
@@ -92,9 +94,17 @@ def locate(
     return tuple(root / name for name in names.files)
 
 
+def few(stacks: Sequence[Path]) -> list[Path]:
+    """Some of many stacks, evenly spread, whose pixels are looked at before they are needed."""
+    places = np.linspace(0, len(stacks) - 1, min(STACKS_LOOKED_AT, len(stacks)))
+    return [stacks[place] for place in places.round().astype(int)]
+
+
 def repeated_rows(names: ImageNames, poses: Poses) -> Int[np.ndarray, "repeat 2"]:
     """Particles with the image and the pose of an earlier one, as pairs (row, earlier row)."""
-    image = names.file_of * (int(names.image_in_file.max()) + 1) + names.image_in_file
+    paths = [os.path.normpath(name) for name in names.files]
+    file_of = np.unique(paths, return_inverse=True)[1][names.file_of]
+    image = file_of * (int(names.image_in_file.max()) + 1) + names.image_in_file
     _, number, counts = np.unique(image, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[number] > 1)
     if not len(rows):
@@ -111,7 +121,8 @@ def repeated_rows(names: ImageNames, poses: Poses) -> Int[np.ndarray, "repeat 2"
 def check_stacks(source: Metadata, names: ImageNames, stacks: Sequence[Path]) -> int:
     """The box size of these stacks.
 
-    Raises InputError where one is missing, cut, too short, or of another box than it should be.
+    Raises InputError where one is missing, cut, too short, or of another box than it should be,
+    and where the pixels of some of them cannot be read as their headers say.
     """
     last_of = np.full(len(stacks), -1, dtype=np.int64)
     np.maximum.at(last_of, names.file_of, names.image_in_file)
@@ -128,6 +139,13 @@ def check_stacks(source: Metadata, names: ImageNames, stacks: Sequence[Path]) ->
             row = int(np.argmax((names.file_of == index) & (names.image_in_file == last)))
             problem = f"is image {{value}} of {stack}, which holds only {len(images)}"
             source.refuse(row, problem, last + 1, "the stack is cut or the wrong one")
+        if index in names.unnumbered and len(images) > 1:
+            name = names.files[index]
+            problem = f"has no number of its image in {name}, a stack of {len(images)}"
+            remedy = "write it as 000001@stack.mrcs"
+            source.refuse(names.first_row(index), problem, name, remedy)
+    for stack in few(stacks):
+        check_pixels(stack, *open_mrc(stack))
     box = int(boxes[0])
     source.check(
         boxes[names.file_of] == box,

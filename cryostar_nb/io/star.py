@@ -1,7 +1,5 @@
 """RELION STAR files, in and out: of 3.0, with one table, and of 3.1 on, with optics groups."""
 
-import linecache
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +9,12 @@ import torch
 from jaxtyping import Float, Shaped
 
 from cryostar_nb.ctf import CTFParameters
-from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import relion_angles_from_rotations, rotations_from_relion_angles
-from cryostar_nb.io.files import existing_file, one_line, refuse, write_text
-from cryostar_nb.io.metadata import ImageNames, Metadata, Optics, Poses
+from cryostar_nb.io.files import existing_file, refuse, write_text
+from cryostar_nb.io.metadata import SAME_SIZE, ImageNames, Metadata, Optics, Poses
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.star_lines import check_row_lengths
 from cryostar_nb.io.star_optics import OPTICS_COLUMNS, PREMULTIPLIED, optics_columns, read_optics
+from cryostar_nb.io.star_tables import GIVE_REFINED, join, particles_and_optics
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -40,7 +37,6 @@ WRITTEN |= {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnCtfDataArePhaseFlipped"}
 WRITTEN |= {"rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality"}
 WRITTEN |= {"rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification"}
 WRITTEN |= OPTICS_COLUMNS
-_GIVE_REFINED = "give the particles STAR of a refinement"
 
 
 class StarFile(Metadata):
@@ -48,14 +44,14 @@ class StarFile(Metadata):
 
     format = "RELION STAR"
     ctf_columns = _OF_A_PARTICLE | _OF_A_GROUP
-    pose_remedy = _GIVE_REFINED
+    pose_remedy = GIVE_REFINED
     rescale_remedy = "rescale them to one (relion_image_handler --rescale_angpix)"
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(existing_file(path, "a RELION particle STAR file"))
-        particles, optics = _particles_and_optics(self.path)
+        particles, optics = particles_and_optics(self.path)
         self.particle_table = particles
-        self.table = particles if optics is None else _join(self.path, particles, optics)
+        self.table = particles if optics is None else join(self.path, particles, optics)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -76,6 +72,7 @@ class StarFile(Metadata):
             axes, remedy = self.numbers(column), "give single images, not subtomograms"
             self.check(axes == 2, f"has {column} = {{value}}", axes, remedy)
         stacks: dict[str, int] = {}
+        unnumbered: set[int] = set()
         places: list[tuple[int, int]] = []
         for row, name in enumerate(map(str, self.column("rlnImageName").tolist())):
             number, at, stack = name.rpartition("@")
@@ -83,23 +80,41 @@ class StarFile(Metadata):
                 remedy = "it is written 000001@stack.mrcs, counted from 1"
                 self.refuse(row, f"has rlnImageName = {name!r}", name, remedy)
             index = stacks.setdefault(stack, len(stacks))
+            if not at:
+                unnumbered.add(index)
             places.append((index, int(number) - 1 if at else 0))
         stack_of, image_in_stack = np.array(places, dtype=np.int64).T
-        return ImageNames(tuple(stacks), stack_of, image_in_stack)
+        return ImageNames(tuple(stacks), stack_of, image_in_stack, frozenset(unnumbered))
 
     def pixel_sizes(self) -> Float[np.ndarray, " particle"]:
         """From the image's own pixel size, or from the detector's and the magnification."""
-        if "rlnImagePixelSize" in self.columns:
-            return self.numbers("rlnImagePixelSize")
         columns = ("rlnDetectorPixelSize", "rlnMagnification")
-        if not set(columns) <= set(self.columns):
+        both = set(columns) <= set(self.columns)
+        if "rlnImagePixelSize" in self.columns:
+            sizes = self.numbers("rlnImagePixelSize")
+            if both:
+                self._check_magnification(sizes)
+            return sizes
+        if not both:
             problem = f"has neither rlnImagePixelSize nor {' and '.join(columns)}"
             remedy = "give the pixel size (--pixel-size, in Å)"
             refuse(self.path, problem, None, remedy)
-        detector, magnification = map(self.numbers, columns)
+        return self._magnified_pixel_sizes()
+
+    def _magnified_pixel_sizes(self) -> Float[np.ndarray, " particle"]:
+        detector, magnification = map(self.numbers, ("rlnDetectorPixelSize", "rlnMagnification"))
         # A magnification of 0 gets its message where one size is chosen.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return 1e4 * detector / magnification
+
+    def _check_magnification(self, sizes: Float[np.ndarray, " particle"]) -> None:
+        """Raise InputError where detector and magnification give another pixel size than these."""
+        other = self._magnified_pixel_sizes()
+        for row in np.flatnonzero(~np.isclose(sizes, other, rtol=SAME_SIZE))[:1].tolist():
+            problem = f"has rlnImagePixelSize = {{value}}, and {other[row]:g} Å by"
+            problem += " rlnDetectorPixelSize and rlnMagnification"
+            remedy = "delete what is wrong, or give --pixel-size, in Å"
+            self.refuse(row, problem, float(sizes[row]), remedy)
 
     def box_sizes(self) -> Float[np.ndarray, " particle"] | None:
         """From the optics table."""
@@ -174,65 +189,6 @@ class StarFile(Metadata):
         remedy = "choose those of one kind (cryostar-nb select --optics-group)"
         self.check((flags != 0) == (flags[0] != 0), problem, flags, remedy)
         return bool(flags[0])
-
-
-def _particles_and_optics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The particle table, and the optics table where there is one."""
-    linecache.clearcache()  # starfile reads through it, and leaves unreadable files there
-    try:
-        # pandas warns of columns that hold text and numbers; `numbers` names the row.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # of many types: of pandas and of starfile's parser
-        check_row_lengths(path)
-        problem = f"cannot be read as a STAR file ({one_line(error)})"
-        raise InputError(problem, file=path, remedy="write it again") from error
-    tables: dict[str, pd.DataFrame] = {}
-    for name, block in blocks.items():
-        if isinstance(block, pd.DataFrame):
-            tables[name] = block
-            for column in block.columns[block.columns.duplicated()][:1]:
-                problem = f"the table data_{name} has the column {{value}} twice"
-                refuse(path, problem, str(column), "delete one")
-        elif "rlnImageName" in block:
-            problem = f"the table data_{name} has no line loop_ before its columns"
-            refuse(path, problem, None, "add it, or write the file again")
-    particles = next((table for table in tables.values() if "rlnImageName" in table.columns), None)
-    if particles is None or len(particles) == 0:
-        check_row_lengths(path)  # what is not text looks empty to starfile
-        problem = "has no table with a column rlnImageName"
-        refuse(path, problem, "rlnImageName", _GIVE_REFINED)
-    if particles.iloc[:, -1].isna().any():  # a short row is filled up in silence
-        check_row_lengths(path)
-    others = (table for table in tables.values() if table is not particles)
-    optics = next((table for table in others if "rlnOpticsGroup" in table.columns), None)
-    return particles.reset_index(drop=True), optics
-
-
-def _join(path: Path, particles: pd.DataFrame, optics: pd.DataFrame) -> pd.DataFrame:
-    """Every particle with the columns of its optics group."""
-    column = "rlnOpticsGroup"
-    if column not in particles.columns:
-        problem = f"the particle table has no column {column} although there is an optics table"
-        remedy = "add it, or delete the optics table"
-        refuse(path, problem, column, remedy)
-    groups = optics[column].tolist()
-    for group in optics[column][optics[column].duplicated()].tolist()[:1]:
-        problem = "the optics table lists group {value} twice"
-        refuse(path, problem, group, "delete one")
-    rows = particles[column].map({group: row for row, group in enumerate(groups)})
-    for row in np.flatnonzero(rows.isna())[:1].tolist():
-        raise InputError(
-            f"is of optics group {{value}}, which the optics table lacks (it has {groups})",
-            file=path,
-            row=row + 1,
-            value=particles[column].tolist()[row],
-            remedy="add its row",
-        )
-    shared = optics[[name for name in optics.columns if name not in particles.columns]]
-    of_each = shared.iloc[rows.to_numpy(dtype=np.int64)].reset_index(drop=True)
-    return pd.concat([particles, of_each], axis=1)
 
 
 def read_poses(path: Path | str) -> Poses:

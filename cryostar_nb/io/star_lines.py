@@ -7,20 +7,25 @@ import numpy as np
 from jaxtyping import Int
 
 from cryostar_nb.errors import InputError
-from cryostar_nb.io.files import replacing
+from cryostar_nb.io.files import refuse, replacing
 
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|\S+""")  # a quoted one may have blanks
 
 
-def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
-    """All lines of a STAR file, the columns of its particle table, and the places of its rows."""
+def _text(path: Path) -> list[str]:
+    """All lines of a file, with their ends. Raises InputError where it is no text."""
     try:
         with path.open(encoding="utf-8", newline="") as handle:
-            lines = list(handle)
+            return list(handle)
     except UnicodeDecodeError as error:
         problem = f"is not text ({error.reason} at byte {error.start})"
         remedy = "save it as UTF-8, or give a STAR file"
         raise InputError(problem, file=path, value=error.start, remedy=remedy) from error
+
+
+def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """All lines of a STAR file, the columns of its particle table, and the places of its rows."""
+    lines = _text(path)
     columns: list[str] = []
     rows: list[int] = []
     in_header = in_particles = False
@@ -39,6 +44,55 @@ def particle_lines(path: Path) -> tuple[list[str], list[str], list[int]]:
             if in_particles:
                 rows.append(place)
     return lines, columns, rows
+
+
+def check_tables(path: Path, rows_read: dict[str, int]) -> None:
+    """Compare the lines of a STAR file with the rows that were read of each of its tables.
+
+    Raises InputError for two tables of one name, a table within a table, a value with the sign of a
+    comment, and any table with another number of lines. A line of a table that begins with `data_`
+    would begin the next one, and is refused too.
+    """
+    first_line: dict[str, int] = {}
+    lines, rows = _text(path), dict.fromkeys(rows_read, 0)
+    name, columns, in_header = "", 0, False
+    for place, line in enumerate((line.strip("\ufeff \t\r\n") for line in lines), start=1):
+        if line.startswith("data_"):
+            name, columns, in_header = line[5:], 0, False
+            if len(line.split("#")[0].split()) > 1:
+                problem = f"(line {place}) a value begins with data_, as the name of a table does"
+                refuse(path, problem, line.split()[0], "put another column first")
+            if name in first_line:
+                problem = f"has the table data_{{value}} twice (lines {first_line[name]} and"
+                remedy = "join files with relion_star_handler, or keep one of them"
+                refuse(path, f"{problem} {place})", name, remedy)
+            first_line[name] = place
+        elif line.startswith("loop_"):
+            if columns:
+                problem = "the table data_{value} has a second line loop_"
+                refuse(path, f"{problem} (line {place})", name, "give each table a name of its own")
+            in_header = True
+        elif in_header and line.startswith("_"):
+            columns += 1
+        elif columns and line and not line.startswith("#"):
+            in_header = False
+            rows[name] = rows.get(name, 0) + 1
+            if "#" in line:
+                _check_comment(path, line, columns, place, rows[name])
+    for table, count in rows_read.items():
+        if rows[table] != count:
+            problem = f"data_{table} has {rows[table]} lines of values, and {{value}} were read"
+            refuse(path, problem, count, "look at quotation marks and ends of lines")
+
+
+def _check_comment(path: Path, line: str, columns: int, place: int, row: int) -> None:
+    """Raise InputError for a '#' that is not after the last value of a row."""
+    for number, value in enumerate(_VALUE.findall(line)):
+        if number >= columns and value.startswith("#"):
+            return  # a comment that was meant
+        if "#" in value and value[0] not in "'\"":
+            problem = f"(line {place}) has a '#' in {{value}}, which begins a comment"
+            raise InputError(problem, file=path, row=row, value=value, remedy="rename it")
 
 
 def check_row_lengths(path: Path) -> None:
@@ -67,14 +121,19 @@ def select_from_star(
     rows: Int[np.ndarray, " row"],
     out: Path,
     changed: dict[str, list[str]] | None = None,
+    *,
+    count: int,
 ) -> None:
-    """Copy a STAR file with these of its particles alone, in this order.
+    """Copy a STAR file with these of its `count` particles alone, in this order.
 
     `changed` has new values for columns of the particle table, one for each row that is written;
     columns that the file lacks come last. All else stays as it is, byte for byte. Raises InputError
-    for a row that has no place for its new values.
+    for another number of lines than particles, and for a row without a place for its new values.
     """
     lines, columns, places = particle_lines(path)
+    if len(places) != count:
+        problem = f"has {len(places)} lines of particles, and {{value}} were read"
+        refuse(path, problem, count, "write the file again")
     first, of_particles = places[0], set(places)
     chosen = [lines[places[row]] for row in rows.tolist()]
     if changed:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from cryostar_nb.geometry import superpose
 from cryostar_nb.io.elements import is_known
-from cryostar_nb.io.files import refuse, say
+from cryostar_nb.io.files import refuse, tell
 from cryostar_nb.io.polymer import Polymer
 from cryostar_nb.structure import (
     NODE_NAMES,
@@ -50,10 +50,10 @@ def check_models(path: Path, document: gemmi.Structure) -> None:
             problem = f"holds {{value}} models, and model {number} is the first one moved elsewhere"
             refuse(path, problem, count, remedy)
     if count > 1:
-        say(path, f"the first of {count} models is read")
+        tell([f"{path}: the first of {count} models is read"])
     announced = document.info["NUMMDL"] if "NUMMDL" in document.info else str(count)
     if announced != str(count):
-        say(path, f"{announced} models are announced (NUMMDL), and {count} found")
+        tell([f"{path}: {announced} models are announced (NUMMDL), and {count} found"])
 
 
 def _residues(model: gemmi.Model) -> Residues:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.atom_records import read_document
 from cryostar_nb.io.elements import UNKNOWN
-from cryostar_nb.io.files import refuse, say, write_text
+from cryostar_nb.io.files import refuse, tell, write_text
 from cryostar_nb.io.polymer import find_polymer
 from cryostar_nb.io.structure_checks import (
     check_electrons,
@@ -23,13 +23,14 @@ from cryostar_nb.structure import NODE_NAMES, Structure, coarse_grain, residue_r
 _PDB_CHAINS, _PDB_ATOMS = 62, 99_999  # the most that fit the format
 Frames = Float[np.ndarray, "frame atom 3"]  # Å
 BFactors = Float[np.ndarray, "frame atom"]  # Å^2
+FARTHEST_TWICE = 3.0  # Å, between two places of one atom, as alternate locations have them
 AtomRow = tuple[object, ...]  # the fields of `Structure`
 
 
 def read_structure(path: Path | str) -> Structure:
     """Read the heavy polymer atoms of the first model of a PDB or mmCIF file (also gzipped).
 
-    Of alternate locations and of atoms given twice, the first is kept. A line says what is chosen
+    Of alternate locations, and of atoms given twice, the first is kept. A line says what is chosen
     among models, and which residues are left out although they look like parts of a chain. Raises
     InputError for a file that is missing, cannot be parsed, holds no polymer, has a coordinate that
     is not finite or an atom of no element, gives the same residue twice, spreads an assembly over
@@ -59,7 +60,7 @@ def polymer_atoms(path: Path, document: gemmi.Structure) -> tuple[Structure, lis
         remedy = "give a model of a protein or nucleic acid"
         refuse(path, "holds no chain of amino acids or nucleotides", None, remedy)
     for line in describe_polymer(document, polymer):
-        say(path, line)
+        tell([f"{path}: {line}"])
     positions, electrons, *labels = map(np.array, zip(*rows, strict=True))
     return Structure(positions.astype(np.float64), electrons.astype(np.float64), *labels), serials
 
@@ -107,10 +108,16 @@ def _atom_rows(path: Path, chain: gemmi.Chain, residue: gemmi.Residue) -> list[t
     rows: dict[str, tuple[int, AtomRow]] = {}
     number, code = int(residue.seqid.num or 0), residue.seqid.icode.strip()
     for atom in residue:
-        if atom.is_hydrogen() or atom.name in rows:
+        if atom.is_hydrogen():
             continue
         position, element = atom.pos.tolist(), atom.element
         label = f"{atom.name} of residue chain {chain.name} {residue.name} {residue.seqid}"
+        if atom.name in rows:
+            apart = float(np.linalg.norm(np.array(position) - np.array(rows[atom.name][1][0])))
+            if apart > FARTHEST_TWICE and not atom.has_altloc():
+                problem = f"atom {{value}} is there twice, {apart:.1f} Å apart"
+                refuse(path, problem, label, "delete one, or name alternate locations (A, B)")
+            continue
         if not np.isfinite(position).all():
             refuse(path, f"atom {label} has coordinates {{value}}", position, "give finite ones")
         if element == UNKNOWN:

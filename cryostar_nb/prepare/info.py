@@ -3,29 +3,25 @@
 Its images need not exist, and nothing is trained.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import relion_angles_from_rotations
-from cryostar_nb.io.metadata import ImageNames, Metadata, Poses
+from cryostar_nb.io.metadata import Metadata
 from cryostar_nb.io.options import Reading
-from cryostar_nb.io.reading import check_stacks, locate, open_metadata, project_root, repeated_rows
+from cryostar_nb.io.problems import understand
+from cryostar_nb.io.reading import open_metadata
 
-USUAL_DEFOCUS = (1_000.0, 100_000.0)  # Å
 BANDS, SECTORS = 5, 20  # of the half-sphere: a hundred cells of one area
 GROUPS_SHOWN = 5
 MICROSCOPE = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
-
-T = TypeVar("T")
 
 
 def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[str, Any]:
@@ -33,58 +29,31 @@ def inspect_particles(path: Path | str, reading: Reading | None = None) -> dict[
 
     The keys: `file`, `format`, `n_particles`, `box_size`, `pixel_size` (Å), `phase_flipped`,
     `optics_groups`, `defocus_range` (Å), `pose_coverage`, `shifts` (Å), `images`, `columns_used`,
-    `columns_ignored` and `problems`, a sentence each. What is not known is None. Raises InputError
-    only where the file cannot be opened at all.
+    `columns_ignored`, `notes` and `problems`, a sentence each. What is not known is None. Raises
+    InputError only where the file cannot be opened at all.
     """
-    reading = reading or Reading()
-    source = open_metadata(path, reading)
-    problems: list[InputError] = []
-
-    def ask(question: Callable[..., T], *inputs: Any) -> T | None:
-        """The answer; None where it is a problem, or where something it needs is not known."""
-        try:
-            return None if any(value is None for value in inputs) else question(*inputs)
-        except InputError as error:
-            problems.append(error)
-            return None
-
-    names = ask(source.image_names)
-    root = reading.root or ask(project_root, source.path, names)
-    stacks = ask(lambda *at: locate(source, *at, allow_outside=reading.allow_outside), names, root)
-    missing = ask(lambda stacks: [at for at in stacks if not os.path.isfile(at)], stacks)
-    box_size = ask(_box_size, source, names, stacks, missing)
-    box_sizes = ask(source.box_sizes)
-    if box_size is None and box_sizes is not None:
-        box_size = int(box_sizes[0])
-    pixel_size = ask(lambda: source.pixel_size(reading.pixel_size))
-    rotations = ask(source.rotations)
-    shifts = ask(lambda: source.shifts(reading.pixel_size))
-    sizes = ask(lambda: source.sizes(reading.pixel_size))
-    ctf = ask(lambda: source.ctf(sizes))
-    flipped = ask(lambda: reading.phase_flipped or source.phase_flipped())
-    ask(_check_defocus, source, ctf)
-    ask(_check_shifts, source, shifts, box_size, pixel_size)
-    ask(_check_repeats, source, names, rotations, shifts)
-    ask(_check_aberrations, source)
-    ask(_check_sign, source)
+    found = understand(open_metadata(path, reading), reading)
+    source, names, ctf = found.source, found.names, found.ctf
     images = None
     if names is not None:
-        images = {"root": str(root), "files": len(names.files), "missing": ask(len, missing)}
+        missing = None if found.missing is None else len(found.missing)
+        images = {"root": str(found.root), "files": len(names.files), "missing": missing}
     return {
         "file": str(path),
         "format": source.format,
         "n_particles": len(source),
-        "box_size": box_size,
-        "pixel_size": pixel_size,
-        "phase_flipped": flipped,
-        "optics_groups": _groups(source, ctf, box_sizes),
-        "defocus_range": ask(_defocus_range, ctf),
-        "pose_coverage": ask(pose_coverage, rotations),
-        "shifts": ask(_shift_lengths, shifts),
+        "box_size": found.box_size,
+        "pixel_size": found.pixel_size,
+        "phase_flipped": found.phase_flipped,
+        "optics_groups": _groups(source, ctf, found.box_sizes),
+        "defocus_range": None if ctf is None else _defocus_range(ctf),
+        "pose_coverage": None if found.rotations is None else pose_coverage(found.rotations),
+        "shifts": None if found.shifts is None else _shift_lengths(found.shifts),
         "images": images,
         "columns_used": list(source.used),
         "columns_ignored": list(source.ignored),
-        "problems": list(dict.fromkeys(map(str, problems))),
+        "notes": found.notes,
+        "problems": list(dict.fromkeys(map(str, found.problems))),
     }
 
 
@@ -110,17 +79,6 @@ def pose_coverage(rotations: Float[np.ndarray, "particle 3 3"]) -> dict[str, flo
         "views_expected": float(1 - (1 - 1 / cells) ** len(views)),
         "in_plane_evenness": float(1 - np.abs(np.exp(1j * psi).mean())),
     }
-
-
-def _box_size(
-    source: Metadata, names: ImageNames, stacks: tuple[Path, ...], missing: list[Path]
-) -> int:
-    """The box of the images, where all files are there and sound."""
-    if missing:
-        problem = f"{len(missing):,} of {len(stacks):,} image files are missing, first {{value}}"
-        remedy = "give the folder that their names start from (--root)"
-        raise InputError(problem, file=source.path, value=missing[0], remedy=remedy)
-    return check_stacks(source, names, stacks)
 
 
 def _groups(
@@ -158,57 +116,6 @@ def _shift_lengths(shifts: Float[np.ndarray, "particle 2"]) -> dict[str, Any]:
     }
 
 
-def _check_defocus(source: Metadata, ctf: CTFParameters) -> None:
-    defocus, (low, high) = ((ctf.defocus_u + ctf.defocus_v) / 2).numpy(), USUAL_DEFOCUS
-    usual = (defocus >= low) & (defocus <= high)
-    problem = f"has a defocus of {{value}} Å, outside {low:,.0f} to {high:,.0f} Å"
-    remedy = "check its unit and sign (underfocus is positive), or leave such particles out"
-    source.check(usual, f"{problem}, as do {(~usual).sum():,} in all", defocus, remedy)
-
-
-def _check_shifts(source: Metadata, shifts: np.ndarray, box_size: int, pixel_size: float) -> None:
-    length = np.linalg.norm(shifts, axis=1)
-    near = length <= box_size * pixel_size / 4
-    problem = "is shifted by {value} Å, more than a quarter of the box"
-    remedy = "check the unit of the shifts and the pixel size, or extract again with re-centring"
-    source.check(near, f"{problem}, as are {(~near).sum():,} in all", length, remedy)
-
-
-def _check_repeats(
-    source: Metadata, names: ImageNames, rotations: np.ndarray, shifts: np.ndarray
-) -> None:
-    poses = Poses(torch.from_numpy(rotations), torch.from_numpy(shifts), None)
-    repeated = repeated_rows(names, poses)
-    for row, earlier in repeated[:1].tolist():
-        problem = f"has the image and pose of particle {{value}}, one of {len(repeated):,} repeats"
-        source.refuse(row, problem, earlier + 1, "keep each once (cryostar-nb select --unique)")
-
-
-def _check_aberrations(source: Metadata) -> None:
-    """Columns that change the images in a way that is not modelled."""
-    given = [
-        column
-        for column in source.not_modelled
-        if column in source.columns and np.abs(source.raw(column)).max() > 1e-6
-    ]
-    if given:
-        problem, value = "has columns that are not modelled: {value}", ", ".join(given)
-        remedy = "apply them in the software that wrote them, and export the particles again"
-        raise InputError(problem, file=source.path, value=value, remedy=remedy)
-
-
-def _check_sign(source: Metadata) -> None:
-    """The sign by which cryoSPARC multiplies these images when it reads them."""
-    sign = source.raw("blob/sign") if "blob/sign" in source.columns else np.ones(1)
-    dark = int((sign < 0).sum()) if sign.dtype.kind in "fi" else 0
-    if dark:
-        problem = f"has blob/sign -1 for {{value}} of {len(sign)} particles, and it is not followed"
-        remedy = "if protein is dark in these images (`doctor` tells), give --invert"
-        if dark < len(sign):
-            remedy = "separate the particles of each sign (cryostar-nb select --indices)"
-        raise InputError(problem, file=source.path, value=dark, remedy=remedy)
-
-
 def describe(facts: dict[str, Any]) -> str:
     """The same as lines of text."""
     lines = [
@@ -239,6 +146,7 @@ def describe(facts: dict[str, Any]) -> str:
         lines.insert(2, ("probably good", text))
     lines.append(("columns used", ", ".join(facts["columns_used"])))
     lines.append(("columns ignored", ", ".join(facts["columns_ignored"]) or "none"))
+    lines += [("note", text) for text in facts["notes"]]
     lines += [("problem", text) for text in facts["problems"]] or [("problems", "none found")]
     return "\n".join(f"{name:18s}{text}" for name, text in lines)
 

@@ -21,6 +21,7 @@ from cryostar_nb.fourier import (
 )
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles, batches
+from cryostar_nb.io.problems import understand
 from cryostar_nb.io.reading import make_particles, open_metadata, read_indices
 from cryostar_nb.io.stacks import write_stack
 from cryostar_nb.io.star import WRITTEN, StarFile, write_star
@@ -143,6 +144,7 @@ def preprocess_file(
     """
     source = open_metadata(path, reading)
     particles = make_particles(source, reading)
+    understand(source, reading, particles).tell(compared=False)
     rows = np.arange(len(particles)) if indices is None else read_indices(indices, len(particles))
     more = None
     if isinstance(source, StarFile):

@@ -12,6 +12,7 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.io.cryosparc import CryosparcFile, write_cs, write_table
 from cryostar_nb.io.metadata import Metadata, Poses
 from cryostar_nb.io.options import Reading
+from cryostar_nb.io.problems import understand
 from cryostar_nb.io.reading import (
     make_particles,
     open_metadata,
@@ -52,6 +53,7 @@ def select_particles(
     format cannot say what the particles are.
     """
     metadata = open_metadata(particles, reading)
+    understand(metadata, reading).tell(compared=False)
     rows = chosen_rows(metadata, choice, scores, quality)
     remark = write_selection(metadata, rows, Path(out), reading, poses)
     return len(rows), len(metadata), remark
@@ -143,7 +145,7 @@ def write_selection(
     if isinstance(metadata, StarFile) and out.suffix == ".star":
         changed = {} if poses is None else metadata.pose_columns(poses, reading.pixel_size)
         texts = {name: [f"{x:.6f}" for x in values[rows]] for name, values in changed.items()}
-        select_from_star(metadata.path, rows, out, texts)
+        select_from_star(metadata.path, rows, out, texts, count=len(metadata))
         return f"every column and table as it was{_what_changed(metadata, [*changed])}; {remark}"
     if isinstance(metadata, CryosparcFile) and out.suffix == ".cs":
         changed = {} if poses is None else metadata.pose_columns(poses, reading.pixel_size)

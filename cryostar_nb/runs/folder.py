@@ -31,6 +31,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.gauge import Gauge
 from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, Poses
 from cryostar_nb.io.particles import Particles
+from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.io.structures import read_nodes, read_structure
 from cryostar_nb.io.vectors import load_band_vectors, open_vectors
@@ -150,7 +151,7 @@ class Run:
         """Read other particles like its own, but for files that are about its own alone."""
         reading = self.inputs.reading
         alone = replace(reading, passthrough=None, poses_pkl=None, ctf_pkl=None)
-        return read_particles(path, alone)
+        return read_and_tell(path, alone)
 
     def data(self) -> TrainingData:
         """Its particles as training reads them, with the poses that it corrected."""

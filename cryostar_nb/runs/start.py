@@ -16,7 +16,7 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.io.batches import resident
 from cryostar_nb.io.files import check_outputs
 from cryostar_nb.io.particles import Particles
-from cryostar_nb.io.reading import read_particles
+from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.structures import read_atoms_and_nodes, read_structure, write_structure
 from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import open_looks, open_vectors
@@ -60,7 +60,7 @@ def start_run(
         check_moved(before, inputs)
     atoms, nodes = read_atoms_and_nodes(inputs.reference)
     config = find_low_pass(config, inputs, atoms, nodes)
-    particles = read_particles(inputs.particles, inputs.reading)
+    particles = read_and_tell(inputs.particles, inputs.reading)
     check_batch(config, len(particles), hardware.devices * hardware.num_nodes)
     sizes = ModelConfig() if before is None else before.settings.model
     grid = Grid(particles.box_size, particles.pixel_size, len(particles))

@@ -26,6 +26,7 @@ from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.files import replacing
 from cryostar_nb.io.metadata import Poses
 from cryostar_nb.io.particles import Particles, batches
+from cryostar_nb.io.problems import check_views
 from cryostar_nb.io.stacks import write_stack
 from cryostar_nb.io.star import read_poses, write_star
 from cryostar_nb.io.structures import read_structure, write_structure
@@ -111,7 +112,7 @@ def given_poses(config: SimulationConfig, path: Path | str, reach: float) -> Pos
     """The first `n_particles` poses and CTFs of a STAR file.
 
     `reach` is the distance of the model's outermost atom from the origin, in Å. Raises InputError
-    where there are too few poses, or a shift moves the model out of the box.
+    where there are too few poses or none, or a shift moves the model out of the box.
     """
     poses, n = read_poses(path), config.n_particles
     if len(poses) < n:
@@ -119,6 +120,7 @@ def given_poses(config: SimulationConfig, path: Path | str, reach: float) -> Pos
         remedy = f"give --n-particles {len(poses)} or less"
         raise InputError(problem, file=path, value=len(poses), remedy=remedy)
     assert poses.ctf is not None
+    check_views(Path(path), poses.rotations.numpy())
     poses = Poses(poses.rotations[:n], poses.shifts[:n], poses.ctf[:n])
     shift, room = poses.shifts.abs().amax(dim=1), config.box_size * config.pixel_size / 2 - reach
     outside = torch.nonzero(shift > room).flatten().tolist()

@@ -36,7 +36,7 @@ READ: dict[str, tuple[int, str | None]] = {
 }
 REFUSED = {
     "parsers/cryosparctools_4k_dataset.cs": r"holds no particles",
-    "parsers/rln3.1_data_style.star": NO_GROUP,
+    "parsers/rln3.1_data_style.star": r"rlnImageName in the tables data_block_2 and data_block_3",
     "parsers/toy_projections_13.star": NO_GROUP,
 }
 

@@ -175,7 +175,7 @@ def bent(x):
 def test_the_first_of_an_ensemble_is_read_and_said(x, pdb, capsys):
     path = pdb(*models(chain(), bent(x), bent(2 * x)))
     assert_same_atoms(read_structure(path), read_structure(pdb(*chain(), name="first.pdb")))
-    assert capsys.readouterr().err == f"{path}: the first of 3 models is read\n"
+    assert capsys.readouterr().err == f"note: {path}: the first of 3 models is read\n"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,9 @@ def test_a_model_that_is_not_read_may_lack_coordinates(pdb):
 def test_models_that_are_announced_and_absent_are_said(pdb, capsys):
     path = pdb("NUMMDL    20", *chain())
     read_structure(path)
-    assert capsys.readouterr().err == f"{path}: 20 models are announced (NUMMDL), and 1 found\n"
+    assert (
+        capsys.readouterr().err == f"note: {path}: 20 models are announced (NUMMDL), and 1 found\n"
+    )
 
 
 # What is no part of a chain
@@ -223,7 +225,7 @@ def test_lipids_are_no_nucleotides(record, pdb, capsys):
     path = pdb(*chain(), "TER", *lipids)
     nodes = read_nodes(path)
     assert set(nodes.residue_names) == {"GLY"} and len(bonds(nodes)) == 4
-    said = f"{path}: 3 residues are bonded to no neighbour and left out (POP)\n"
+    said = f"note: {path}: 3 residues are bonded to no neighbour and left out (POP)\n"
     assert capsys.readouterr().err == (said if record == "ATOM" else "")
 
 
@@ -233,7 +235,7 @@ def test_a_free_amino_acid_is_a_ligand(record, name, pdb, capsys):
     free = residue_lines("GLY", 401, x=30.0, atoms=FREE, chain=name, record=record)
     path = pdb(*chain(), "TER", *free, name="holo.pdb")
     assert len(read_nodes(path)) == 5
-    said = f"{path}: 1 residue is bonded to no neighbour and left out (GLY)\n"
+    said = f"note: {path}: 1 residue is bonded to no neighbour and left out (GLY)\n"
     assert capsys.readouterr().err == said
     apo = pdb(*chain(x=1.0), name="apo.pdb")
     atoms, _ = load_path(SimulationConfig(n_particles=1), apo, path)
@@ -301,7 +303,7 @@ def test_residues_whose_hydrogens_are_not_known_are_said(pdb, capsys):
     path = pdb(*chain(2), *residue_lines("XYZ", 3, x=6.6))
     read_structure(path)
     said = "1 residue is of unknown names and read without hydrogens (XYZ)"
-    assert capsys.readouterr().err == f"{path}: {said}\n"
+    assert capsys.readouterr().err == f"note: {path}: {said}\n"
 
 
 # Records, chains and sequences
@@ -371,8 +373,8 @@ def test_sequences_are_compared_with_what_is_read(pdb, capsys):
     path = pdb("SEQRES   1 A    2  GLY GLY", "SEQRES   1 B    2  ALA ALA", *gap)
     read_structure(path)
     assert capsys.readouterr().err == (
-        f"{path}: a sequence is given for chain B, and no residues are read\n"
-        f"{path}: 4 of 6 residues of chain A are not in its sequence\n"
+        f"note: {path}: a sequence is given for chain B, and no residues are read\n"
+        f"note: {path}: 4 of 6 residues of chain A are not in its sequence\n"
     )
 
 

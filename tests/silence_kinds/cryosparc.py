@@ -1,7 +1,7 @@
 """Changes to cryoSPARC's .cs files.
 
-Left out, because no reader can know them from the file: shifts in Å, and `alignments3D/alpha` (a
-scale of the image, which the background's normalisation does not have).
+Left out, because no reader can know them from the file: shifts in Å, and `ctf/scale` and
+`alignments3D/alpha` (scales of the image: its contrast is found in its likelihood anyway).
 """
 
 import gzip
@@ -231,12 +231,6 @@ def aberrations(fields, true, scene):
     )
     fields[name] = np.full((len(true), size), 0.05 if size == 4 else 500, dtype=np.float32)
     return replace(true, uses=(name,))
-
-
-@of_fields("a scale of the CTF")
-def ctf_scale(fields, true, scene):
-    fields["ctf/scale"] = np.linspace(0.3, 1.2, len(true), dtype=np.float32)
-    return replace(true, uses=("ctf/scale",))
 
 
 @of_fields("classes of an ab-initio job", sound=True)

@@ -5,7 +5,8 @@ radians, a spherical aberration in metres (as small as that of a corrected micro
 pixels in a column of Å while all are small, poses of another refinement of the same images, images
 that are mirrored, a hand or a psi of the other sign (the doctor asks the images), a misspelt
 optional column (its absence is legitimate; `info` lists it as ignored), one image with two poses
-(symmetry expansion).
+(symmetry expansion), a scale of the CTF (`rlnCtfScalefactor`: the contrast of each image is found
+in its likelihood anyway).
 """
 
 from dataclasses import replace
@@ -181,12 +182,6 @@ def aberrations(tables, true, scene):
         tables["optics"]["rlnBeamTiltY"] = 0.0
     tables["optics"][column] = columns[column]
     return replace(true, uses=(column,))
-
-
-@of_tables("a scale of the CTF")
-def ctf_scale(tables, true, scene):
-    tables["particles"]["rlnCtfScalefactor"] = scene.rng.uniform(0.2, 1.0, len(true))
-    return replace(true, uses=("rlnCtfScalefactor",))
 
 
 @of_tables("a B-factor of the CTF", sound=True)
