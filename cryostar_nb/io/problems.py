@@ -70,8 +70,11 @@ class Understood:
 
     def ask(self, question: Callable[..., T], *inputs: Any) -> T | None:
         """The answer; None where it is a problem, or where something it needs is not known."""
+        if any(value is None for value in inputs):
+            return None
         try:
-            return None if any(value is None for value in inputs) else question(*inputs)
+            with np.errstate(invalid="ignore"):  # of damaged numbers, which are problems
+                return question(*inputs)
         except InputError as error:
             self.problems.append(error)
             return None

@@ -103,9 +103,12 @@ class StarFile(Metadata):
 
     def _magnified_pixel_sizes(self) -> Float[np.ndarray, " particle"]:
         detector, magnification = map(self.numbers, ("rlnDetectorPixelSize", "rlnMagnification"))
-        # A magnification of 0 gets its message where one size is chosen.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return 1e4 * detector / magnification
+            sizes = 1e4 * detector / magnification
+        remedy = "give the pixel size (--pixel-size, in Å)"
+        problem = "has rlnMagnification = {value}"
+        self.check(np.isfinite(sizes), problem, magnification, remedy)
+        return np.asarray(sizes)
 
     def _check_magnification(self, sizes: Float[np.ndarray, " particle"]) -> None:
         """Raise InputError where detector and magnification give another pixel size than these."""

@@ -158,6 +158,21 @@ def test_a_magnification_that_contradicts_the_pixel_size_is_refused(folder):
     assert read_particles(changed(folder, *optics(15))).pixel_size == 1.5
 
 
+def test_a_magnification_of_0_is_refused(folder):
+    names = "_rlnDetectorPixelSize #5\n_rlnMagnification #6\n"
+    path = changed(
+        folder,
+        ("_rlnImagePixelSize #5\n_rlnImageSize #6\n", names),
+        ("0.1 1.5 8\n", "0.1 1.5 0\n"),
+        ("XAngst", "X"),
+        ("YAngst", "Y"),
+    )
+    choice = Choice(indices="0:2", unique=True)
+    for read in (read_particles, lambda path: select_particles(path, folder / "o.star", choice)):
+        with refused("particles.star", row=1, value=0.0):
+            read(path)
+
+
 def test_the_voxel_size_of_the_stack_is_compared(folder, write_stack, rng, capsys):
     path = folder / "particles.star"
     for size, told in ((3.0, True), (1.5, False), (1.0, False), (0.0, False)):
