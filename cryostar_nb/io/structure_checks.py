@@ -126,7 +126,20 @@ def describe_polymer(document: gemmi.Structure, polymer: Polymer) -> list[str]:
         if residues:
             count = "1 residue is" if len(residues) == 1 else f"{len(residues):,} residues are"
             lines.append(f"{count} {what} ({shown})")
-    return lines + _against_sequences(document, polymer)
+    return lines + _out_of_order(polymer) + _against_sequences(document, polymer)
+
+
+def _out_of_order(polymer: Polymer) -> list[str]:
+    """Chains whose residues do not stand in the order of their numbers."""
+    numbers: dict[str, list[int]] = {}
+    for chain, residue in polymer.residues:
+        numbers.setdefault(chain.name, []).append(int(residue.seqid.num or 0))
+    return [
+        f"residues of chain {name} do not stand in the order of their numbers: those that stand"
+        " side by side are taken for neighbours"
+        for name, of_chain in numbers.items()
+        if of_chain != sorted(of_chain)
+    ]
 
 
 def _against_sequences(document: gemmi.Structure, polymer: Polymer) -> list[str]:

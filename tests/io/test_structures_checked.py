@@ -416,3 +416,16 @@ def test_what_is_read_from_nodes_is_what_was_written(pdb, tmp_path):
     for suffix in ("pdb", "cif"):
         write_structure(tmp_path / f"nodes.{suffix}", nodes)
         assert len(read_nodes(tmp_path / f"nodes.{suffix}")) == len(nodes) == 6
+
+
+def test_residues_out_of_order_are_said(pdb, capsys):
+    lines = list(chain())
+    number = {line: int(line[22:26]) for line in lines}
+    in_disorder = sorted(lines, key=lambda line: (number[line] == 2, number[line]))
+    path = pdb(*in_disorder)
+    assert len(read_nodes(path)) == 5
+    assert "residues of chain A do not stand in the order of their numbers" in (
+        capsys.readouterr().err
+    )
+    read_nodes(pdb(*lines, name="in_order.pdb"))
+    assert capsys.readouterr().err == ""
