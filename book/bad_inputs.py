@@ -806,6 +806,62 @@ def premultiplied(folder):
 
 
 @case(
+    "image names without numbers, of a stack of many",
+    "particles.star: particle 1 has no number of its image in stack.mrcs, a stack of 4; write it "
+    "as 000001@stack.mrcs",
+    file="particles.star",
+    row=1,
+    value="stack.mrcs",
+)
+def no_image_number(folder):
+    return star(folder, ("1@stack.mrcs", "stack.mrcs"))
+
+
+@case(
+    "a spherical aberration in µm",
+    "particles.star: particle 3 has rlnSphericalAberration = 2700; give it in mm, for example 2.7",
+    file="particles.star",
+    row=3,
+    value=2700.0,
+)
+def aberration_unit(folder):
+    return star(folder, ("2 300 2.7 0.1 1.5 8", "2 300 2700 0.1 1.5 8"))
+
+
+@case(
+    "half a magnification matrix",
+    "particles.star: has no column rlnMagMat01, which a magnification matrix needs; give all "
+    "four, or none",
+    file="particles.star",
+    value="rlnMagMat01",
+)
+def half_a_matrix(folder):
+    return star(
+        folder,
+        ("_rlnImageSize #6", "_rlnImageSize #6\n_rlnMagMat00"),
+        ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 1.5 8 1.01"),
+        ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.5 8 1.01"),
+    )
+
+
+@case(
+    "Zernike terms of too high an order",
+    "particles.star: particle 1 has 7 coefficients in rlnOddZernike; fit it with fewer: up to 6 "
+    "are modelled (orders 1 to 4)",
+    file="particles.star",
+    row=1,
+    value=7,
+)
+def high_orders(folder):
+    return star(
+        folder,
+        ("_rlnImageSize #6", "_rlnImageSize #6\n_rlnOddZernike"),
+        ("1 300 2.7 0.1 1.5 8", "1 300 2.7 0.1 1.5 8 [0,0,0,0,0,0,0.5]"),
+        ("2 300 2.7 0.1 1.5 8", "2 300 2.7 0.1 1.5 8 [0]"),
+    )
+
+
+@case(
     "subtomograms",
     "particles.star: particle 1 has rlnImageDimensionality = 3; give single images, not "
     "subtomograms",

@@ -189,8 +189,8 @@ class Doctor:
     map: Path | None = None
     """Consensus map (MRC) of these particles; its centre voxel is the origin of the poses."""
     out: Path | None = None
-    """Folder for doctor.html, and for corrected files where something is wrong: particles.star,
-    reference.cif."""
+    """Folder for doctor.html, and for corrected files where something is wrong: particles.star, or
+    particles.cs for a .cs file, and reference.cif."""
     overwrite: bool = False
     """Replace what is in OUT already; never a file that is read."""
     json: bool = False
@@ -215,7 +215,7 @@ class Doctor:
         if self.out is not None:
             from cryostar_nb.io.files import check_outputs
 
-            names = ("doctor.html", "particles.star", "reference.cif")
+            names = ("doctor.html", "particles.star", "particles.cs", "reference.cif")
             inputs = (self.particles, self.reference, self.map, *self.reading.files())
             outputs = [self.out / name for name in names]
             check_outputs(outputs, inputs=inputs, overwrite=self.overwrite)

@@ -22,6 +22,7 @@ from cryostar_nb.doctor.spectrum import Spectrum, map_spectrum
 from cryostar_nb.doctor.verdict import Decision, candidates, decide, particles_needed
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
+from cryostar_nb.io.cryosparc import fits_cs, write_cs
 from cryostar_nb.io.maps import DensityMap, read_map
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
@@ -253,17 +254,22 @@ def diagnose_files(
 def write_corrected(diagnosis: Diagnosis) -> dict[str, str]:
     """Write what flags cannot say into the folder `out`, if there is one, and return the paths.
 
-    `particles.star`, and `reference.cif`, the model moved to where it belongs.
+    `particles.star`, or `particles.cs` where that is what was read and the format can say it all;
+    and `reference.cif`, the model moved to where it belongs.
     """
     written: dict[str, str] = {}
     out, particles, h = diagnosis.out, diagnosis.particles, diagnosis.hypothesis
     if out is None:
         return written
     if diagnosis.needs_star:
-        star, turn = out / "particles.star", diagnosis.turn_poses
-        written["particles"] = str(star)
+        turn = diagnosis.turn_poses
         corrected = remedies.corrected_particles(particles, h, turn_poses=turn)
-        write_star(star, corrected, root=remedies.image_root(particles, star))
+        as_cs = particles.source.suffix == ".cs" and fits_cs(corrected)
+        path = out / ("particles.cs" if as_cs else "particles.star")
+        (write_cs if as_cs else write_star)(
+            path, corrected, root=remedies.image_root(particles, path)
+        )
+        written["particles"] = str(path)
     if diagnosis.model_file is not None and diagnosis.needs_model:
         written["reference"] = str(out / "reference.cif")
         move_structure(diagnosis.model_file, out / "reference.cif", diagnosis.placement)

@@ -268,21 +268,24 @@ def write_table(path: Path, table: NDArray[Any]) -> None:
         np.lib.format.write_array(handle, np.ascontiguousarray(table), allow_pickle=False)
 
 
+def fits_cs(particles: Particles) -> bool:
+    """Whether `write_cs` can say all of these particles."""
+    more = particles.aberrations
+    plain = more is None or not optics_columns(more)
+    return particles.ctf is not None and not particles.phase_flipped and plain
+
+
 def write_cs(path: Path | str, particles: Particles, *, root: Path | None = None) -> None:
     """Write particles as a .cs file with the fields that a refinement needs.
 
     Image names are relative to `root` (default: the file's folder). Each uid is made from the
-    image's name and place. Raises InputError for particles without a CTF.
+    image's name and place. Raises InputError for particles that do not fit (`fits_cs`).
     """
     path = Path(path)
-    if particles.ctf is None or particles.phase_flipped:
-        what = "without a CTF" if particles.ctf is None else "with flipped phases"
-        problem = f"particles {what} cannot be written as .cs, which has no field that says so"
-        refuse(path, problem, None, "write them as .star")
-    more = particles.aberrations
-    if more is not None and optics_columns(more):
-        problem = "particles with {value} cannot be written as .cs anew"
-        refuse(path, problem, ", ".join(optics_columns(more)), "write them as .star")
+    if particles.ctf is None or not fits_cs(particles):
+        what = "flipped phases" if particles.phase_flipped else "aberrations"
+        what = "without a CTF" if particles.ctf is None else f"with {what}"
+        refuse(path, f"particles {what} are not written as .cs", None, "write them as .star")
     names = [name.encode() for name in particles.stack_names(root or path.parent)]
     path_field = ("blob/path", f"S{max(map(len, names))}")
     table = np.zeros(len(particles), dtype=[_MINIMAL[0], path_field, *_MINIMAL[1:]])

@@ -51,6 +51,7 @@ from cryostar_nb.doctor.verdict import candidates, decide, particles_needed
 from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
+from cryostar_nb.io.cryosparc import write_cs
 from cryostar_nb.io.maps import DensityMap
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
@@ -511,19 +512,21 @@ def test_the_particles_that_are_needed_grow_as_the_z_score_falls(scored):
 # Files
 
 
-def test_corrected_files_are_diagnosed_as_right(write, model, tmp_path):
+@pytest.mark.parametrize(("suffix", "writer"), [("star", write_star), ("cs", write_cs)])
+def test_corrected_files_are_diagnosed_as_right(suffix, writer, write, model, tmp_path):
+    name = f"particles.{suffix}"
     faulty = write("transpose", "hand", "origin in Å", "pixel too large", "contrast sign")
-    write_star(tmp_path / "particles.star", faulty)
+    writer(tmp_path / name, faulty)
     write_structure(tmp_path / "model.cif", model)
     out, files = tmp_path / "out", {"reference": tmp_path / "model.cif", "out": tmp_path / "out"}
-    diagnosis = diagnose_files(tmp_path / "particles.star", **files, rotations=0)
+    diagnosis = diagnose_files(tmp_path / name, **files, rotations=0)
     result = as_json(diagnosis)
     assert result["verdict"] == "contrast sign + transpose + hand + origin unit + pixel size"
     assert result["train_flags"] == ["--invert", "--root", str(tmp_path.resolve())]
     # The model is no mirror image: it stays.
-    names = {"particles": "particles.star", "page": "doctor.html"}
+    names = {"particles": name, "page": "doctor.html"}
     assert result["written"] == {key: str(out / name) for key, name in names.items()}
-    again = examine(read_particles(out / "particles.star", Reading(root=tmp_path)), atoms=model)
+    again = examine(read_particles(out / name, Reading(root=tmp_path)), atoms=model)
     assert again.verdict == "contrast sign"
     page = doctor_page(diagnosis)
     assert page.count("data:image/png") == 2 and "http" not in page.replace("http-equiv", "")
