@@ -16,7 +16,7 @@ from cryostar_nb.ctf import CTFParameters, electron_wavelength
 from cryostar_nb.geometry import rotations_from_vectors
 from cryostar_nb.io.cs_tables import EXPORT_AGAIN, field_names, group_of, match_rows, open_table
 from cryostar_nb.io.files import existing_file, refuse, replacing
-from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, ImageNames, Metadata, Optics, Poses
+from cryostar_nb.io.metadata import LARGEST_DISTORTION, ImageNames, Metadata, Optics, Poses
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.star_optics import optics_columns
 
@@ -205,7 +205,7 @@ class CryosparcFile(Metadata):
             far = np.abs(matrix).max(axis=1)
             problem = "has a magnification ctf/anisomag that is off 1 by {value}"
             remedy = "refine it again (Global CTF Refinement), or without it"
-            self.check(far <= LARGEST_MAGNIFICATION, problem, far, remedy)
+            self.check(far <= LARGEST_DISTORTION, problem, far, remedy)
             if matrix.any():
                 optics["magnification"] = matrix.reshape(-1, 2, 2) + np.eye(2)
         return optics

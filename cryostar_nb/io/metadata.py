@@ -18,6 +18,7 @@ from cryostar_nb.errors import InputError
 LARGEST_NUMBER = 1e9  # in any column that is used; a larger one is damage, and would overflow
 SAME_SIZE = 0.01  # relative: of two pixel sizes that are said of one image
 LARGEST_CS = 20.0  # mm; of microscopes it is below 5
+LARGEST_DISTORTION = 0.1  # of a magnification matrix, off the identity
 LARGEST_MAGNIFICATION = 0.05  # by which pixel sizes of one file may differ
 Optics = dict[str, np.ndarray]  # fields of `Aberrations`, a row for each particle, float64
 OPTIONAL = ("phase_shift_deg", "b_factor")  # where a file does not say they are 0, as in RELION

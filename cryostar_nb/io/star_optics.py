@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from cryostar_nb.aberrations import EVEN_ZERNIKE, ODD_ZERNIKE, Aberrations, coma, to_zernike
 from cryostar_nb.ctf import CTFParameters, electron_wavelength
-from cryostar_nb.io.metadata import LARGEST_MAGNIFICATION, Metadata, Optics
+from cryostar_nb.io.metadata import LARGEST_DISTORTION, Metadata, Optics
 
 _MATRIX = "rlnMagMat"
 _MATRICES = tuple(f"{_MATRIX}{row}{column}" for row in "01" for column in "01")
@@ -36,7 +36,7 @@ def read_optics(source: Metadata, ctf: CTFParameters) -> Optics:
         off = np.abs(optics["magnification"] - np.eye(2)).max(axis=(1, 2))
         problem = f"has a magnification matrix {_MATRIX}.. that is off 1 by {{value}}"
         remedy = f"correct it (it is near 1 0 0 1), or delete the columns {_MATRIX}.."
-        source.check(off <= LARGEST_MAGNIFICATION, problem, off, remedy)
+        source.check(off <= LARGEST_DISTORTION, problem, off, remedy)
     for field, (column, matrix) in _ZERNIKE.items():
         if column in source.columns:
             optics[field] = _zernike(source, column, len(matrix)) @ matrix
