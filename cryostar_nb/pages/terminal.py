@@ -34,6 +34,8 @@ def describe(command: Any, result: Any) -> str:
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Infer":
             return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
+        case "Reconstruct":
+            return f"{describe_maps(result)}\nwrote {len(result.maps)} maps to {result.folder}"
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")
@@ -80,3 +82,22 @@ def describe_posterior(about: dict[str, Any]) -> list[str]:
 def describe_poses(errors: dict[str, float]) -> str:
     """How wrong poses are, in words."""
     return f"off by {errors['rotation_error_deg']:.2f}° and {errors['shift_error']:.2f} Å rms"
+
+
+def describe_maps(maps: Any) -> str:
+    """The table of maps, as lines."""
+    head = ("map", "particles", "half-maps", "model", "residues that disagree")
+    lines = ["{:16s}{:>12s}{:>12s}{:>10s}{:>25s}".format(*head)]
+    for one in maps.maps:
+        halves, model = map(angstroms, (one.resolution, one.model_resolution))
+        disagree = f"{one.disagreeing} of {len(one.residues)}"
+        lines.append(
+            f"{one.name:16s}{one.particles:12,.0f}{halves:>12s}{model:>10s}{disagree:>25s}"
+        )
+    lines.append("resolution where the FSC of half-maps falls to 0.143, of model and map to 0.5")
+    return "\n".join(lines)
+
+
+def angstroms(value: float | None) -> str:
+    """A resolution, in words."""
+    return "none" if value is None else f"{value:.2f} Å"
