@@ -59,6 +59,8 @@ def _table(score: Any) -> str:
         lines.append(f"{name:28s}{value:9.2f} {beside:20.2f}")
     if score.posterior is not None:
         lines += describe_posterior(score.posterior)
+    if score.volumes is not None:
+        lines += describe_volumes(score.volumes)
     lines.append(f"{'bond error (Å)':28s}{score.bond_error:9.3f}")
     told = {"poses given": score.pose_errors_given, "poses refined": score.pose_errors_refined}
     lines += [f"{name:28s}{describe_poses(errors)}" for name, errors in told.items() if errors]
@@ -77,6 +79,18 @@ def describe_posterior(about: dict[str, Any]) -> list[str]:
                 parts = ", ".join(f"{part:.0%}" for part in held)
                 lines.append(f"  {levels} intervals hold the truth {where}{words}: {parts}")
     return lines
+
+
+def describe_volumes(about: dict[str, Any]) -> list[str]:
+    """How alike densities are, by the measures of CryoBench, in lines of the table."""
+    lines = [f"{'area under the FSC':28s}{about['fsc_auc_highest']:9.3f} at most"]
+    for name, words in (("per_image", "  per image"), ("per_conformation", "  per conformation")):
+        mean, sd = about[f"fsc_auc_{name}"], about[f"fsc_auc_{name}_sd"]
+        idle = f"{about['fsc_auc_do_nothing']:12.3f}" if name == "per_conformation" else ""
+        lines.append(f"{words:28s}{mean:9.3f} ± {sd:5.3f} {idle}".rstrip())
+    parts = zip(about["neighbourhood_similarity"], about["neighbourhoods"], strict=True)
+    shares = ", ".join(f"{found:.0%} (chance {part:.0%})" for found, part in parts)
+    return [*lines, f"{'neighbours that are true':28s}  {shares}"]
 
 
 def describe_poses(errors: dict[str, float]) -> str:
