@@ -85,9 +85,10 @@ class Truth:
             self.state = torch.from_numpy(arrays["state"])
 
     def density(self, state: int) -> torch.Tensor:
-        box_size, pixel_size = self.grid["box_size"], self.grid["pixel_size"]
-        positions, size = torch.from_numpy(self.path[state]), {"box_size": box_size}
-        return model_density(positions, self.electrons, self.sigma, pixel_size=pixel_size, **size)
+        """That of a state, on the grid of the particles."""
+        grid = {name: self.grid[name] for name in ("box_size", "pixel_size")}
+        positions = torch.from_numpy(self.path[state])
+        return model_density(positions, self.electrons, self.sigma, **grid)
 
 
 def resolution(first: torch.Tensor, second: torch.Tensor, pixel_size: float) -> float | None:
