@@ -107,7 +107,7 @@ class Slices:
         values: Complex[Tensor, "z y x"],
         power: Float[Tensor, "z y x"],
         missing: Float[Tensor, " shell"],
-    ) -> Float[Tensor, "z y x"]:
+    ) -> Float[Tensor, "box box box"]:
         """The map values / (power + missing) in the box, in standard deviations of a pixel's noise.
 
         `missing` is for each shell of the band; inf where nothing is known.

@@ -157,7 +157,7 @@ def _check(
     if needed > free // 2:
         problem = f"a map of this box takes {{value}} GB, and {free / 1e9:.3g} GB are free"
         remedy = "give a coarser --resolution"
-        raise InputError(problem, value=round(needed / 1e9, 2), remedy=remedy)
+        raise InputError(problem, value=float(f"{needed / 1e9:.3g}"), remedy=remedy)
     check_room(folder, 12 * weights.shape[1] * band.box_size**3, "maps")
 
 
