@@ -1,5 +1,6 @@
 """Back-projection against an oracle: the density that the images were made of."""
 
+import itertools
 import math
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_planes_shared_out_are_all_planes(band, images, views):
     arrays = [tensor.float().contiguous().numpy() for tensor in tensors]
     size, cuts = shared.grid.shape[1], [0, 7, 8, 30, shared.grid.shape[1]]
     assert cuts[-2] < size
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         slices_cpu.insert(*arrays, first, last)
     assert torch.equal(shared.grid, whole.grid)
 
