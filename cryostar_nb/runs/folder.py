@@ -357,6 +357,13 @@ class Run:
 
         return make_maps(self, MapConfig(**choice), None if out is None else Path(out))
 
+    @property
+    def made_maps(self) -> "list[Maps]":
+        """What `maps` made in its folder, of the last checkpoint."""
+        from cryostar_nb.runs.maps import Maps
+
+        return Maps.of(self)
+
     def evaluate(
         self, truth: Path | str, particles: Particles | Path | str | None = None
     ) -> Evaluation:
