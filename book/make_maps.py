@@ -23,7 +23,9 @@ NAMES = {"adk": "adenylate kinase", "7pbl": "RuvB"}
 def draw(cells: list[dict]) -> Figure:
     """A row for each molecule: likeness to every state, and correlation with the truth."""
     figure = Figure(figsize=(9, 3.1 * len(cells)), layout="constrained")
-    for (left, right), cell in zip(figure.subplots(len(cells), 2, squeeze=False), cells, strict=True):
+    for (left, right), cell in zip(
+        figure.subplots(len(cells), 2, squeeze=False), cells, strict=True
+    ):
         bins, frequencies = cell["bins"], cell["frequencies"]
         for number, one in enumerate(bins):
             colour = colormaps["viridis"](0.9 * number / max(1, len(bins) - 1))

@@ -36,6 +36,7 @@ from cryostar_nb.fourier import (
 PADDING = 2  # grid points to one of the transform of the box
 GAPS = 0.1  # of the mean of sum w c^2 in a shell, added to it in half-maps: gaps stay quiet
 HALVES_LEVEL = 0.143  # FSC of half-maps at the resolution of the map of all (Rosenthal & Henderson)
+DISAGREES = 0.5  # local correlation of model and map below which they do
 EDGE = 6.0  # Å, over which a mask falls from 1 to 0
 
 

@@ -213,6 +213,23 @@ def test_planes_shared_out_are_all_planes(band, images, views):
     assert torch.equal(shared.grid, whole.grid)
 
 
+def test_what_lies_beyond_the_grid_or_nowhere_is_left_out(band, images, views):
+    """Images of another magnification, and a pose that is not a number."""
+    slices = Slices.none(band, 2)
+    larger = torch.cat([views[:3] * 1.3, torch.full((1, 3, 3), torch.nan)])
+    transfers = torch.ones(4, len(band.indices))
+    slices.add(images[:4], transfers, larger, halves(4))
+    within = Slices.none(band, 2)
+    radius = band.indices.double().norm(dim=-1)
+    inside = torch.where(radius * 1.3 < band.max_index, 1.0, 0.0).expand(3, -1)
+    within.add(images[:3], inside, larger[:3], halves(3))
+    low = slices.shells < band.max_index // 2
+    for volume in (0, 1):
+        for first, second in zip(slices.sums(volume), within.sums(volume), strict=True):
+            torch.testing.assert_close(first[low], second[low])
+    assert torch.isfinite(slices.grid).all()
+
+
 def test_a_coarser_band_takes_less_memory_and_says_the_same(band, images, views, truth):
     coarse = Band(band.box_size, band.pixel_size, 6.0)
     inside = (band.indices.square().sum(-1) <= coarse.max_index**2).repeat(2)

@@ -31,9 +31,11 @@ def insert(vectors, transfers, weights, axes, indices, grid, first, last):
     a step of kx and of ky leads to along x, y and z; indices (coefficient, 2): kx and ky. In the
     grid (volume, z, y, 3 x), of the half x >= 0, with the origin in the middle of z and y, real
     and imaginary parts of transfer * coefficient are added, and the transfer squared. What a
-    coefficient at x < 0 shows is the conjugate of that at the opposite place.
+    coefficient at x < 0 shows is the conjugate of that at the opposite place. One that is beyond
+    the grid is left out.
     """
     middle, count = np.float32(grid.shape[1] // 2), indices.shape[0]
+    columns, rows = grid.shape[3] // 3 - 1, grid.shape[2] - 1
     one = np.float32(1)
     for image in range(vectors.shape[0]):
         xx, xy, xz = axes[image, 0, 0], axes[image, 0, 1], axes[image, 0, 2]
@@ -48,10 +50,12 @@ def insert(vectors, transfers, weights, axes, indices, grid, first, last):
                 sign = one if x >= 0 else -one
                 z = (kx * xz + ky * yz) * sign + middle
                 plane = np.int64(z)
-                if plane + 1 < first or plane >= last:
+                if plane + 1 < first or plane >= last or z < 0:
                     continue
                 x, y = x * sign, (kx * xy + ky * yy) * sign + middle
                 column, row = np.int64(x), np.int64(y)
+                if column >= columns or row < 0 or row >= rows or y < 0:
+                    continue
                 x, y, z = x - np.float32(column), y - np.float32(row), z - np.float32(plane)
                 scaled = weight * transfers[image, coefficient]
                 real = scaled * vectors[image, coefficient]

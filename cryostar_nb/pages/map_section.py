@@ -10,16 +10,17 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from cryostar_nb.fourier import FSC_LEVEL
 from cryostar_nb.pages import figures
 from cryostar_nb.pages.html import picture, table
 from cryostar_nb.pages.terminal import angstroms
+from cryostar_nb.reconstruction import DISAGREES, HALVES_LEVEL
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.maps import Maps
 
 HEADINGS = ("map", "particles", "half-maps", "model and map", "residues that disagree")
-LEVELS = (0.143, 0.5)  # of half-maps, and of model and map
-DISAGREES = 0.5  # local correlation
+LEVELS = (HALVES_LEVEL, FSC_LEVEL)  # of half-maps, and of model and map
 
 
 def map_section(maps: Maps, chains: Shaped[np.ndarray, " residue"]) -> tuple[Markup, Markup]:

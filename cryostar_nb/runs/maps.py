@@ -26,6 +26,7 @@ from cryostar_nb.io.structures import write_structure
 from cryostar_nb.io.tables import available_memory
 from cryostar_nb.io.vectors import band_vectors
 from cryostar_nb.reconstruction import (
+    DISAGREES,
     Reconstruction,
     Slices,
     filtered,
@@ -40,9 +41,8 @@ from cryostar_nb.runs.run_config import MapConfig
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
-FEWEST = 4  # particles of a map
+FEWEST = 2  # particles of a half-map
 BALL = 6.0  # Å, least radius within which model and map are compared about a residue
-DISAGREES = 0.5  # local correlation below which they do
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _check(
     """Raise InputError, before any work, for maps that cannot be made."""
     for number, part in enumerate(weights.T, start=1):
         fewest = min(int(((part > 0) & (halves == half)).sum()) for half in (0, 1))
-        if fewest < FEWEST // 2:
+        if fewest < FEWEST:
             problem = f"part {number} of {kind} has {{value}} good particles in one of its halves"
             remedy = "give fewer bins or clusters, more indices, or a lower --quality"
             raise InputError(problem, value=fewest, remedy=remedy)

@@ -72,7 +72,7 @@ def _centres(run: "Run", count: int) -> Float[Tensor, "cluster latent"]:
     if count > len(latents):
         remedy = f"give no more than the {len(latents)} particles"
         raise InputError("clusters = {value}", value=count, remedy=remedy)
-    centres, _ = kmeans2(latents, count, minit="++", rng=np.random.default_rng(run.config.seed))
+    centres, _ = kmeans2(latents, count, minit="++", seed=np.random.default_rng(run.config.seed))
     found = torch.from_numpy(centres).float()
     return found[(found @ run.components().components[0]).argsort()]
 
