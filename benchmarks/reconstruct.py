@@ -28,6 +28,7 @@ from cryostar_nb.density import atom_sigma, model_density
 from cryostar_nb.fourier import Band, first_crossing, shell_correlation
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.io.files import write_json, write_text
+from cryostar_nb.pages.terminal import angstroms
 from cryostar_nb.reconstruction import PADDING, Slices
 from cryostar_nb.runs.maps import Maps
 from cryostar_nb.runs.parts import parts_of
@@ -224,10 +225,6 @@ def insertion_times() -> dict[str, Any]:
     return {name: value / SEVERAL for name, value in milliseconds(parts, 5).items()}
 
 
-def shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 def table(cells: list[dict[str, Any]], insertion: dict[str, Any]) -> str:
     """The numbers as a page."""
     lines = []
@@ -246,7 +243,7 @@ def table(cells: list[dict[str, Any]], insertion: dict[str, Any]) -> str:
         ]
         for number, one in enumerate(cell["bins"], start=1):
             numbers = [one["halves"], one["truth"], one["consensus_to_truth"], one["model"]]
-            values = " | ".join(f"{shown(value)} Å" for value in numbers)
+            values = " | ".join(map(angstroms, numbers))
             lines.append(
                 f"| {number} | {one['mean_state']:.1f} | {one['best_state']} | {values} |"
                 f" {one['disagreeing']} |"
