@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "config": ["ModelConfig", "PRESETS", "TrainConfig"],
         "ctf": ["CTFParameters", "contrast_transfer_function"],
         "density": ["atom_density", "group_density", "model_density", "node_density"],
-        "door": ["dock", "info", "preprocess", "select", "simulate", "train"],
+        "door": ["dock", "info", "preprocess", "reconstruct", "select", "simulate", "train"],
         "errors": ["InputError"],
         "fourier": ["Band", "shell_correlation", "shift_images"],
         "geometry": [

@@ -93,6 +93,7 @@ class Evaluation(ErrorPerState):
     pose_errors_given: dict[str, float] | None = None  # of the particle file (see `pose_errors`)
     pose_errors_refined: dict[str, float] | None = None
     posterior: dict[str, Any] | None = None  # of `posterior_scores`, where there is a posterior
+    volumes: dict[str, Any] | None = None  # of `volume_scores`
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers of `evaluation.json`."""
@@ -133,10 +134,13 @@ def good_particles(truth: dict[str, np.ndarray]) -> Bool[np.ndarray, " particle"
     return truth["junk"] == 0 if "junk" in truth else np.ones(len(truth["state"]), dtype=bool)
 
 
-def _compared(
+def compared(
     truth: dict[str, np.ndarray], particles: int, nodes: int
 ) -> tuple[Int[Tensor, " particle"], Float[Tensor, "state atom 3"], Bool[Tensor, " all"]]:
-    """The states of the good particles, the true positions of these nodes, and who is good."""
+    """The states of the good particles, the true positions of these nodes, and who is good.
+
+    Raises InputError for the truth of other particles or of another molecule.
+    """
     states, positions = truth["state"], truth["positions"]
     for name in {"state", *OF_A_PARTICLE} & set(truth):
         if len(truth[name]) != particles:
@@ -178,7 +182,7 @@ def evaluate(
     (`calibration.posterior_scores`). Raises InputError for the truth of other particles or of
     another molecule.
     """
-    states, positions, good = _compared(truth, len(latents), len(nodes))
+    states, positions, good = compared(truth, len(latents), len(nodes))
     about = None
     if posterior is not None:
         here = posterior.part(good)

@@ -109,23 +109,26 @@ def shell_correlation(
 
 
 def first_crossing(
-    frequencies: Float[Tensor, " shell"], correlation: Float[Tensor, " shell"]
+    frequencies: Float[Tensor, " shell"],
+    correlation: Float[Tensor, " shell"],
+    *,
+    level: float = FSC_LEVEL,
 ) -> float | None:
-    """Resolution, in Å, where a curve that has been above `FSC_LEVEL` first falls below it.
+    """Resolution, in Å, where a curve that has been above a level first falls below it.
 
     Linear interpolation between shells. The last shell where the curve never falls; None where it
     never rises to the level.
     """
-    above = torch.nonzero(correlation >= FSC_LEVEL).flatten()
+    above = torch.nonzero(correlation >= level).flatten()
     if not len(above):
         return None
     start = int(above[0])
-    below = torch.nonzero(correlation[start:] < FSC_LEVEL).flatten()
+    below = torch.nonzero(correlation[start:] < level).flatten()
     if not len(below):
         return 1 / float(frequencies[-1])
     after = start + int(below[0])
     high, low = float(correlation[after - 1]), float(correlation[after])
-    part = (high - FSC_LEVEL) / (high - low)
+    part = (high - level) / (high - low)
     return 1 / float(frequencies[after - 1] + part * (frequencies[after] - frequencies[after - 1]))
 
 

@@ -260,7 +260,7 @@ def test_evaluate_shows_each_state_beside_doing_nothing(small_run):
     score = argparse.Namespace(**vars(errors), idle=idle, bond_error=0.125, n_junk=12)
     score.pose_errors_given = {"rotation_error_deg": 3.5, "shift_error": 1.25}
     score.pose_errors_refined = None
-    score.posterior = None
+    score.posterior = score.volumes = None
     text = cli.describe(command, score)
     rows = [re.findall(r"\d+\.\d+", line) for line in text.splitlines()[1:]]
     assert rows == [
@@ -278,6 +278,21 @@ def test_evaluate_shows_each_state_beside_doing_nothing(small_run):
     assert text.endswith(str(small_run / "run" / "evaluation.json"))
     command = parse(f"evaluate {small_run}/run --truth t.npz --particles new.star")
     assert "evaluation.json" not in cli.describe(command, score)
+
+
+def test_evaluate_shows_how_alike_volumes_and_neighbourhoods_are(small_run):
+    from cryostar_nb.pages.terminal import describe_volumes
+
+    result = json.loads((small_run / "run" / "evaluation.json").read_text())["volumes"]
+    assert 0 < result["fsc_auc_per_conformation"] < result["fsc_auc_highest"] < 0.5
+    names = ("per_image", "per_conformation", "do_nothing")
+    areas = {f"fsc_auc_{name}": 0.1 * n for n, name in enumerate(names, start=1)}
+    areas |= {f"{name}_sd": 0.01 for name in areas} | {"fsc_auc_highest": 0.49}
+    near = {"neighbourhoods": [0.01, 0.05], "neighbourhood_similarity": [0.12, 0.5]}
+    text = "\n".join(describe_volumes(areas | near))
+    numbers = ["0.490", "0.100", "0.010", "0.200", "0.010", "0.300"]
+    assert re.findall(r"\d\.\d+", text) == numbers
+    assert text.endswith("12% (chance 1%), 50% (chance 5%)")
 
 
 def test_evaluate_shows_how_sure_posteriors_are_and_how_often_rightly():

@@ -13,7 +13,7 @@ from cryostar_nb.config import PRESETS, ModelConfig, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.prepare.options import Choice, Preprocessing
-from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles
+from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, MapConfig
 from cryostar_nb.simulation.options import Faults, ImperfectReference, SimulationConfig
 
 REQUIRED = {
@@ -96,6 +96,14 @@ OUTSIDE = {
         "mask_edge": 0.0,
     },
     Choice: {"pc": 0, "above": -1.0, "below": 101.0, "quality": 1.1},
+    MapConfig: {
+        "pc": 0,
+        "bins": 0,
+        "clusters": 0,
+        "quality": 1.5,
+        "resolution": 0.0,
+        "mask_radius": -1.0,
+    },
     Reading: {"pixel_size": 0.001},
 }
 BOUNDED = [(kind, name) for kind, values in OUTSIDE.items() for name in values]

@@ -1,4 +1,4 @@
-"""The commands about runs: train one, evaluate it, analyse it."""
+"""The commands about runs: train one, evaluate it, make maps of its particles, analyse it."""
 
 import dataclasses
 from dataclasses import field
@@ -11,11 +11,12 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cryostar_nb.config import FROM_NUMPY, PRESETS, Positive, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
-from cryostar_nb.runs.run_config import Hardware, InputFiles, read_config
+from cryostar_nb.runs.run_config import Hardware, InputFiles, MapConfig, read_config
 
 if TYPE_CHECKING:
     from cryostar_nb.evaluation import Evaluation
     from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.maps import Maps
     from cryostar_nb.runs.posteriors import Inferred
 
 
@@ -153,6 +154,30 @@ class Infer:
         if others:
             compare_runs(run, others)
         return found
+
+
+@settings
+class Reconstruct:
+    """Make maps from the particles of a run, which the atomic model had no part in: along a motion,
+    of clusters, or of chosen particles.
+
+    Writes for each of them a map (MRC), two half-maps, and the model of the same particles, all in
+    one frame, and a table of how well they agree. `analyse` shows it.
+    """
+
+    run_folder: Positional[Path]
+    """Run folder of `train`."""
+    out: Path | None = None
+    """Folder to write to (default: `maps` in the run folder)."""
+    config: OmitArgPrefixes[MapConfig] = field(default_factory=MapConfig)
+    """Which particles, and how."""
+
+    def run(self) -> "Maps":
+        """Reconstruct."""
+        from cryostar_nb.runs.folder import open_run
+        from cryostar_nb.runs.maps import make_maps
+
+        return make_maps(open_run(self.run_folder), self.config, self.out)
 
 
 @settings

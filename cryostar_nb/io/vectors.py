@@ -40,12 +40,12 @@ def load_band_vectors(
     pixel that is not finite and for an image without contrast.
     """
     vectors = torch.empty(len(particles), band.size)
-    for rows, batch in _band_vectors(particles, band, invert):
+    for rows, batch in band_vectors(particles, band, invert):
         vectors[rows] = batch
     return vectors
 
 
-def _band_vectors(
+def band_vectors(
     particles: Particles, band: Band, invert: bool
 ) -> Iterator[tuple[slice, Float[Tensor, "batch band"]]]:
     """One pass over the pixels, a few images at a time."""
@@ -118,7 +118,7 @@ def open_vectors(
         (len(particles), band.size),
         lambda: (
             _half(particles, rows.start, part)
-            for rows, part in _band_vectors(particles, band, invert)
+            for rows, part in band_vectors(particles, band, invert)
         ),
         lambda: cache_key(particles, band, invert),
         memory_gb=memory_gb,

@@ -28,6 +28,7 @@ from cryostar_nb.latents import (
 from cryostar_nb.pages import figures, views
 from cryostar_nb.pages.explorer import latent_explorer
 from cryostar_nb.pages.html import picture, render, table
+from cryostar_nb.pages.map_section import map_section
 from cryostar_nb.pages.terminal import describe_poses
 from cryostar_nb.structure import residue_ranges
 
@@ -139,6 +140,7 @@ def report_page(
         motion=motion.within_page(),
         certainty=run.certainty,
         sure=None if sure is None else _certainty(run, frames, sure),
+        maps=[(made, *map_section(made, run.nodes.chains)) for made in run.made_maps],
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
         error=picture(_error_chart(run, evaluation), "RMSD per state") if evaluation else "",

@@ -34,6 +34,8 @@ def describe(command: Any, result: Any) -> str:
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Infer":
             return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
+        case "Reconstruct":
+            return f"{describe_maps(result)}\nwrote {len(result.maps)} maps to {result.folder}"
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")
@@ -57,6 +59,8 @@ def _table(score: Any) -> str:
         lines.append(f"{name:28s}{value:9.2f} {beside:20.2f}")
     if score.posterior is not None:
         lines += describe_posterior(score.posterior)
+    if score.volumes is not None:
+        lines += describe_volumes(score.volumes)
     lines.append(f"{'bond error (Å)':28s}{score.bond_error:9.3f}")
     told = {"poses given": score.pose_errors_given, "poses refined": score.pose_errors_refined}
     lines += [f"{name:28s}{describe_poses(errors)}" for name, errors in told.items() if errors]
@@ -77,6 +81,37 @@ def describe_posterior(about: dict[str, Any]) -> list[str]:
     return lines
 
 
+def describe_volumes(about: dict[str, Any]) -> list[str]:
+    """How alike densities are, by the measures of CryoBench, in lines of the table."""
+    lines = [f"{'area under the FSC':28s}{about['fsc_auc_highest']:9.3f} at most"]
+    for name, words in (("per_image", "  per image"), ("per_conformation", "  per conformation")):
+        mean, sd = about[f"fsc_auc_{name}"], about[f"fsc_auc_{name}_sd"]
+        idle = f"{about['fsc_auc_do_nothing']:12.3f}" if name == "per_conformation" else ""
+        lines.append(f"{words:28s}{mean:9.3f} ± {sd:5.3f} {idle}".rstrip())
+    parts = zip(about["neighbourhood_similarity"], about["neighbourhoods"], strict=True)
+    shares = ", ".join(f"{found:.0%} (chance {part:.0%})" for found, part in parts)
+    return [*lines, f"{'neighbours that are true':28s}  {shares}"]
+
+
 def describe_poses(errors: dict[str, float]) -> str:
     """How wrong poses are, in words."""
     return f"off by {errors['rotation_error_deg']:.2f}° and {errors['shift_error']:.2f} Å rms"
+
+
+def describe_maps(maps: Any) -> str:
+    """The table of maps, as lines."""
+    head = ("map", "particles", "half-maps", "model", "residues that disagree")
+    lines = ["{:16s}{:>12s}{:>12s}{:>10s}{:>25s}".format(*head)]
+    for one in maps.maps:
+        halves, model = map(angstroms, (one.resolution, one.model_resolution))
+        disagree = f"{one.disagreeing} of {len(one.residues)}"
+        lines.append(
+            f"{one.name:16s}{one.particles:12,.0f}{halves:>12s}{model:>10s}{disagree:>25s}"
+        )
+    lines.append("resolution where the FSC of half-maps falls to 0.143, of model and map to 0.5")
+    return "\n".join(lines)
+
+
+def angstroms(value: float | None) -> str:
+    """A resolution, in words."""
+    return "none" if value is None else f"{value:.2f} Å"

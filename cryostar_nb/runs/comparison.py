@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.evaluation import Evaluation, evaluate, good_particles, pose_errors
+from cryostar_nb.evaluation import Evaluation, compared, evaluate, good_particles, pose_errors
 from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
 from cryostar_nb.io.truth import read_truth
@@ -20,6 +20,7 @@ from cryostar_nb.runs.posteriors import (
     posterior_of,
     was_inferred,
 )
+from cryostar_nb.volume_scores import volume_scores
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -69,6 +70,18 @@ def _score(
     """The evaluation of these latents, and of poses where the truth has them."""
     true, shared = read_truth(truth), None if posterior is None else model_errors(run)
     score = evaluate(run.model.decoder, latents, run.nodes, true, posterior, shared)
+    states, positions, shown = compared(true, len(latents), len(run.nodes))
+    volumes = volume_scores(
+        run.model.decoder,
+        latents[shown],
+        states,
+        positions,
+        run.reference,
+        density=run.density,
+        box_size=run.settings.grid.box_size,
+        pixel_size=run.settings.grid.pixel_size,
+    )
+    score = dataclasses.replace(score, volumes=volumes)
     if not {"rotations", "shifts"} <= set(true):
         return score
     good = good_particles(true)

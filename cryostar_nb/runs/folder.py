@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,9 +48,12 @@ from cryostar_nb.posterior import Posterior
 from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.kept import kept, save_latents, save_quality
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
-from cryostar_nb.runs.run_config import InputFiles, RunConfig, read_config
+from cryostar_nb.runs.run_config import InputFiles, MapConfig, RunConfig, read_config
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData, infer_latents
+
+if TYPE_CHECKING:
+    from cryostar_nb.runs.maps import Maps
 
 FILES = (
     "config.json",
@@ -272,16 +275,23 @@ class Run:
 
     @torch.no_grad()
     def all_atoms(
-        self, latents: Float[Tensor, "structure latent"], *, relaxed: bool = True
+        self,
+        latents: Float[Tensor, "structure latent"],
+        *,
+        relaxed: bool = True,
+        in_gauge: bool = True,
     ) -> Float[Tensor, "structure atom 3"]:
         """Every heavy atom of the structures of these latents, in Å, in the order of `atoms`.
 
-        What does not move stays still. Atoms go with their residues and turn with their side
-        chains; `relaxed` mends the bonds between residues (`atoms.relax`).
+        What does not move stays still; with in_gauge=False they are as the decoder places them.
+        Atoms go with their residues and turn with their side chains; `relaxed` mends the bonds
+        between residues (`atoms.relax`).
         """
         carried = atom_density(self.atoms, self.config.atom_sigma).carried
         assert carried is not None
-        placed = carried.centres(self.gauge.apply(self.decode(latents)), self.turns(latents))
+        nodes = self.decode(latents)
+        nodes = self.gauge.apply(nodes) if in_gauge else nodes
+        placed = carried.centres(nodes, self.turns(latents))
         return relax(self.atoms, placed) if relaxed else placed
 
     def structures(
@@ -348,6 +358,19 @@ class Run:
         percentiles = torch.linspace(*ENDS, frames)
         structures = traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
         return self.gauge.apply(structures) if in_gauge else structures
+
+    def maps(self, *, out: Path | str | None = None, **choice: Any) -> "Maps":
+        """Maps of parts of its particles, which the model had no part in (`MapConfig`)."""
+        from cryostar_nb.runs.maps import make_maps
+
+        return make_maps(self, MapConfig(**choice), None if out is None else Path(out))
+
+    @property
+    def made_maps(self) -> "list[Maps]":
+        """What `maps` made in its folder, of the last checkpoint."""
+        from cryostar_nb.runs.maps import Maps
+
+        return Maps.of(self)
 
     def evaluate(
         self, truth: Path | str, particles: Particles | Path | str | None = None

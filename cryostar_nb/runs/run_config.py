@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from cryostar_nb import __version__
-from cryostar_nb.config import Count, ModelConfig, Positive, TrainConfig, settings
+from cryostar_nb.config import Count, Fraction, ModelConfig, Positive, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 
@@ -64,6 +64,29 @@ class Grid:
     """In Å."""
     n_particles: Count
     """Number of images."""
+
+
+@settings
+class MapConfig:
+    """Of which particles of a run maps are made, and how."""
+
+    pc: Count = 1
+    """Principal component to go along; the first leads away from the reference."""
+    bins: Count = 5
+    """Maps along it, of equally many particles."""
+    clusters: Count | None = None
+    """Maps of this many clusters of latents (k-means), in place of bins."""
+    indices: str | None = None
+    """One map of these particles, in place of bins: a file of indices counted from 0 (.npy, .txt,
+    .pkl or .csv), a mask in .npy, or START:STOP."""
+    quality: Fraction = 0.5
+    """Least probability of being good, as the run gives it, of the particles that count; 0: all
+    do."""
+    resolution: Positive | None = None
+    """Finest detail in Å (default: two pixels). A coarser one takes less memory."""
+    mask_radius: Positive | None = None
+    """Radius in Å of a soft sphere about the centre, outside of which a map is 0 and noise does not
+    count (default: nothing is masked)."""
 
 
 @settings

@@ -54,13 +54,13 @@ def particles(tmp_path, rng, write_stack):
 @pytest.fixture
 def passes(monkeypatch):
     """A list that grows by one with every pass over the pixels."""
-    seen, original = [], module._band_vectors
+    seen, original = [], module.band_vectors
 
     def counted(*arguments):
         seen.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_band_vectors", counted)
+    monkeypatch.setattr(module, "band_vectors", counted)
     return seen
 
 

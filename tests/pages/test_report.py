@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from cryostar_nb.pages.html import page, section, table
 from cryostar_nb.pages.run_report import write_report
+from cryostar_nb.runs.maps import Maps, PartMap
 
 
 def test_strings_are_escaped_and_html_is_not():
@@ -55,6 +56,21 @@ def test_a_report_says_how_many_particles_are_probably_good(make_run):
 def test_what_a_run_does_not_have_is_left_out(make_run):
     headings = re.findall("<h2>(.*?)</h2>", write_report(make_run()).read_text(encoding="utf-8"))
     assert not {"Training", "Error against the truth"} & set(headings)
+
+
+def test_a_report_shows_maps_beside_the_model(make_run, monkeypatch, tmp_path):
+    run = make_run()
+    curve = [1.0, 0.6, 0.1]
+    agreement = [0.9] * 20 + [0.2, None, 0.4, 0.9]
+    about = ([0.05, 0.1, 0.15], curve, curve, agreement)
+    one = PartMap("pc1_1", 1234.4, 8.25, None, *about)
+    maps = Maps(tmp_path, "pc1", "at random", 7, 40.0, [one])
+    monkeypatch.setattr(type(run), "made_maps", [maps])
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "Maps that the model did not make: pc1" in text
+    row = re.search(r"<th[^>]*>pc1_1</th>(.*?)</tr>", text, re.DOTALL).group(1)
+    assert re.findall(r"<td>(.*?)</td>", row) == ["1,234", "8.25 Å", "none", "3 of 24"]
+    assert "half-sets\nat random, within 40 Å" in text and "7 particles that are" in text
 
 
 def test_the_files_beside_the_report_agree(make_run, report):

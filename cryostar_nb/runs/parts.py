@@ -1,0 +1,105 @@
+"""Which particles of a run make a map, how much each counts, and in which half it is."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cryostar_nb.errors import InputError
+from cryostar_nb.io.reading import open_metadata, read_indices
+from cryostar_nb.runs.posteriors import posterior_of, was_inferred
+from cryostar_nb.runs.run_config import MapConfig
+
+if TYPE_CHECKING:
+    from cryostar_nb.runs.folder import Run
+
+LEAST_WEIGHT = 0.01  # of a particle in a map; less is left out
+SUBSETS = ("rlnRandomSubset", "alignments3D/split")  # columns of half-sets
+
+Weights = Float[Tensor, "particle part"]
+
+
+def parts_of(run: "Run", config: MapConfig) -> tuple[str, Weights]:
+    """A name for the parts, and how much each particle counts in each of them, 0 to 1.
+
+    Bins hold equally many particles; clusters are those of k-means, in the order of their mean
+    along the first component. After `infer` a particle counts in each part by the probability that
+    its posterior gives to it. Raises InputError for choices that exclude each other.
+    """
+    if config.indices is not None:
+        if config.clusters is not None:
+            problem, remedy = "clusters = {value}, and indices as well", "give one of them"
+            raise InputError(problem, value=config.clusters, remedy=remedy)
+        weights = torch.zeros(len(run.particles), 1)
+        weights[torch.from_numpy(read_indices(config.indices, len(weights)))] = 1
+        return "chosen", weights
+    latents, weights = run.latents[:, None], torch.ones(len(run.latents), 1)
+    if was_inferred(run):
+        posterior = posterior_of(run)
+        latents, weights = posterior.latents, posterior.weights
+    if config.clusters is not None:
+        kind, count = "clusters", config.clusters
+        labels = _nearest(latents, _centres(run, count))
+    else:
+        kind, count, pca = f"pc{config.pc}", config.bins, run.components()
+        if config.pc > len(pca.components):
+            remedy = f"give 1 to {len(pca.components)}"
+            raise InputError("pc = {value}", value=config.pc, remedy=remedy)
+        scores = (latents - pca.mean) @ pca.components[config.pc - 1]
+        labels = torch.bucketize(scores, _quantiles(scores, weights, count).contiguous())
+    parts = torch.zeros(len(labels), count).scatter_add_(1, labels, weights)
+    return kind, torch.where(parts < LEAST_WEIGHT, 0.0, parts)
+
+
+def _quantiles(
+    scores: Float[Tensor, "particle draw"], weights: Float[Tensor, "particle draw"], count: int
+) -> Float[Tensor, " edge"]:
+    """The places between `count` bins of equal weight."""
+    order = scores.flatten().argsort()
+    total = weights.flatten()[order].double().cumsum(0)
+    wanted = total[-1] * torch.arange(1, count, dtype=torch.float64) / count
+    places = torch.searchsorted(total, wanted).clamp(max=len(order) - 1)
+    return scores.flatten()[order[places]]
+
+
+def _centres(run: "Run", count: int) -> Float[Tensor, "cluster latent"]:
+    """Centres of the clusters of k-means, along the first component."""
+    from scipy.cluster.vq import kmeans2  # slow to import
+
+    latents = run.latents.double().numpy()
+    if count > len(latents):
+        remedy = f"give no more than the {len(latents)} particles"
+        raise InputError("clusters = {value}", value=count, remedy=remedy)
+    centres, _ = kmeans2(latents, count, minit="++", seed=np.random.default_rng(run.config.seed))
+    found = torch.from_numpy(centres).float()
+    return found[(found @ run.components().components[0]).argsort()]
+
+
+def _nearest(
+    latents: Float[Tensor, "particle draw latent"], centres: Float[Tensor, "cluster latent"]
+) -> Int[Tensor, "particle draw"]:
+    parts = latents.split(4096)
+    return torch.cat([torch.cdist(part, centres).argmin(-1) for part in parts])
+
+
+def good_particles(run: "Run", least: float) -> Bool[np.ndarray, " particle"]:
+    """The particles with at least this probability of being good."""
+    if least == 0:
+        return np.ones(len(run.particles), dtype=bool)
+    return run.quality >= least
+
+
+def half_sets(run: "Run") -> tuple[Int[Tensor, " particle"], str]:
+    """The half, 0 or 1, of every particle, and where that is from.
+
+    Those of the particle file, if it has two; else drawn at random, the same every time.
+    """
+    metadata = open_metadata(run.inputs.particles, run.inputs.reading)
+    for name in set(SUBSETS) & set(metadata.columns):
+        labels, half = np.unique(metadata.raw(name).astype(np.int64), return_inverse=True)
+        if len(labels) == 2 and len(half) == len(run.particles):
+            return torch.from_numpy(half), f"as in {name}"
+    generator = torch.Generator().manual_seed(run.config.seed)
+    return torch.randperm(len(run.particles), generator=generator) % 2, "at random"
