@@ -100,8 +100,8 @@ def table(cells: list[dict[str, Any]]) -> str:
     lines = [
         f"Adenylate kinase, {first['particles']:,} particles, {first['steps']:,} steps; errors of"
         f" {first['new']:,} new particles, Cα, in Å, unaligned: mean / five most open states."
-        f" {first['machine']}; version {first['version']} ({first['commit']}),"
-        f" {first['date']}.",
+        f" {first['machine']}; version {first['version']}"
+        f" ({', '.join(dict.fromkeys(cell['commit'] for cell in cells))}), {first['date']}.",
         "",
         "| SNR | encoder | posterior mean | its sd | says nothing | training | inference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
