@@ -96,6 +96,17 @@ class Mixture:
         """The same mixture, each component so many times as wide."""
         return Mixture(self.weights, self.means, self.factors / times)
 
+    def along(self, slope: Float[Tensor, " number"], offset: float = 0.0) -> "Mixture":
+        """The mixture, in one dimension, of offset + slope . x; not of a batch."""
+        sds = torch.linalg.solve_triangular(self.factors, slope[:, None], upper=False).norm(dim=-2)
+        means = offset + self.means @ slope
+        return Mixture(self.weights, means[:, None], sds.reciprocal()[..., None])
+
+    def below(self, points: Float[Tensor, " point"]) -> Float[Tensor, " point"]:
+        """How much of a mixture in one dimension lies below some points."""
+        scaled = (points[:, None] - self.means[:, 0]) * self.factors[:, 0, 0]
+        return torch.special.ndtr(scaled) @ self.weights
+
     def mode(self) -> Float[Tensor, "*batch number"]:
         """The mean of the component that weighs most."""
         first = self.weights.argmax(-1)[..., None, None]
