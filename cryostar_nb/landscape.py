@@ -28,6 +28,9 @@ OUTSIDE = 0.005  # of the posteriors' weight, beyond each of the outermost edges
 MOST_BINS, LEAST_BINS = 24, 2
 LARGEST_ERROR = 0.25  # of a bin's mean population, in the finest wave that bins can show
 PARTS = 4  # of a bin, among which its particles find their places
+POINTS, BEYOND = 400, 0.3  # of the grid along the motion, and how far it goes on, in its lengths
+CHUNK = 4096  # particles
+NEWTON_STEPS = 40
 PSEUDO_COUNT = 0.5  # particles that each bin has beforehand
 MOST_CYCLES, TOLERANCE = 400, 1e-6  # of expectation-maximisation; change of a population
 SAMPLES, AT_ONCE = 100, 25  # of the bootstrap
@@ -150,54 +153,122 @@ def span(
     return low, high
 
 
-def resolved_bins(
-    scores: Float[Tensor, "particle draw"],
-    weights: Float[Tensor, "particle draw"],
-    prior: Mixture,
-    ends: tuple[float, float],
-) -> int:
-    """The number of bins, 2 to 24, whose populations these particles can tell apart.
+@dataclass(frozen=True)
+class Likelihoods:
+    """What each image says of its score: exp(a s - c s^2 / 2), with the score in sd of the prior.
+
+    That times the prior has the mean and the variance of the weighted draws. A histogram of some
+    48 draws would do without the form, but its noise draws populations to the prior.
+    """
+
+    grid: Float[Tensor, " point"]  # scores
+    prior: Float[Tensor, " point"]  # its mass at these; the sum is 1
+    unit: float  # sd of the prior
+    slopes: Float[Tensor, " particle"]  # a, of scores from the middle of the grid
+    curvatures: Float[Tensor, " particle"]  # c, 0 where an image says nothing
+
+    @classmethod
+    def of(
+        cls,
+        scores: Float[Tensor, "particle draw"],
+        weights: Float[Tensor, "particle draw"],
+        prior: Mixture,
+    ) -> "Likelihoods":
+        """Of weighted draws from posteriors with this prior in one dimension (`Mixture.along`)."""
+        low, high = span(scores, weights)
+        room = BEYOND * (high - low)
+        grid = torch.linspace(low - room, high + room, POINTS, dtype=torch.float64)
+        mass = torch.softmax(prior.log_density(grid[:, None]), 0)
+        centre = (low + high) / 2
+        unit = float((mass @ grid.square() - (mass @ grid).square()).sqrt())
+        places = (scores.double() - centre) / unit
+        weights = weights.double()
+        mean = (weights * places).sum(1)
+        square = (weights * places.square()).sum(1)
+        finest = (2 * float(grid[1] - grid[0]) / unit) ** 2  # a variance that the grid can hold
+        square = torch.maximum(square, mean.square() + finest)
+        # The two numbers of each particle are the least of a convex function (maximum entropy).
+        found = [
+            _tilt((grid - centre) / unit, mass.log(), torch.stack([m, -q / 2], dim=1))
+            for m, q in zip(mean.split(CHUNK), square.split(CHUNK), strict=True)
+        ]
+        slopes, curvatures = torch.cat(found).unbind(1)
+        return cls(grid, mass, unit, slopes, curvatures)
+
+    @property
+    def sds(self) -> Float[Tensor, " particle"]:
+        """The sd of each likelihood, in units of the score; infinite where an image says nothing."""
+        return self.unit * self.curvatures.rsqrt()
+
+    def of_bins(self, edges: Float[Tensor, " edge"]) -> Float[Tensor, "particle bin"]:
+        """L_ib: how much more of a particle's posterior than of the prior lies in each bin.
+
+        The outermost bins have no end.
+        """
+        bins = torch.bucketize(self.grid, edges[1:-1].contiguous())
+        members = torch.nn.functional.one_hot(bins, len(edges) - 1).double()
+        centre = float(self.grid[0] + self.grid[-1]) / 2
+        places = (self.grid - centre) / self.unit
+        features = torch.stack([places, -places.square() / 2])
+        both = torch.stack([self.slopes, self.curvatures], dim=1)
+        found = [
+            torch.softmax(part @ features + self.prior.log(), dim=1) @ members
+            for part in both.split(CHUNK)
+        ]
+        return torch.cat(found) / (self.prior @ members).clamp(min=1e-12)
+
+
+def _tilt(
+    places: Float[Tensor, " point"],
+    log_prior: Float[Tensor, " point"],
+    wanted: Float[Tensor, "particle 2"],
+) -> Float[Tensor, "particle 2"]:
+    """The a and c >= 0 with which prior exp(a s - c s^2 / 2) has these means of s and -s^2 / 2.
+
+    Newton's method, with shorter steps where a step would lead upwards.
+    """
+    features = torch.stack([places, -places.square() / 2])
+
+    def height(at: Tensor) -> tuple[Tensor, Tensor]:
+        terms = at @ features + log_prior
+        total = torch.logsumexp(terms, dim=1)
+        return total - (at * wanted).sum(1), (terms - total[:, None]).exp()
+
+    here = torch.zeros_like(wanted)
+    least, mass = height(here)
+    damping = torch.full_like(least, 1e-3)
+    for _ in range(NEWTON_STEPS):
+        mean = mass @ features.mT
+        second = torch.einsum("np,ap,bp->nab", mass, features, features)
+        covariance = second - mean[:, :, None] * mean[:, None, :]
+        ridge = damping[:, None, None] * (covariance.diagonal(dim1=1, dim2=2).diag_embed() + 1e-9)
+        step = torch.linalg.solve(covariance + ridge, (wanted - mean)[..., None])[..., 0]
+        there = here + step
+        there[:, 1].clamp_(min=0)
+        reached, mass_there = height(there)
+        better = reached <= least
+        here = torch.where(better[:, None], there, here)
+        mass = torch.where(better[:, None], mass_there, mass)
+        least = torch.where(better, reached, least)
+        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-9, 1e6)
+        if bool(better.all()) and float(step.abs().max()) < 1e-4:
+            break
+    return here
+
+
+def resolved_bins(sds: Float[Tensor, " particle"], ends: tuple[float, float]) -> int:
+    """The number of bins, 2 to 24, that particles with likelihoods of these sds can tell apart.
 
     Of a wave of period 2 w, the finest of bins of width w, the likelihood of a particle with the
     sd s leaves the part exp(-(pi s / w)^2 / 2). All of them together tell its height with an error,
     as a part of a bin's mean population, of sqrt(bins / sum_i exp(-(pi s_i / w)^2)), which may be a
-    quarter. So bins are the wider, the noisier and the fewer the images are; nothing else smooths
-    the populations.
+    quarter. So bins are the wider, the noisier and the fewer the images are.
     """
-    sds = _likelihood_sds(scores, weights, prior)
     for count in range(MOST_BINS, LEAST_BINS, -1):
         waves = math.pi * sds * count / (ends[1] - ends[0])
         if count < LARGEST_ERROR**2 * float(torch.exp(-waves.square()).sum()):
             return count
     return LEAST_BINS
-
-
-def _likelihood_sds(
-    scores: Float[Tensor, "particle draw"], weights: Float[Tensor, "particle draw"], prior: Mixture
-) -> Float[Tensor, " particle"]:
-    """The sd of each likelihood: of the draws without the prior that is in their weights."""
-    density = prior.log_density(scores.reshape(-1, 1)).reshape(scores.shape)
-    flat = torch.softmax(weights.double().log() - density, dim=1)
-    mean = (flat * scores).sum(1, keepdim=True)
-    return (flat * (scores - mean).square()).sum(1).sqrt()
-
-
-def bin_likelihoods(
-    scores: Float[Tensor, "particle draw"],
-    weights: Float[Tensor, "particle draw"],
-    prior: Mixture,
-    edges: Float[Tensor, " edge"],
-) -> Float[Tensor, "particle bin"]:
-    """L_ib: how much more of a particle's posterior than of the prior lies in each bin.
-
-    `prior` is in one dimension, along the scores. The outermost bins have no end.
-    """
-    inner = edges[1:-1].contiguous()
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    before = torch.cat([ends[:1], prior.below(inner), ends[1:]]).diff().clamp(min=1e-12)
-    found = torch.zeros(len(scores), len(before), dtype=torch.float64)
-    found.scatter_add_(1, torch.bucketize(scores.double(), inner), weights.double())
-    return found / before
 
 
 def populations(
@@ -253,29 +324,23 @@ def bootstrap(
 
 
 def make_landscape(
-    scores: Float[Tensor, "particle draw"],
-    weights: Float[Tensor, "particle draw"],
-    prior: Mixture,
+    likelihoods: Likelihoods,
     means: Float[Tensor, " particle"],
     *,
     edges: Float[Tensor, " edge"],
     displacement: Float[Tensor, " bin"],
     seed: int = 0,
 ) -> Landscape:
-    """The landscape of weighted draws of every particle's score, beside that of one score each.
-
-    `prior` is that of the scores (`Mixture.along`), `means` are the scores of the latent means.
-    """
+    """The populations between these edges, beside the histogram of the scores of latent means."""
     fine = torch.cat([torch.lerp(edges[:-1], edges[1:], part / PARTS) for part in range(PARTS)])
-    fine = torch.cat([fine, edges[-1:]]).sort().values
-    likelihoods = bin_likelihoods(scores, weights, prior, fine)
-    everyone = torch.ones(1, len(scores), dtype=torch.float64)
+    of_parts = likelihoods.of_bins(torch.cat([fine, edges[-1:]]).sort().values)
+    everyone = torch.ones(1, len(of_parts), dtype=torch.float64)
     bare = torch.bucketize(means.double(), edges[1:-1].contiguous())
     return Landscape(
         edges,
         displacement,
-        populations(likelihoods, everyone)[0].unflatten(0, (-1, PARTS)).sum(-1),
-        bootstrap(likelihoods, seed=seed).unflatten(1, (-1, PARTS)).sum(-1),
+        populations(of_parts, everyone)[0].unflatten(0, (-1, PARTS)).sum(-1),
+        bootstrap(of_parts, seed=seed).unflatten(1, (-1, PARTS)).sum(-1),
         bare.bincount(minlength=len(edges) - 1).double() / len(bare),
-        len(scores),
+        len(bare),
     )
