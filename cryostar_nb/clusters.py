@@ -60,9 +60,7 @@ class Clusters:
         numbers = range(1, self.count + 1)
         return torch.stack([latents[self.rows(number)].mean(0) for number in numbers])
 
-    def middles(
-        self, latents: Float[Tensor, "particle latent"]
-    ) -> Float[Tensor, "cluster latent"]:
+    def middles(self, latents: Float[Tensor, "particle latent"]) -> Float[Tensor, "cluster latent"]:
         """A latent of each cluster that lies where its particles are (`middle`)."""
         numbers = range(1, self.count + 1)
         return torch.stack([middle(latents[self.rows(number)]) for number in numbers])

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryostar_nb.latents import LEAST_DIP, LOWEST_MODE
-from cryostar_nb.mixture import Mixture
+from cryostar_nb.mixture import Mixture, effective_number
 
 OUTSIDE = 0.005  # of the posteriors' weight, beyond each of the outermost edges between bins
 MOST_BINS, LEAST_BINS = 24, 2
@@ -31,6 +31,7 @@ PARTS = 4  # of a bin, among which its particles find their places
 POINTS, BEYOND = 400, 0.3  # of the grid along the motion, and how far it goes on, in its lengths
 CHUNK = 4096  # particles
 NEWTON_STEPS = 40
+FEWEST = 5.0  # effective draws; fewer count as so many
 PSEUDO_COUNT = 0.5  # particles that each bin has beforehand
 MOST_CYCLES, TOLERANCE = 400, 1e-6  # of expectation-maximisation; change of a population
 SAMPLES, AT_ONCE = 100, 25  # of the bootstrap
@@ -157,8 +158,9 @@ def span(
 class Likelihoods:
     """What each image says of its score: exp(a s - c s^2 / 2), with the score in sd of the prior.
 
-    That times the prior has the mean and the variance of the weighted draws. A histogram of some
-    48 draws would do without the form, but its noise draws populations to the prior.
+    That times the prior has the mean of the weighted draws, and the variance that a new draw would
+    have about it (Student's t). A histogram of some 48 draws would do without the form, but its
+    noise draws populations to the prior.
     """
 
     grid: Float[Tensor, " point"]  # scores
@@ -184,9 +186,11 @@ class Likelihoods:
         places = (scores.double() - centre) / unit
         weights = weights.double()
         mean = (weights * places).sum(1)
-        square = (weights * places.square()).sum(1)
+        variance = (weights * (places - mean[:, None]).square()).sum(1)
+        number = effective_number(weights).clamp(min=FEWEST)
+        variance = variance * (number + 1) / (number - 3)
         finest = (2 * float(grid[1] - grid[0]) / unit) ** 2  # a variance that the grid can hold
-        square = torch.maximum(square, mean.square() + finest)
+        square = mean.square() + variance.clamp(min=finest)
         # The two numbers of each particle are the least of a convex function (maximum entropy).
         found = [
             _tilt((grid - centre) / unit, mass.log(), torch.stack([m, -q / 2], dim=1))

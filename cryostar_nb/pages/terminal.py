@@ -34,6 +34,9 @@ def describe(command: Any, result: Any) -> str:
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Infer":
             return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
+        case "Landscape":
+            wrote = f"wrote {', '.join(result.files)} to {result.folder}"
+            return "\n".join([*result.words(), wrote])
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")
