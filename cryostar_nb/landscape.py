@@ -8,8 +8,8 @@ coordinate have the largest likelihood of the images,
 
 found by expectation-maximisation: a particle is shared out among the bins by p_b L_ib, and p_b is
 the mean share. Each bin has four parts, whose populations are found likewise, so that its particles
-may lie anywhere in it; only the sum of the four is as sure as its error says. What is left to chance
-of the particles themselves is told by the bootstrap.
+may lie anywhere in it; their sum alone is told. How far chance in the choice of particles changes
+it is told by the bootstrap.
 """
 
 import math
@@ -98,7 +98,7 @@ class Landscape:
     def states(self) -> list[State]:
         """Peaks with a valley between them, by the rule of `latents.latent_modes`.
 
-        The valley is in at least 95 % of the bootstrap's samples, too; else two peaks are one state.
+        The valley is in at least 95 % of the bootstrap's samples, too; else two peaks are one.
         """
         from scipy.signal import find_peaks  # slow to import
 
@@ -201,7 +201,7 @@ class Likelihoods:
 
     @property
     def sds(self) -> Float[Tensor, " particle"]:
-        """The sd of each likelihood, in units of the score; infinite where an image says nothing."""
+        """The sd of each likelihood, in the score; infinite where an image says nothing."""
         return self.unit * self.curvatures.rsqrt()
 
     def of_bins(self, edges: Float[Tensor, " edge"]) -> Float[Tensor, "particle bin"]:
@@ -282,8 +282,8 @@ def populations(
     """The populations of the largest likelihood, for each sample of how often particles count.
 
     Expectation-maximisation from even populations, with an eighth of a particle in each beforehand,
-    so that none is empty. After every two steps follows a leap along them in the logarithm (SQUAREM;
-    Varadhan and Roland, Scand. J. Stat. 2008), kept where the likelihood does not fall.
+    so that none is empty. After every two steps follows a leap along them in the logarithm
+    (SQUAREM; Varadhan and Roland, Scand. J. Stat. 2008), kept where the likelihood does not fall.
     """
     here = torch.full((len(counts), likelihoods.shape[1]), 1.0, dtype=torch.float64)
     here = here / here.shape[1]

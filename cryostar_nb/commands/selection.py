@@ -49,7 +49,7 @@ class Select:
         )
 
     def _of_run(self, reading: Reading) -> dict[str, Any]:
-        """What the choice and the poses ask of a run: its scores, quality, clusters and refined poses."""
+        """What the choice and the poses ask of a run: scores, quality, clusters, refined poses."""
         refined = self.poses == "refined"
         by_score = self.choice.above is not None or self.choice.below is not None
         by_quality = self.choice.quality is not None

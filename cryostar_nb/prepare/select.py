@@ -49,9 +49,9 @@ def select_particles(
     In the format that they come in, every column, table and value stays as it is. In the other
     one, what a refinement needs is written: images, poses, CTFs. Of a run on these particles are
     `scores`, along its principal components, `quality`, each particle's probability of being good,
-    `clusters`, and `poses`, which are written in place of the file's. Returns how many were chosen, of how
-    many, and a remark for the user. Raises InputError where nothing is chosen, and where the other
-    format cannot say what the particles are.
+    `clusters`, and `poses`, which are written in place of the file's. Returns how many were chosen,
+    of how many, and a remark for the user. Raises InputError where nothing is chosen, and where the
+    other format cannot say what the particles are.
     """
     metadata = open_metadata(particles, reading)
     rows = chosen_rows(metadata, choice, scores, quality, clusters)

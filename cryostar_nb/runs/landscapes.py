@@ -30,6 +30,7 @@ LEAST_PARTICLES = 50  # whose populations are looked for
 SHAPING = 3  # components in which density is looked at
 AROUND = 0.02  # of the particles, around a score, that make its structure
 MODELS = 5  # of a path
+OF_A_CHOICE = ("clusters.npy", "cluster_*.cif", "path.cif", "path.xtc", "landscape.csv")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Mapped:
         told = json.loads((run.folder / NUMBERS).read_text(encoding="utf-8"))
         found = told["landscape"]
         if found is not None:
+            count = found.pop("particles")
             tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()}
-            found = Landscape(**(tensors | {"particles": int(tensors["particles"])}))
+            found = Landscape(**tensors, particles=count)
         path = None if told["path"] is None else tuple(told["path"])
         return cls(run.folder / FOLDER, Clusters(labels), found, told["pc"], path)
 
@@ -170,7 +172,7 @@ def path_between(
 def make_map(run: "Run", config: LandscapeConfig) -> Mapped:
     """Find clusters, populations and a path, and write them to the folder `landscape` of a run.
 
-    `clusters.npy`, the cluster of every particle, from 1, 0 where it is in none, and `clusters.csv`,
+    `clusters.npy`, the cluster of every particle, from 1, 0 where it is in none; `clusters.csv`,
     the same with the particles' numbers from 1; `cluster_N.cif`, the structure in the middle of
     each; `path.xtc` and `path.cif`, frames of the path and five models of it, with every heavy atom
     where the run knows them; `landscape.csv` and `landscape.json`, the populations.
@@ -180,10 +182,11 @@ def make_map(run: "Run", config: LandscapeConfig) -> Mapped:
     ends = _ends_of_path(clusters, config.between)
     folder = run.folder / FOLDER
     folder.mkdir(exist_ok=True)
-    for path in folder.glob("*.*"):  # of another choice
-        path.unlink()
+    for pattern in OF_A_CHOICE:  # of another one
+        for old in folder.glob(pattern):
+            old.unlink()
     files = _write_clusters(run, clusters, folder)
-    path = None
+    path: tuple[int, int, float] | None = None
     if ends is not None:
         rows = [_middle_row(run, clusters, number) for number in ends]
         latents = path_between(run, *rows)

@@ -62,6 +62,7 @@ class LineRun:
     quality: np.ndarray = dataclasses.field(default_factory=lambda: np.repeat([0.9, 0.1], [45, 15]))
 
     certainty = ()
+    mapped = None
 
     def node_sd(self, particles=None):
         return None
