@@ -15,11 +15,12 @@ from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_json
 from cryostar_nb.io.structures import write_structure, write_trajectory
-from cryostar_nb.landscape import Landscape, Likelihoods, make_landscape, resolved_bins, span
+from cryostar_nb.landscape import Landscape, make_landscape
 from cryostar_nb.latents import path_of_highest_density
 from cryostar_nb.runs.kept import kept
 from cryostar_nb.runs.posteriors import inference_of, posterior_of, was_inferred
 from cryostar_nb.runs.run_config import LandscapeConfig
+from cryostar_nb.score_likelihoods import Likelihoods, resolved_bins, span
 from cryostar_nb.structure import Structure
 
 if TYPE_CHECKING:
