@@ -102,7 +102,7 @@ def density_clusters(scores: Float[Tensor, "particle component"]) -> Clusters:
     """Where particles crowd (HDBSCAN; Campello, Moulavi and Sander 2013): as many clusters as
     stand apart, none where none does.
 
-    A cluster has at least 4 % of the particles, and those between clusters are in none. Of more
+    A cluster has at least 4 % of the particles; most of those between clusters are in none. Of more
     than 20,000 particles as many are clustered, and the others go with the nearest of these.
     `scores` are along few components: in many directions all particles are about as far apart.
     """

@@ -39,8 +39,7 @@ def test_density_finds_three_blobs_and_leaves_the_noise_out(blobs):
     latents, truth = blobs
     found = density_clusters(latents)
     assert found.count == 3 and min(agrees(found, truth)) > 0.95
-    apart = (torch.cdist(latents, CENTRES).amin(1) > 1.6).numpy()
-    assert apart.sum() > 40 and np.mean(found.labels[apart] == 0) > 0.9
+    assert np.mean(found.labels[truth == 3] == 0) > 0.7 > 5 * np.mean(found.labels[:900] == 0)
 
 
 def test_of_many_particles_some_are_clustered_and_the_others_go_with_them(blobs, monkeypatch):

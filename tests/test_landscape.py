@@ -21,6 +21,11 @@ def mixture(means, sd, weights):
     return Mixture(weights, means[:, None], factors)
 
 
+def once(count):
+    """Every particle counts once; the usual number of steps."""
+    return torch.ones(1, count, dtype=torch.float64), torch.tensor([landscape.STEPS])
+
+
 TRUTH = mixture([0.2, 0.8], 0.07, [0.2, 0.8])
 PRIOR = mixture([0.2, 0.8], 0.09, [0.35, 0.65])  # near the truth, as one that was learned
 
@@ -94,15 +99,14 @@ def test_the_order_of_particles_does_not_matter(generator):
     for rows in (torch.arange(400), order):
         likelihoods = Likelihoods.of(drawn[rows], weights[rows], PRIOR)
         start = likelihoods.prior_of_bins(edges)
-        everyone = torch.ones(1, 400, dtype=torch.float64)
-        found.append(populations(likelihoods.of_bins(edges), start, everyone)[0])
+        found.append(populations(likelihoods.of_bins(edges), start, *once(400))[0])
     torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)
 
 
 def test_images_without_noise_are_counted(generator):
     likelihoods = torch.eye(3).double()[torch.tensor([0] * 50 + [1] * 30 + [2] * 20)]
     start = torch.full((3,), 1 / 3, dtype=torch.float64)
-    found = populations(likelihoods, start, torch.ones(1, 100, dtype=torch.float64))
+    found = populations(likelihoods, start, *once(100))
     expected = (torch.tensor([[50.0, 30.0, 20.0]]).double() + 0.5 * start) / 100.5
     torch.testing.assert_close(found, expected)
     errors = bootstrap(likelihoods, start, samples=400).std(0)
@@ -113,13 +117,13 @@ def test_images_without_noise_are_counted(generator):
 
 def test_images_that_say_nothing_leave_the_prior():
     likelihoods, start = torch.ones(50, 4).double(), torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
-    found = populations(likelihoods, start, torch.ones(1, 50, dtype=torch.float64))[0]
+    found = populations(likelihoods, start, *once(50))[0]
     torch.testing.assert_close(found, start)
 
 
 def test_a_likelihood_is_that_of_the_noise():
     """N(y, s^2), whatever the prior: its sd, and its ratio between two bins."""
-    true, measured, drawn, weights = observe(4, count=300, draws=4000)
+    _, measured, drawn, weights = observe(4, count=300, draws=4000)
     found = Likelihoods.of(drawn, weights, PRIOR)
     torch.testing.assert_close(found.sds.median().item(), NOISE, rtol=0.05, atol=0)
     edges = torch.tensor([-1.0, 0.19, 0.21, 0.79, 0.81, 2.0], dtype=torch.float64)

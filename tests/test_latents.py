@@ -168,7 +168,7 @@ def test_the_path_of_highest_density_stays_on_a_ring_that_a_straight_line_would_
     assert (path.norm(dim=1) > 0.93).all() and (path.norm(dim=1) < 1.05).all()
     torch.testing.assert_close(path[[0, -1]], torch.tensor(ENDS_OF_PATH), atol=0.1, rtol=0)
     steps = path.diff(dim=0).norm(dim=1)
-    assert steps.max() < 1.1 * steps.min() and float(steps.sum()) == pytest.approx(3.1, abs=0.2)
+    assert steps.max() < 1.3 * steps.min() and float(steps.sum()) == pytest.approx(3.1, abs=0.2)
 
 
 def test_of_two_ways_the_path_takes_the_one_with_more_particles(generator):

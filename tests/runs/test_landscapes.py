@@ -1,4 +1,4 @@
-"""The landscape of a run: clusters, populations and a path, on disk, on the page and in `select`."""
+"""The landscape of a run: clusters, populations and a path, on disk, in the page, in `select`."""
 
 import dataclasses
 import os
