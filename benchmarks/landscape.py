@@ -33,7 +33,7 @@ COMMAND = "python benchmarks/landscape.py"
 
 
 def trained(folder: Path, snr: float, share: float, options: argparse.Namespace) -> cs.Run:
-    """A run on particles of two populations, whose posteriors are there; what is missing is made."""
+    """A run on two populations with its posteriors; what is missing of it is made."""
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         cs.simulate(

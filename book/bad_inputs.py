@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -20,6 +21,10 @@ from cryostar_nb.io.maps import read_map
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_indices, read_particles
 from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.prepare.options import Choice
+from cryostar_nb.prepare.select import select_particles
+from cryostar_nb.runs.landscapes import kept_clusters, landscape_of
+from cryostar_nb.runs.run_config import LandscapeConfig
 
 COUNT, BOX = 4, 8  # particles, pixels
 NAN = float("nan")
@@ -1107,3 +1112,35 @@ def other_mask(folder):
 def object_indices(folder):
     np.save(folder / "chosen.npy", np.array([1, None]), allow_pickle=True)
     return lambda: read_indices(folder / "chosen.npy", COUNT)
+
+
+# Clusters and landscapes
+
+
+@case(
+    "a cluster of a particle file",
+    "particles.star: has no clusters; give a run folder in its place",
+    file="particles.star",
+)
+def cluster_of_a_file(folder):
+    path = folder / "particles.star"
+    return lambda: select_particles(path, folder / "out.star", Choice(cluster=1))
+
+
+@case(
+    "a cluster of a run that has none",
+    "run: has no clusters yet; first: cryostar-nb landscape run",
+    file="run",
+)
+def no_clusters(folder):
+    return lambda: kept_clusters(SimpleNamespace(folder=folder / "run"))
+
+
+@case(
+    "the landscape of a run without posteriors",
+    "run: has no posterior of its particles yet, which populations come from; first: cryostar-nb "
+    "infer run",
+    file="run",
+)
+def no_posterior(folder):
+    return lambda: landscape_of(SimpleNamespace(folder=folder / "run"), LandscapeConfig())

@@ -24,9 +24,9 @@ from cryostar_nb.latents import LEAST_DIP, LOWEST_MODE
 from cryostar_nb.score_likelihoods import Likelihoods
 
 PARTS = 4  # of a bin, among which its particles find their places
-STEPS = 60  # of expectation-maximisation
+FEWEST_STEPS, MOST_STEPS = 20, 500  # of expectation-maximisation
 PSEUDO_COUNT = 0.5  # particles that are there beforehand, in all
-SAMPLES, AT_ONCE = 100, 25  # of the bootstrap
+SAMPLES, AT_ONCE = 50, 25  # of the bootstrap
 SURE = 0.95  # of the samples, that have a valley between two states
 
 
@@ -134,6 +134,15 @@ class Landscape:
         return [*lines, "no valley that is sure: one state"]
 
 
+def steps_of(particles: int, bins: int) -> int:
+    """How many steps find the finest wave that so many bins show, to e^-2; 20 to 500.
+
+    Each step takes the part A^2 of what is left of a wave of which the likelihoods leave the part
+    A, and bins are such that A^2 is 16 bins / particles or more (`resolved_bins`).
+    """
+    return min(max(particles // (8 * bins), FEWEST_STEPS), MOST_STEPS)
+
+
 def populations(
     likelihoods: Float[Tensor, "particle bin"],
     start: Float[Tensor, " bin"],
@@ -158,12 +167,13 @@ def populations(
 def bootstrap(
     likelihoods: Float[Tensor, "particle bin"],
     start: Float[Tensor, " bin"],
+    steps: int,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Float[Tensor, "sample bin"]:
     """`populations` of samples of as many particles, drawn with replacement.
 
-    Each stops after another number of steps, a fourth to four times as many as the estimate, so
+    Each stops after another number of steps, a third to three times as many as the estimate, so
     that the scatter holds what the stopping decides.
     """
     generator, count, found = torch.Generator().manual_seed(seed), len(likelihoods), []
@@ -173,8 +183,8 @@ def bootstrap(
             for _ in range(first, min(first + AT_ONCE, samples))
         ]
         powers = 2 * torch.rand(len(drawn), generator=generator) - 1
-        steps = (STEPS * 4**powers).round().long()
-        found.append(populations(likelihoods, start, torch.stack(drawn).double(), steps))
+        stops = (steps * 3**powers).round().long()
+        found.append(populations(likelihoods, start, torch.stack(drawn).double(), stops))
     return torch.cat(found)
 
 
@@ -190,13 +200,16 @@ def make_landscape(
     fine = torch.cat([torch.lerp(edges[:-1], edges[1:], part / PARTS) for part in range(PARTS)])
     fine = torch.cat([fine, edges[-1:]]).sort().values
     of_parts, start = likelihoods.of_bins(fine), likelihoods.prior_of_bins(fine)
-    everyone, steps = torch.ones(1, len(of_parts)).double(), torch.tensor([STEPS])
+    everyone = torch.ones(1, len(of_parts), dtype=torch.float64)
+    steps = steps_of(len(of_parts), len(edges) - 1)
     bare = torch.bucketize(means.double(), edges[1:-1].contiguous())
     return Landscape(
         edges,
         displacement,
-        populations(of_parts, start, everyone, steps)[0].unflatten(0, (-1, PARTS)).sum(-1),
-        bootstrap(of_parts, start, seed=seed).unflatten(1, (-1, PARTS)).sum(-1),
+        populations(of_parts, start, everyone, torch.tensor([steps]))[0]
+        .unflatten(0, (-1, PARTS))
+        .sum(-1),
+        bootstrap(of_parts, start, steps, seed=seed).unflatten(1, (-1, PARTS)).sum(-1),
         bare.bincount(minlength=len(edges) - 1).double() / len(bare),
         len(bare),
     )

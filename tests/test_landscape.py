@@ -22,8 +22,8 @@ def mixture(means, sd, weights):
 
 
 def once(count):
-    """Every particle counts once; the usual number of steps."""
-    return torch.ones(1, count, dtype=torch.float64), torch.tensor([landscape.STEPS])
+    """Every particle counts once; sixty steps."""
+    return torch.ones(1, count, dtype=torch.float64), torch.tensor([60])
 
 
 TRUTH = mixture([0.2, 0.8], 0.07, [0.2, 0.8])
@@ -109,7 +109,7 @@ def test_images_without_noise_are_counted(generator):
     found = populations(likelihoods, start, *once(100))
     expected = (torch.tensor([[50.0, 30.0, 20.0]]).double() + 0.5 * start) / 100.5
     torch.testing.assert_close(found, expected)
-    errors = bootstrap(likelihoods, start, samples=400).std(0)
+    errors = bootstrap(likelihoods, start, 60, samples=400).std(0)
     torch.testing.assert_close(
         errors, (expected * (1 - expected) / 100).sqrt()[0], rtol=0.1, atol=0
     )

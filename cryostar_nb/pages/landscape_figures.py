@@ -20,9 +20,11 @@ def clusters(
 
     `explained`: fractions of the variance.
     """
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    verticals = range(1, min(3, scores.shape[1]))
+    figure = Figure(figsize=(4.5 * len(verticals), 3.8), layout="constrained")
     names = component_labels(explained)
-    for ax, vertical in zip(figure.subplots(1, 2), (1, 2), strict=True):
+    axes = figure.subplots(1, len(verticals), squeeze=False)[0]
+    for ax, vertical in zip(axes, verticals, strict=True):
         for number in range(labels.max(initial=0) + 1):
             inside = labels == number
             colour = CYCLE[(number - 1) % len(CYCLE)] if number else NONE

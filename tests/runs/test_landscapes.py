@@ -14,6 +14,7 @@ import torch
 from refusals import refused
 
 from cryostar_nb.config import PRESETS
+from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.runs.folder import open_run
 from cryostar_nb.runs.landscapes import Mapped, kept_clusters, landscape_of, make_map, path_between
@@ -135,7 +136,9 @@ def test_the_shell_maps_and_the_particles_of_a_cluster_are_chosen(run, tmp_path,
     rows = run.clusters(3).rows(2)
     answer = shell(f"select {run.folder} --cluster 2 --out {tmp_path}/two.star")
     assert f"{len(rows)} of 96 particles" in answer.out
-    chosen, every = read_particles(tmp_path / "two.star"), run.particles
+    every = run.particles
+    root = Reading(root=every.source.parent)
+    chosen = read_particles(tmp_path / "two.star", root)
     assert chosen.image_in_stack.tolist() == every.image_in_stack[rows].tolist()
     assert shell(f"select {run.folder} --cluster 4 --out {tmp_path}/four.star").code == 2
 
