@@ -178,9 +178,10 @@ def path_of_highest_density(
 
     A step between two particles costs its length in the space of D scores to the power D + 1. The
     cheapest path through many particles is then the one with the least integral of 1 / density
-    (Groisman, Jonckheere and Sapienza, arXiv:1810.09398). It leads over up to 2,000 particles, evenly
-    spaced; each of its points is replaced by the mean of the 1 % of particles nearest to it, and
-    frames are equally far apart along these means, smoothed twice by weights of 1/4, 1/2 and 1/4.
+    (Groisman, Jonckheere and Sapienza, arXiv:1810.09398). It leads over up to 2,000 particles,
+    evenly spaced. Each of its points is replaced by the mean of the 1 % of particles nearest to it;
+    these means are smoothed twice by weights of 1/4, 1/2 and 1/4, and frames are equally far apart
+    along them.
     """
     from scipy.sparse.csgraph import dijkstra
     from scipy.spatial import cKDTree
