@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from cryostar_nb.latents import LEAST_DIP, LOWEST_MODE
 from cryostar_nb.score_likelihoods import Likelihoods
 
 PARTS = 4  # of a bin, among which its particles find their places
-FEWEST_STEPS, MOST_STEPS = 20, 500  # of expectation-maximisation
+FEWEST_STEPS, MOST_STEPS = 20, 200  # of expectation-maximisation
 PSEUDO_COUNT = 0.5  # particles that are there beforehand, in all
-SAMPLES, AT_ONCE = 50, 25  # of the bootstrap
+SAMPLES, AT_ONCE = 50, 10  # of the bootstrap
 SURE = 0.95  # of the samples, that have a valley between two states
 
 
@@ -135,12 +136,12 @@ class Landscape:
 
 
 def steps_of(particles: int, bins: int) -> int:
-    """How many steps find the finest wave that so many bins show, to e^-2; 20 to 500.
+    """How many steps find the finest wave that so many bins show, to 1/e; 20 to 200.
 
     Each step takes the part A^2 of what is left of a wave of which the likelihoods leave the part
     A, and bins are such that A^2 is 16 bins / particles or more (`resolved_bins`).
     """
-    return min(max(particles // (8 * bins), FEWEST_STEPS), MOST_STEPS)
+    return min(max(particles // (16 * bins), FEWEST_STEPS), MOST_STEPS)
 
 
 def populations(
@@ -177,7 +178,7 @@ def bootstrap(
     that the scatter holds what the stopping decides.
     """
     generator, count, found = torch.Generator().manual_seed(seed), len(likelihoods), []
-    for first in range(0, samples, AT_ONCE):
+    for first in tqdm(range(0, samples, AT_ONCE), desc="bootstrap", unit="batch"):
         drawn = [
             torch.randint(count, (count,), generator=generator).bincount(minlength=count)
             for _ in range(first, min(first + AT_ONCE, samples))

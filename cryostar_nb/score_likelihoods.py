@@ -35,7 +35,7 @@ class Likelihoods:
     """What each image says of its score: exp(a s - c s^2 / 2), with the score in sd of the prior.
 
     That times the prior has the mean of the weighted draws, and the variance that a new draw would
-    have about it (Student's t). A histogram of some 48 draws would do without the form, but its
+    have about it. A histogram of some 48 draws would do without the form, but its
     noise draws populations to the prior.
     """
 
@@ -64,7 +64,7 @@ class Likelihoods:
         mean = (weights * places).sum(1)
         variance = (weights * (places - mean[:, None]).square()).sum(1)
         number = effective_number(weights).clamp(min=FEWEST)
-        variance = variance * (number + 1) / (number - 3)
+        variance = variance * (number + 1) / (number - 1)
         finest = (2 * float(grid[1] - grid[0]) / unit) ** 2  # a variance that the grid can hold
         square = mean.square() + variance.clamp(min=finest)
         # The two numbers of each particle are the least of a convex function (maximum entropy).
