@@ -2,11 +2,11 @@
 
 A histogram of one value for each particle is biased: the noise of the images widens it, fills the
 valley between two states, and makes them too alike. Here the populations p_b of bins along a
-coordinate have the largest likelihood of the images,
+coordinate raise the likelihood of the images,
 
     sum_i log(sum_b p_b L_ib),    L_ib = (posterior of particle i in b) / (prior in b),
 
-found by expectation-maximisation: a particle is shared out among the bins by p_b L_ib, and p_b is
+by expectation-maximisation: a particle is shared out among the bins by p_b L_ib, and p_b is
 the mean share. Each bin has four parts, whose populations are found likewise, so that its particles
 may lie anywhere in it; their sum alone is told. The maximum itself follows the noise, so the steps
 stop before; the errors are those of the bootstrap, whose samples stop sooner or later.
@@ -207,10 +207,12 @@ def make_landscape(
     return Landscape(
         edges,
         displacement,
-        populations(of_parts, start, everyone, torch.tensor([steps]))[0]
-        .unflatten(0, (-1, PARTS))
-        .sum(-1),
-        bootstrap(of_parts, start, steps, seed=seed).unflatten(1, (-1, PARTS)).sum(-1),
+        _of_bins(populations(of_parts, start, everyone, torch.tensor([steps])))[0],
+        _of_bins(bootstrap(of_parts, start, steps, seed=seed)),
         bare.bincount(minlength=len(edges) - 1).double() / len(bare),
         len(bare),
     )
+
+
+def _of_bins(parts: Float[Tensor, "sample part"]) -> Float[Tensor, "sample bin"]:
+    return parts.unflatten(1, (-1, PARTS)).sum(-1)

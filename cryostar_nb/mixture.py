@@ -102,11 +102,6 @@ class Mixture:
         means = offset + self.means @ slope
         return Mixture(self.weights, means[:, None], sds.reciprocal()[..., None])
 
-    def below(self, points: Float[Tensor, " point"]) -> Float[Tensor, " point"]:
-        """How much of a mixture in one dimension lies below some points."""
-        scaled = (points[:, None] - self.means[:, 0]) * self.factors[:, 0, 0]
-        return torch.special.ndtr(scaled) @ self.weights
-
     def mode(self) -> Float[Tensor, "*batch number"]:
         """The mean of the component that weighs most."""
         first = self.weights.argmax(-1)[..., None, None]

@@ -35,8 +35,8 @@ class Likelihoods:
     """What each image says of its score: exp(a s - c s^2 / 2), with the score in sd of the prior.
 
     That times the prior has the mean of the weighted draws, and the variance that a new draw would
-    have about it. A histogram of some 48 draws would do without the form, but its
-    noise draws populations to the prior.
+    have about it. A histogram of some 48 draws would do without the form, but its noise draws
+    populations to the prior.
     """
 
     grid: Float[Tensor, " point"]  # scores

@@ -21,6 +21,11 @@ def mixture(means, sd, weights):
     return Mixture(weights, means[:, None], factors)
 
 
+def mass_below(of, points):
+    """How much of a mixture in one dimension lies below some points."""
+    return torch.special.ndtr((points[:, None] - of.means[:, 0]) * of.factors[:, 0, 0]) @ of.weights
+
+
 def once(count):
     """Every particle counts once; sixty steps."""
     return torch.ones(1, count, dtype=torch.float64), torch.tensor([60])
@@ -51,7 +56,7 @@ def found_for(seed, bins=None, **changes):
     edges = torch.linspace(*ends, count + 1, dtype=torch.float64)
     displacement = edges[:-1] - edges[0]
     found = make_landscape(likelihoods, measured, edges=edges, displacement=displacement)
-    below = changes.get("truth", TRUTH).below(edges[1:-1])
+    below = mass_below(changes.get("truth", TRUTH), edges[1:-1])
     return found, torch.cat([torch.zeros(1), below, torch.ones(1)]).double().diff()
 
 
@@ -158,7 +163,7 @@ def test_the_mass_of_a_line_through_a_mixture_is_that_of_its_draws(generator):
     drawn = both.draw(200_000, generator) @ slope + 2
     points = torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64)
     share = torch.stack([(drawn < point).double().mean() for point in points])
-    torch.testing.assert_close(line.below(points), share, atol=0.005, rtol=0)
+    torch.testing.assert_close(mass_below(line, points), share, atol=0.005, rtol=0)
 
 
 def test_energies_are_logarithms_with_the_errors_of_the_bootstrap():
