@@ -89,11 +89,11 @@ def test_errors_cover_the_truth_as_often_as_they_say(monkeypatch):
     """Of shares, in repeated data sets: within one sd 68, within two 95 of a hundred."""
     monkeypatch.setattr(landscape, "SAMPLES", 25)
     off = []
-    for seed in range(24):
+    for seed in range(20):
         found, _ = found_for(100 + seed, bins=6, count=600)
         share, error = found.share_above(0.5)
         off.append(abs(share - 0.8) / error)
-    assert 0.45 <= np.mean(np.array(off) < 1) <= 0.95 and np.mean(np.array(off) < 2) >= 0.83
+    assert 0.45 <= np.mean(np.array(off) < 1) <= 0.95 and np.mean(np.array(off) < 2) >= 0.85
 
 
 def test_the_order_of_particles_does_not_matter(generator):
