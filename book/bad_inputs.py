@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -23,6 +24,10 @@ from cryostar_nb.io.problems import read_and_tell
 from cryostar_nb.io.reading import read_indices, read_particles
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.io.vectors import load_band_vectors
+from cryostar_nb.prepare.options import Choice
+from cryostar_nb.prepare.select import select_particles
+from cryostar_nb.runs.landscapes import kept_clusters, landscape_of
+from cryostar_nb.runs.run_config import LandscapeConfig
 
 COUNT, BOX = 4, 8  # particles, pixels
 NAN = float("nan")
@@ -1445,3 +1450,35 @@ def nameless_chains(folder):
 def segments_for_chains(folder):
     parts = ((0.0, "PROA"), (50.0, "PROB"))
     return pdb(folder, *(glycines(x, chain=" ", segment=name) + "TER\n" for x, name in parts))
+
+
+# Clusters and landscapes
+
+
+@case(
+    "a cluster of a particle file",
+    "particles.star: has no clusters; give a run folder in its place",
+    file="particles.star",
+)
+def cluster_of_a_file(folder):
+    path = folder / "particles.star"
+    return lambda: select_particles(path, folder / "out.star", Choice(cluster=1))
+
+
+@case(
+    "a cluster of a run that has none",
+    "run: has no clusters yet; first: cryostar-nb landscape run",
+    file="run",
+)
+def no_clusters(folder):
+    return lambda: kept_clusters(SimpleNamespace(folder=folder / "run"))
+
+
+@case(
+    "the landscape of a run without posteriors",
+    "run: has no posterior of its particles yet, which populations come from; first: cryostar-nb "
+    "infer run",
+    file="run",
+)
+def no_posterior(folder):
+    return lambda: landscape_of(SimpleNamespace(folder=folder / "run"), LandscapeConfig())

@@ -96,6 +96,12 @@ class Mixture:
         """The same mixture, each component so many times as wide."""
         return Mixture(self.weights, self.means, self.factors / times)
 
+    def along(self, slope: Float[Tensor, " number"], offset: float = 0.0) -> "Mixture":
+        """The mixture, in one dimension, of offset + slope . x; not of a batch."""
+        sds = torch.linalg.solve_triangular(self.factors, slope[:, None], upper=False).norm(dim=-2)
+        means = offset + self.means @ slope
+        return Mixture(self.weights, means[:, None], sds.reciprocal()[..., None])
+
     def mode(self) -> Float[Tensor, "*batch number"]:
         """The mean of the component that weighs most."""
         first = self.weights.argmax(-1)[..., None, None]

@@ -13,7 +13,7 @@ from cryostar_nb.config import PRESETS, ModelConfig, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.prepare.options import Choice, Preprocessing
-from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, MapConfig
+from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, LandscapeConfig, MapConfig
 from cryostar_nb.simulation.options import Faults, ImperfectReference, SimulationConfig
 
 REQUIRED = {
@@ -63,6 +63,7 @@ OUTSIDE = {
         "defocus_log_sd": -0.1,
         "voltage_kv": 0.0,
         "amplitude_contrast": 1.1,
+        "first_share": 1.1,
         "seed": -1,
     },
     Faults: {
@@ -95,7 +96,6 @@ OUTSIDE = {
         "mask_radius": -1.0,
         "mask_edge": 0.0,
     },
-    Choice: {"pc": 0, "above": -1.0, "below": 101.0, "quality": 1.1},
     MapConfig: {
         "pc": 0,
         "bins": 0,
@@ -104,6 +104,8 @@ OUTSIDE = {
         "resolution": 0.0,
         "mask_radius": -1.0,
     },
+    Choice: {"pc": 0, "above": -1.0, "below": 101.0, "quality": 1.1, "cluster": -1},
+    LandscapeConfig: {"pc": 0, "bins": 1, "clusters": 0, "between": (0, 2), "quality": 1.1},
     Reading: {"pixel_size": 0.001},
 }
 BOUNDED = [(kind, name) for kind, values in OUTSIDE.items() for name in values]
@@ -162,6 +164,11 @@ def test_an_elastic_weight_of_zero_cannot_decay():
     assert refusal(TrainConfig, elastic_weight=0.0).value == 0.0
     off = TrainConfig(elastic_weight=0.0, final_elastic_weight=None)
     assert off.elastic_weight_at(5) == 0.0
+
+
+def test_the_share_of_a_population_needs_two_of_them():
+    assert refusal(SimulationConfig, first_share=0.2).value == 0.2
+    assert SimulationConfig(populations="two", first_share=0.2).first_share == 0.2
 
 
 def test_stopping_early_needs_particles_that_are_held_out():

@@ -13,10 +13,13 @@ from cryostar_nb.latents import (
     evenly_spaced,
     latent_modes,
     mean_around_percentiles,
+    path_of_highest_density,
     principal_components,
     score_density,
     traverse,
 )
+
+ENDS_OF_PATH = [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
 
 # Components and the structures along them
 
@@ -150,3 +153,30 @@ def test_a_displacement_does_not_depend_on_the_frame(rng):
     assert (after.true, after.found, after.error) == pytest.approx(
         (before.true, before.found, before.error)
     )
+
+
+# Paths
+
+
+def test_the_path_of_highest_density_stays_on_a_ring_that_a_straight_line_would_cross(generator):
+    angle = 2 * torch.pi * torch.rand(1500, generator=generator)
+    noise = 0.05 * torch.randn(1500, 3, generator=generator)
+    ring = torch.stack([angle.cos(), angle.sin(), 0 * angle], dim=1) + noise
+    east, west = (int((ring - torch.tensor(end)).norm(dim=1).argmin()) for end in ENDS_OF_PATH)
+    path = path_of_highest_density(ring, ring, east, west, frames=15)
+    assert path.shape == (15, 3)
+    assert (path.norm(dim=1) > 0.93).all() and (path.norm(dim=1) < 1.05).all()
+    torch.testing.assert_close(path[[0, -1]], torch.tensor(ENDS_OF_PATH), atol=0.1, rtol=0)
+    steps = path.diff(dim=0).norm(dim=1)
+    assert steps.max() < 1.3 * steps.min() and float(steps.sum()) == pytest.approx(3.1, abs=0.2)
+
+
+def test_of_two_ways_the_path_takes_the_one_with_more_particles(generator):
+    """Three quarters of a ring's particles lie on its upper half."""
+    angle = torch.pi * torch.rand(2000, generator=generator)
+    angle = torch.where(torch.arange(2000) % 4 > 0, angle, -angle)
+    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+    ring = ring + 0.03 * torch.randn(2000, 2, generator=generator)
+    ends = [int((ring - torch.tensor(end[:2])).norm(dim=1).argmin()) for end in ENDS_OF_PATH]
+    path = path_of_highest_density(ring, ring, *ends)
+    assert (path[2:-2, 1] > 0).all()

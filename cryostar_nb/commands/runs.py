@@ -1,4 +1,4 @@
-"""The commands about runs: train one, evaluate it, make maps of its particles, analyse it."""
+"""The commands about runs: train one, evaluate it, make maps, find its landscape, analyse it."""
 
 import dataclasses
 from dataclasses import field
@@ -11,11 +11,18 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cryostar_nb.config import FROM_NUMPY, PRESETS, Positive, TrainConfig, settings
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
-from cryostar_nb.runs.run_config import Hardware, InputFiles, MapConfig, read_config
+from cryostar_nb.runs.run_config import (
+    Hardware,
+    InputFiles,
+    LandscapeConfig,
+    MapConfig,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from cryostar_nb.evaluation import Evaluation
     from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
     from cryostar_nb.runs.posteriors import Inferred
 
@@ -178,6 +185,29 @@ class Reconstruct:
         from cryostar_nb.runs.maps import make_maps
 
         return make_maps(open_run(self.run_folder), self.config, self.out)
+
+
+@settings
+class Landscape:
+    """Find clusters of a run's particles, their population along a motion with errors, and the path
+    of highest density between two clusters.
+
+    Writes into the folder `landscape` of the run: the cluster of every particle and a structure of
+    each, populations and energies, and the path as structures. `analyse` shows them, `select
+    --cluster` writes the particles of one.
+    """
+
+    run_folder: Positional[Path]
+    """Run folder of `train`, after `infer`."""
+    config: OmitArgPrefixes[LandscapeConfig] = field(default_factory=LandscapeConfig)
+    """Which clusters, along which motion."""
+
+    def run(self) -> "Mapped":
+        """Find and write them."""
+        from cryostar_nb.runs.folder import open_run
+        from cryostar_nb.runs.landscapes import make_map
+
+        return make_map(open_run(self.run_folder), self.config)
 
 
 @settings

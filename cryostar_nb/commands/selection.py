@@ -49,16 +49,17 @@ class Select:
         )
 
     def _of_run(self, reading: Reading) -> dict[str, Any]:
-        """What the choice and the poses ask of a run: its scores, quality and refined poses."""
+        """What the choice and the poses ask of a run: scores, quality, clusters, refined poses."""
         refined = self.poses == "refined"
         by_score = self.choice.above is not None or self.choice.below is not None
         by_quality = self.choice.quality is not None
+        by_cluster = self.choice.cluster is not None
         if not self.source.is_dir():
             if refined:
                 problem, remedy = "is no run folder, which refined poses come from", "give one"
                 raise InputError(problem, file=self.source, remedy=remedy)
             return {}
-        if not (refined or by_score or by_quality):
+        if not (refined or by_score or by_quality or by_cluster):
             return {}
         from cryostar_nb.runs.folder import open_run
 
@@ -71,6 +72,10 @@ class Select:
             if found["quality"] is None:
                 problem, remedy = "has no quality of its particles", "leave --quality out"
                 raise InputError(problem, file=self.source, remedy=remedy)
+        if by_cluster:
+            from cryostar_nb.runs.landscapes import kept_clusters
+
+            found["clusters"] = kept_clusters(run)
         if refined:
             found["poses"] = run.poses
             if found["poses"] is None:

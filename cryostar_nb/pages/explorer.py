@@ -60,7 +60,7 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
     structures = run.decode(run.latents[chosen])
     shown = run.gauge.apply(structures)  # projections are of structures in the frame of the poses
     data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, chosen)
-    axes = component_labels(pca.explained.tolist())
+    axes = component_labels(pca.explained.tolist())[:2]
     name = f"latent-explorer-{next(_numbers)}"
     return render("explorer.html", name=name, data=data, axes=axes)
 

@@ -30,7 +30,7 @@ COLOURS = {
     "doing nothing": "#999999",
     "accent": "#D55E00",
 }
-_CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _TICKS = (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5)  # Å
 _LEAST_LOSS = 1e-6  # Å², of a structural loss: zero has no place on a logarithmic axis
 
@@ -57,7 +57,7 @@ def _colours(labels: Iterable[str]) -> list[str]:
     """The colour of each label in COLOURS, and for any other label a colour not yet used."""
     names = list(labels)
     taken = {COLOURS.get(name) for name in names}
-    rest = itertools.cycle([colour for colour in _CYCLE if colour not in taken])
+    rest = itertools.cycle([colour for colour in CYCLE if colour not in taken])
     return [COLOURS[name] if name in COLOURS else next(rest) for name in names]
 
 
@@ -94,14 +94,14 @@ def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
     left.plot(metrics["step"], metrics["image"], color=COLOURS["star"], label="batch")
-    for name, colour in (("trained", COLOURS["star"]), ("held_out", _CYCLE[1])):
+    for name, colour in (("trained", COLOURS["star"]), ("held_out", CYCLE[1])):
         if name in metrics:  # NaN, which is not drawn, between checkpoints
             label = name.replace("_", " ")
             left.plot(metrics["step"], metrics[name], "o", color=colour, markersize=4, label=label)
             left.legend(frameon=False)
     left.set(xlabel="step", ylabel="image loss")
     for right in rest:
-        for name, colour in zip(structural, _CYCLE[1:], strict=False):
+        for name, colour in zip(structural, CYCLE[1:], strict=False):
             right.plot(
                 metrics["step"], np.maximum(metrics[name], _LEAST_LOSS), label=name, color=colour
             )
@@ -212,7 +212,7 @@ def _draw_by_detail(
 ) -> None:
     """Draw curves against frequency, in 1/Å, and label the axis by the detail, in Å."""
     frequencies = np.asarray(frequencies, dtype=float)
-    for (label, curve), colour in zip(curves.items(), _CYCLE, strict=False):
+    for (label, curve), colour in zip(curves.items(), CYCLE, strict=False):
         ax.plot(frequencies, np.asarray(curve), style, color=colour, label=label)
     highest = float(frequencies[-1])
     ticks: list[float] = []
@@ -248,8 +248,8 @@ def density_quality(
 
 
 def component_labels(explained: Sequence[float]) -> list[str]:
-    """Names of the first two principal components; `explained`: fractions of the variance."""
-    return [f"PC{i + 1} ({100 * explained[i]:.0f} % of variance)" for i in range(2)]
+    """Names of up to three principal components; `explained`: fractions of the variance."""
+    return [f"PC{i + 1} ({100 * part:.0f} % of variance)" for i, part in enumerate(explained[:3])]
 
 
 def latents(
@@ -270,7 +270,7 @@ def latents(
             name, place, above, textcoords="offset points", ha="center", color=colour, weight="bold"
         )
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    xlabel, ylabel = component_labels(explained)
+    xlabel, ylabel = component_labels(explained)[:2]
     ax.set(xlabel=xlabel, ylabel=ylabel)
     figure = _figure(ax, legend=False)
     figure.colorbar(bins, ax=ax, label="particles")
@@ -295,7 +295,7 @@ def latent_scatter(
     x, y = scores[:, :2].T.astype(np.float32)
     names = [f"particle {number + 1}" for number in range(len(scores))]
     points = go.Scattergl(x=x, y=y, mode="markers", marker=marker, text=names, hoverinfo="text+x+y")
-    xlabel, ylabel = component_labels(explained)
+    xlabel, ylabel = component_labels(explained)[:2]
     figure = go.Figure(points)
     figure.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, template="plotly_white")
     figure.update_layout(height=520, margin={"l": 60, "r": 20, "t": 30, "b": 50})

@@ -25,7 +25,7 @@ from cryostar_nb.latents import (
     evenly_spaced,
     mean_around_percentiles,
 )
-from cryostar_nb.pages import figures, views
+from cryostar_nb.pages import figures, landscape_figures, views
 from cryostar_nb.pages.explorer import latent_explorer
 from cryostar_nb.pages.html import picture, render, table
 from cryostar_nb.pages.map_section import map_section
@@ -143,6 +143,8 @@ def report_page(
         maps=[(made, *map_section(made, run.nodes.chains)) for made in run.made_maps],
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
+        clusters=_clusters(run, pca),
+        landscape=_landscape(run),
         error=picture(_error_chart(run, evaluation), "RMSD per state") if evaluation else "",
         explorer=latent_explorer(run),
         latents=picture(density, "density of particles over two principal components"),
@@ -159,6 +161,30 @@ def _certainty(
     view = views.coloured(run.nodes, middle, values, width="100%", height=380)
     chart = picture(figures.certainty(values, run.nodes.chains), "sd of every residue")
     return view.within_page(), chart
+
+
+def _clusters(run: Run, pca: PrincipalComponents) -> Markup | None:
+    """The particles coloured by their cluster, after `landscape`."""
+    if run.mapped is None:
+        return None
+    labels = run.mapped.clusters.labels
+    chart = landscape_figures.clusters(pca.scores.numpy(), labels, pca.explained.tolist())
+    return picture(chart, "particles over three principal components, coloured by cluster")
+
+
+def _landscape(run: Run) -> Markup | None:
+    """Populations and energies along a component with their errors, after `landscape`."""
+    found = None if run.mapped is None else run.mapped.landscape
+    if found is None:
+        return None
+    chart = landscape_figures.populations(
+        found.displacement.numpy(),
+        (found.populations.numpy(), found.errors.numpy()),
+        (found.bare.numpy(), found.bare_errors.numpy()),
+        (found.energies.numpy(), found.energy_errors.numpy()),
+        found.centres.numpy(),
+    )
+    return picture(chart, "populations and energies along a component, with errors")
 
 
 def _good_particles(run: "Run") -> str:

@@ -36,6 +36,9 @@ def describe(command: Any, result: Any) -> str:
             return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
         case "Reconstruct":
             return f"{describe_maps(result)}\nwrote {len(result.maps)} maps to {result.folder}"
+        case "Landscape":
+            wrote = f"wrote {', '.join(result.files)} to {result.folder}"
+            return "\n".join([*result.words(), wrote])
         case "Evaluate":
             wrote = f"\nwrote {command.run_folder / 'evaluation.json'}"
             return _table(result) + (wrote if command.particles is None else "")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cryostar_nb.config import Count, Fraction, Percentile, Positive, settings
+from cryostar_nb.config import Count, Fraction, Percentile, Positive, WholeNumber, settings
 
 
 @settings
@@ -45,6 +45,8 @@ class Choice:
     """Those below this percentile of the component, 0 to 100."""
     quality: Fraction | None = None
     """Those that a run gives at least this probability of being good, 0 to 1."""
+    cluster: WholeNumber | None = None
+    """Those of this cluster, from 1, of the command `landscape`; 0: those that are in none."""
     optics_group: str | None = None
     """Those of this optics group."""
     unique: bool = False

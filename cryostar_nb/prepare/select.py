@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from cryostar_nb.clusters import Clusters
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.cryosparc import CryosparcFile, write_cs, write_table
 from cryostar_nb.io.metadata import Metadata, Poses
@@ -41,6 +42,7 @@ def select_particles(
     reading: Reading | None = None,
     scores: Scores | None = None,
     quality: Quality | None = None,
+    clusters: Clusters | None = None,
     poses: Poses | None = None,
 ) -> tuple[int, int, str]:
     """Write the chosen particles of a file to `out` (.star or .cs), in the order of their file.
@@ -48,13 +50,13 @@ def select_particles(
     In the format that they come in, every column, table and value stays as it is. In the other
     one, what a refinement needs is written: images, poses, CTFs. Of a run on these particles are
     `scores`, along its principal components, `quality`, each particle's probability of being good,
-    and `poses`, which are written in place of the file's. Returns how many were chosen, of how
-    many, and a remark for the user. Raises InputError where nothing is chosen, and where the other
-    format cannot say what the particles are.
+    `clusters`, and `poses`, which are written in place of the file's. Returns how many were chosen,
+    of how many, and a remark for the user. Raises InputError where nothing is chosen, and where the
+    other format cannot say what the particles are.
     """
     metadata = open_metadata(particles, reading)
     understand(metadata, reading).tell(compared=False)
-    rows = chosen_rows(metadata, choice, scores, quality)
+    rows = chosen_rows(metadata, choice, scores, quality, clusters)
     remark = write_selection(metadata, rows, Path(out), reading, poses)
     return len(rows), len(metadata), remark
 
@@ -64,6 +66,7 @@ def chosen_rows(
     choice: Choice,
     scores: Scores | None = None,
     quality: Quality | None = None,
+    clusters: Clusters | None = None,
 ) -> Int[np.ndarray, " row"]:
     """The rows that a choice means, in ascending order."""
     keep = np.ones(len(metadata), dtype=bool)
@@ -82,6 +85,14 @@ def chosen_rows(
             raise InputError(problem, file=metadata.path, remedy=remedy)
         _check_count(metadata, len(quality))
         keep &= quality >= choice.quality
+    if choice.cluster is not None:
+        if clusters is None:
+            problem, remedy = "has no clusters", "give a run folder in its place"
+            raise InputError(problem, file=metadata.path, remedy=remedy)
+        _check_count(metadata, len(clusters.labels))
+        inside = np.zeros(len(metadata), dtype=bool)
+        inside[clusters.rows(choice.cluster)] = True
+        keep &= inside
     if choice.optics_group is not None:
         groups = metadata.optics_groups().astype(str)
         if choice.optics_group not in groups:

@@ -48,11 +48,20 @@ from cryostar_nb.posterior import Posterior
 from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.kept import kept, save_latents, save_quality
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
-from cryostar_nb.runs.run_config import InputFiles, MapConfig, RunConfig, read_config
+from cryostar_nb.runs.run_config import (
+    InputFiles,
+    LandscapeConfig,
+    MapConfig,
+    RunConfig,
+    read_config,
+)
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData, infer_latents
 
 if TYPE_CHECKING:
+    from cryostar_nb.clusters import Clusters
+    from cryostar_nb.landscape import Landscape
+    from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
 
 FILES = (
@@ -371,6 +380,25 @@ class Run:
         from cryostar_nb.runs.maps import Maps
 
         return Maps.of(self)
+
+    def clusters(self, count: int | None = None) -> "Clusters":
+        """So many clusters of its latents, or those that stand apart by density."""
+        from cryostar_nb.runs.landscapes import clusters_of
+
+        return clusters_of(self, count)
+
+    def landscape(self, **choice: Any) -> "Landscape":
+        """Its population along a component, after `infer` (`LandscapeConfig`)."""
+        from cryostar_nb.runs.landscapes import landscape_of
+
+        return landscape_of(self, LandscapeConfig(**choice))
+
+    @property
+    def mapped(self) -> "Mapped | None":
+        """What the command `landscape` found last, if anything."""
+        from cryostar_nb.runs.landscapes import Mapped
+
+        return Mapped.kept_of(self)
 
     def evaluate(
         self, truth: Path | str, particles: Particles | Path | str | None = None

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cryostar_nb.clusters import kmeans
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.reading import open_metadata, read_indices
 from cryostar_nb.runs.posteriors import posterior_of, was_inferred
@@ -41,7 +42,10 @@ def parts_of(run: "Run", config: MapConfig) -> tuple[str, Weights]:
         latents, weights = posterior.latents, posterior.weights
     if config.clusters is not None:
         kind, count = "clusters", config.clusters
-        labels = _nearest(latents, _centres(run, count))
+        found = kmeans(
+            run.latents, count, along=run.components().scores[:, 0], seed=run.config.seed
+        )
+        labels = _nearest(latents, found.centres(run.latents))
     else:
         kind, count, pca = f"pc{config.pc}", config.bins, run.components()
         if config.pc > len(pca.components):
@@ -62,19 +66,6 @@ def _quantiles(
     wanted = total[-1] * torch.arange(1, count, dtype=torch.float64) / count
     places = torch.searchsorted(total, wanted).clamp(max=len(order) - 1)
     return scores.flatten()[order[places]]
-
-
-def _centres(run: "Run", count: int) -> Float[Tensor, "cluster latent"]:
-    """Centres of the clusters of k-means, along the first component."""
-    from scipy.cluster.vq import kmeans2  # slow to import
-
-    latents = run.latents.double().numpy()
-    if count > len(latents):
-        remedy = f"give no more than the {len(latents)} particles"
-        raise InputError("clusters = {value}", value=count, remedy=remedy)
-    centres, _ = kmeans2(latents, count, minit="++", seed=np.random.default_rng(run.config.seed))
-    found = torch.from_numpy(centres).float()
-    return found[(found @ run.components().components[0]).argsort()]
 
 
 def _nearest(

@@ -3,12 +3,20 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cryostar_nb import __version__
-from cryostar_nb.config import Count, Fraction, ModelConfig, Positive, TrainConfig, settings
+from cryostar_nb.config import (
+    FROM_NUMPY,
+    Count,
+    Fraction,
+    ModelConfig,
+    Positive,
+    TrainConfig,
+    settings,
+)
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 
@@ -87,6 +95,27 @@ class MapConfig:
     mask_radius: Positive | None = None
     """Radius in Å of a soft sphere about the centre, outside of which a map is 0 and noise does not
     count (default: nothing is masked)."""
+
+
+@settings
+class LandscapeConfig:
+    """Which clusters of a run's particles, and their population along which motion."""
+
+    pc: Count = 1
+    """Principal component to go along; the first leads away from the reference."""
+    bins: Annotated[int, FROM_NUMPY, Field(strict=True, ge=2)] | None = None
+    """Bins along it (default: as many as the images can tell apart, 2 to 24)."""
+    clusters: Count | None = None
+    """So many clusters of latents, by k-means (default: those that stand apart by their density, by
+    HDBSCAN; there may be none)."""
+    between: tuple[Count, Count] | None = None
+    """The two clusters that the path of highest density leads between (default: the first and the
+    last along the first component)."""
+    quality: Fraction = 0.5
+    """Least probability of being good, as the run gives it, of the particles whose population is
+    found; 0: all."""
+    populations: bool = True
+    """Find the populations, which takes the posteriors of `infer`."""
 
 
 @settings

@@ -16,6 +16,7 @@ from cryostar_nb.config import (
     WholeNumber,
     settings,
 )
+from cryostar_nb.errors import InputError
 
 
 @settings
@@ -39,6 +40,8 @@ class SimulationConfig:
     populations: Literal["uniform", "two"] = "uniform"
     """How particles are spread over the states: evenly, or as two Gaussians at 20 % and 80 % of
     the path, of 7 % standard deviation."""
+    first_share: Fraction = 0.5
+    """Of two populations, the part of the particles that is in the first."""
     resolution: Positive = 3.0
     """Resolution of the full-atom density, in Å: its transform falls to 1/e at 1/resolution, as in
     EMAN2's e2pdb2mrc."""
@@ -54,6 +57,14 @@ class SimulationConfig:
     """Amplitude contrast, a fraction."""
     seed: WholeNumber = 0
     """Seed of every random draw."""
+
+    def __post_init__(self) -> None:
+        if self.populations != "two" and self.first_share != 0.5:
+            raise InputError(
+                "first_share = {value}, and there are no two populations",
+                value=self.first_share,
+                remedy="give --populations two",
+            )
 
 
 @settings

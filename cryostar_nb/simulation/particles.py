@@ -85,7 +85,9 @@ def draw_states(config: SimulationConfig, rng: np.random.Generator) -> Int[np.nd
     """The state of each particle, counted from 0, in random order."""
     if config.populations == "uniform":
         return rng.permutation(np.arange(config.n_particles) % config.states)
-    centre = np.where(rng.permutation(np.arange(config.n_particles) % 2), 0.8, 0.2)
+    # The last ones of rising multiples of the second share, so that any first ones are mixed, too.
+    multiples = np.floor(np.arange(config.n_particles + 1) * (1 - config.first_share) + 1e-9)
+    centre = np.where(rng.permutation(np.diff(multiples).astype(int)), 0.8, 0.2)
     return (rng.normal(centre, 0.07).clip(0, 1) * (config.states - 1)).round().astype(np.int64)
 
 

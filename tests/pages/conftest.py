@@ -63,6 +63,7 @@ class LineRun:
 
     certainty = ()
     made_maps = ()
+    mapped = None
 
     def node_sd(self, particles=None):
         return None

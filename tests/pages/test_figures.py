@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cryostar_nb.evaluation import ErrorPerState
-from cryostar_nb.pages import figures, views
+from cryostar_nb.pages import figures, landscape_figures, views
 
 
 def test_rmsd_takes_evaluations_and_doing_nothing_is_grey():
@@ -79,3 +79,31 @@ def test_a_coloured_view_has_the_values_as_b_factors(run):
     text = views.coloured(run.nodes, run.reference, values)._make_html()
     assert '"prop": "b"' in text and '"min": 2.5' in text and '"max": 0.5' in text
     assert f"{values[1]:6.2f}" in text
+
+
+def test_clusters_have_a_colour_each_and_what_is_in_none_is_grey(rng):
+    scores, labels = rng.normal(size=(60, 3)), np.repeat([0, 1, 2], 20)
+    first, second = landscape_figures.clusters(scores, labels, [0.7, 0.2, 0.1]).axes
+    assert [line.get_label() for line in first.lines] == ["in none", "cluster 1", "cluster 2"]
+    assert len({line.get_color() for line in first.lines}) == 3
+    assert first.lines[0].get_color() == landscape_figures.NONE
+    np.testing.assert_array_equal(second.lines[2].get_ydata(), scores[40:, 2])
+    assert second.get_ylabel().startswith("PC3 (10 %")
+    only_two = landscape_figures.clusters(scores[:, :2], labels, [0.8, 0.2])
+    assert len(only_two.axes) == 1
+
+
+def test_populations_have_error_bars_and_the_bare_histogram_beside_them():
+    values, sds = np.array([0.2, 0.3, 0.5]), np.array([0.01, 0.02, 0.03])
+    bare, scores = (np.array([0.3, 0.3, 0.4]), sds), np.array([-1.0, 0.0, 1.0])
+    figure = landscape_figures.populations(
+        np.arange(3.0), (values, sds), bare, (values, sds), scores
+    )
+    left, right = figure.axes[:2]
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["histogram of latent means", "by the posteriors"]
+    ends = left.containers[1].lines[2][0].get_segments()
+    np.testing.assert_allclose(
+        [end[:, 1].tolist() for end in ends], np.c_[values - sds, values + sds]
+    )
+    assert "kT" in right.get_ylabel()

@@ -70,6 +70,14 @@ def test_two_populations_lie_about_20_and_80_percent_of_the_path():
     assert set(draw_states(config(states=1, populations="two"), np.random.default_rng(0))) == {0}
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_the_first_of_two_populations_has_the_share_that_is_asked_for(share):
+    settings = config(n_particles=1000, states=101, populations="two", first_share=share)
+    drawn = draw_states(settings, np.random.default_rng(0))
+    assert np.mean(drawn < 50) == share
+    assert np.mean(drawn[:500] < 50) == pytest.approx(share, abs=0.07)  # in random order
+
+
 def test_uniform_draws_come_in_the_old_order(model, tmp_path):
     settings = config(seed=3)
     simulate(settings, **model, out=tmp_path / "out")
