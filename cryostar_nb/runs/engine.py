@@ -50,8 +50,9 @@ LARGEST_LOSS = 1e5  # beyond any that a structure near its reference can have: e
 def training_data(
     particles: Particles,
     vectors: Float[Tensor, "particle band"],
-    sigma: Float[Tensor, ""] | float = 0.0,
     device: torch.device | None = None,
+    *,
+    sigma: Float[Tensor, ""] | float = 0.0,
 ) -> TrainingData:
     """What training reads, poses and CTF on a device, the CPU by default.
 

@@ -170,7 +170,7 @@ class Run:
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
-        data = training_data(self.particles, vectors, self.density.sigma)
+        data = training_data(self.particles, vectors, sigma=self.density.sigma)
         if self.corrections is None:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
@@ -195,7 +195,7 @@ class Run:
             vectors = load_band_vectors(particles, self.band, invert=invert)
         else:
             vectors = open_vectors(particles, self.band, invert=invert, spill=spill)
-        return training_data(particles, vectors, self.density.sigma)
+        return training_data(particles, vectors, sigma=self.density.sigma)
 
     def seen(
         self, data: TrainingData

@@ -108,7 +108,7 @@ def _read(
     folders = _folders(hardware, out)
     with fabric.rank_zero_first():
         vectors = open_vectors(particles, band, invert=invert, **folders)
-        data = training_data(particles, resident(vectors, device), density.sigma, device)
+        data = training_data(particles, resident(vectors, device), device, sigma=density.sigma)
     reference = torch.from_numpy(nodes.positions).float()
     encoder = make_encoder(settings.train, settings.model, reference, band).to(device)
     return _look(settings, particles, fabric, folders, encoder, data)
