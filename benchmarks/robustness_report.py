@@ -22,10 +22,11 @@ def tables(found: dict[str, Any]) -> str:
     """A Markdown table for each molecule and SNR."""
     done = found["cells"]
     seeds, made = sorted({cell["seed"] for cell in done}), found["provenance"]
+    commits = sorted({cell["commit"].removesuffix("-dirty") for cell in done})
     head = (
         f"{found['particles']:,} particles to train on, {found['new']:,} new ones, "
         f"{found['steps']:,} steps; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
-        f"{made['machine']}; version {made['version']} ({made['commit']}), {made['date']}."
+        f"{made['machine']}; version {made['version']} ({', '.join(commits)}), {made['date']}."
     )
     parts = [head]
     for system, snr in sorted({(cell["system"], cell["snr"]) for cell in done}):
