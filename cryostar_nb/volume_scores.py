@@ -19,8 +19,8 @@ from cryostar_nb.fourier import shell_correlation
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.latents import evenly_spaced
 
-MOST = 40  # images, and conformations, whose densities are compared
-GAUSSIANS = 100_000  # in all of them; but no fewer than ten are compared
+MOST = 12  # images, and conformations, whose densities are compared
+GAUSSIANS = 100_000  # in all of them; but no fewer than six are compared
 MARGIN = 8.0  # Å, of the box around the outermost node
 NEIGHBOURHOODS = (0.01, 0.05, 0.1)  # parts of the particles
 SAMPLE = 2000  # particles whose neighbours are looked at
@@ -72,13 +72,13 @@ def volume_scores(
 ) -> dict[str, Any]:
     """Mean and standard deviation of the areas, and the similarity of neighbourhoods.
 
-    `per_image`: of up to 40 particles, evenly spaced. `per_conformation`: of the mean latents of
-    the particles of up to 40 states. `do_nothing` always answers with the reference; `highest` is
+    `per_image`: of up to 12 particles, evenly spaced. `per_conformation`: of the mean latents of
+    the particles of up to 12 states. `do_nothing` always answers with the reference; `highest` is
     the area of two equal densities. The box of `box_size` pixels is cut to the molecule.
     """
     reach = float(positions.norm(dim=-1).max()) + MARGIN + 4 * float(density.sigma)
     box_size = min(box_size, 2 * round(reach / pixel_size))
-    count = max(10, min(MOST, GAUSSIANS // len(density.amplitudes)))
+    count = max(6, min(MOST, GAUSSIANS // len(density.amplitudes)))
 
     def volume(nodes: Float[Tensor, "atom 3"]) -> Float[Tensor, "z y x"]:
         return model_density(
