@@ -115,8 +115,9 @@ def _atom_rows(path: Path, chain: gemmi.Chain, residue: gemmi.Residue) -> list[t
         if atom.name in rows:
             apart = float(np.linalg.norm(np.array(position) - np.array(rows[atom.name][1][0])))
             if apart > FARTHEST_TWICE and not atom.has_altloc():
-                problem = f"atom {{value}} is there twice, {apart:.1f} Å apart"
-                refuse(path, problem, label, "delete one, or name alternate locations (A, B)")
+                tell(
+                    [f"{path}: atom {label} is there twice, {apart:.1f} Å apart; the first is kept"]
+                )
             continue
         if not np.isfinite(position).all():
             refuse(path, f"atom {label} has coordinates {{value}}", position, "give finite ones")

@@ -429,3 +429,12 @@ def test_residues_out_of_order_are_said(pdb, capsys):
     )
     read_nodes(pdb(*lines, name="in_order.pdb"))
     assert capsys.readouterr().err == ""
+
+
+def test_an_atom_that_is_there_twice_far_apart_is_said(pdb, capsys):
+    """As the side chain of residue 167 in 1AKE, without names of alternate locations."""
+    lines = list(chain())
+    again = lines[0][:30] + f"{float(lines[0][30:38]) + 5:8.3f}" + lines[0][38:]
+    path = pdb(lines[0], again, *lines[1:])
+    assert len(read_nodes(path)) == 5
+    assert "is there twice, 5.0 Å apart; the first is kept" in capsys.readouterr().err
