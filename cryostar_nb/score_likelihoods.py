@@ -15,6 +15,7 @@ LARGEST_ERROR = 0.25  # of a bin's mean population, in the finest wave that bins
 POINTS, BEYOND = 400, 0.3  # of the grid along the motion, and how far it goes on, in its lengths
 CHUNK = 4096  # particles
 NEWTON_STEPS = 40
+LEAST_VARIANCE = 1e-9  # sd^2 of the prior; all of the mass may lie on one point of the grid
 FEWEST = 5.0  # effective draws; fewer count as so many
 
 
@@ -127,8 +128,9 @@ def _tilt(
         mean = mass @ features.mT
         second = torch.einsum("np,ap,bp->nab", mass, features, features)
         covariance = second - mean[:, :, None] * mean[:, None, :]
-        ridge = damping[:, None, None] * (covariance.diagonal(dim1=1, dim2=2).diag_embed() + 1e-9)
-        step = torch.linalg.solve(covariance + ridge, (wanted - mean)[..., None])[..., 0]
+        ridge = damping[:, None] * (covariance.diagonal(dim1=1, dim2=2) + 1e-9) + LEAST_VARIANCE
+        damped = covariance + ridge.diag_embed()
+        step = torch.linalg.solve(damped, (wanted - mean)[..., None])[..., 0]
         there = here + step
         there[:, 1].clamp_(min=0)
         reached, mass_there = height(there)

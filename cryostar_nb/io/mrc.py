@@ -2,7 +2,7 @@
 
 A header says twice how its pixels are to be read: by mode and machine stamp, and by the least and
 the largest pixel that it states. Sources: MRC2014 (Cheng et al., J. Struct. Biol. 192, 146, 2015),
-and for unsigned bytes https://bio3d.colorado.edu/imod/doc/mrc_format.txt.
+and for unsigned bytes the page "MRC format" of IMOD's documentation (bio3d.colorado.edu/imod).
 """
 
 import io
