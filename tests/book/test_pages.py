@@ -28,6 +28,12 @@ from smoke import SMOKE
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
+# Molecules that move take all processors of a machine without a GPU: they are stopped once seen.
+STOP = """canvases => canvases.forEach(canvas => {
+    const gl = canvas.getContext("webgl2") || canvas.getContext("webgl");
+    gl?.getExtension("WEBGL_lose_context")?.loseContext();
+})"""
+
 pytestmark = chromium.MARKS
 
 
@@ -298,10 +304,12 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
             stage.scroll_into_view_if_needed()
             assert wait_until(lambda stage=stage: stage.locator("canvas").count())
             assert wait_until(lambda stage=stage: is_drawn(stage)), faults
+            stage.locator("canvas").evaluate_all(STOP)
         canvases = page.locator(".jp-OutputArea canvas")
         for canvas in canvases.all()[-2:]:  # of the player and of the sliders
             canvas.scroll_into_view_if_needed()
             assert wait_until(lambda canvas=canvas: is_drawn(canvas))
+        canvases.evaluate_all(STOP)
         figure = page.locator(".main-svg").first
         figure.scroll_into_view_if_needed()
         assert wait_until(lambda: figure.is_visible())
