@@ -313,18 +313,6 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         figure = page.locator(".main-svg").first
         figure.scroll_into_view_if_needed()
         assert wait_until(lambda: figure.is_visible())
-        label = page.locator(".widget-label", has_text="particle ").first
-        before = label.inner_text()
-        handle = page.locator(".widget-slider .noUi-handle").first
-
-        def chooses_another():
-            handle.scroll_into_view_if_needed()
-            handle.focus()
-            page.keyboard.press("ArrowRight")
-            page.wait_for_timeout(1000)
-            return label.inner_text() != before
-
-        assert wait_until(chooses_another), "another particle is chosen"
     finally:
         page.context.close()  # its molecules move, and take all the processors
         server.terminate()
