@@ -28,12 +28,6 @@ from smoke import SMOKE
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Molecules that move take all processors of a machine without a GPU: they are stopped once seen.
-STOP = """canvases => canvases.forEach(canvas => {
-    const gl = canvas.getContext("webgl2") || canvas.getContext("webgl");
-    gl?.getExtension("WEBGL_lose_context")?.loseContext();
-})"""
-
 pytestmark = chromium.MARKS
 
 
@@ -304,15 +298,18 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
             stage.scroll_into_view_if_needed()
             assert wait_until(lambda stage=stage: stage.locator("canvas").count())
             assert wait_until(lambda stage=stage: is_drawn(stage)), faults
-            stage.locator("canvas").evaluate_all(STOP)
-        canvases = page.locator(".jp-OutputArea canvas")
+        canvases = page.locator('.jp-OutputArea canvas:not([id^="3dmolviewer_"] canvas)')
         for canvas in canvases.all()[-2:]:  # of the player and of the sliders
             canvas.scroll_into_view_if_needed()
             assert wait_until(lambda canvas=canvas: is_drawn(canvas))
-        canvases.evaluate_all(STOP)
         figure = page.locator(".main-svg").first
         figure.scroll_into_view_if_needed()
         assert wait_until(lambda: figure.is_visible())
+        label = page.locator(".widget-label", has_text="particle ").first
+        before = label.inner_text()
+        page.locator(".widget-slider", has_text="PC1").locator(".noUi-handle").focus()
+        page.keyboard.press("End")
+        assert wait_until(lambda: label.inner_text() != before), "another particle is chosen"
     finally:
         page.context.close()  # its molecules move, and take all the processors
         server.terminate()
