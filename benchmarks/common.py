@@ -1,7 +1,10 @@
-"""What the benchmarks share: the molecules, the machine, and how a time is taken."""
+"""What the benchmarks share: molecules, options, cells that are kept, and how a time is taken."""
 
+import argparse
 import datetime
+import json
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from scipy.spatial.distance import pdist
 import cryostar_nb
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.fourier import Band
+from cryostar_nb.io.files import write_json
 from cryostar_nb.io.structures import read_atoms_and_nodes
 from cryostar_nb.simulation.options import SimulationConfig
 from cryostar_nb.simulation.particles import draw_poses
@@ -32,6 +36,37 @@ RISE = 3.8  # Å from residue to residue along the chain
 RESIDUE_VOLUME = 130.0  # Å^3, of a residue of a protein
 RESIDUE_ATOMS = 8  # heavy atoms of a residue
 SIDE_CHAIN = 1.5  # Å, along each axis, by which the others lie off its Cα
+
+
+def options_of(description: str | None, folder: str) -> argparse.ArgumentParser:
+    """The options that every benchmark with trainings has; `folder` is where it works."""
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=kind)
+    work = HERE.parent / folder
+    parser.add_argument("--work", type=Path, default=work, help="folder for all that is made")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the table")
+    parser.add_argument("--keep", action="store_true", help="keep images and runs")
+    return parser
+
+
+def kept_cell(
+    name: str,
+    options: argparse.Namespace,
+    make: Callable[[Path], dict[str, Any]],
+    begin: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """A cell of a table, made in the folder of this name unless its JSON file is there.
+
+    `begin` says, before it is made, with what. The folder is deleted then, unless it is to be kept.
+    """
+    path, folder = options.work / f"{name}.json", options.work / name
+    if not path.exists():
+        about = begin()
+        write_json(path, make(folder) | about)
+    if not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return cell
 
 
 def split(star: Path, trained: int, count: int) -> None:

@@ -11,15 +11,16 @@ in FOLDER and goes on from there; images are deleted at the end, unless `--keep`
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import HERE, KINASE, RESULTS
+from common import HERE, KINASE, kept_cell, options_of
 
 import cryostar_nb as cs
 from cryostar_nb.io.files import write_json, write_text
@@ -76,9 +77,8 @@ def score_of_the_middle(run: cs.Run, truth: dict[str, np.ndarray]) -> float:
     return float(np.interp(0.5, np.maximum.accumulate(smooth), ahead))
 
 
-def measure(snr: float, share: float, options: argparse.Namespace) -> dict[str, Any]:
+def measure(snr: float, share: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR and one share."""
-    folder = options.work / f"snr{snr:g}_share{share:g}"
     run = trained(folder, snr, share, options)
     with np.load(folder / "truth.npz") as arrays:
         truth = {name: arrays[name] for name in ("state", "positions")}
@@ -130,34 +130,25 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser = options_of(__doc__, "landscape")
     add = parser.add_argument
-    add("--work", type=Path, default=HERE.parent / "landscape", help="folder for all that is made")
     add("--snr", nargs="+", type=float, default=[0.1, 0.01, 0.001])
     add("--share", nargs="+", type=float, default=[0.2, 0.5], help="of the first population")
     add("--particles", type=int, default=50_000)
     add("--steps", type=int, default=12_000)
     add("--seed", type=int, default=7, help="of the particles")
-    add("--results", type=Path, default=RESULTS, help="folder for the table")
-    add("--keep", action="store_true", help="keep images and runs")
     return parser.parse_args(words)
 
 
 def main(words: list[str] | None = None) -> None:
     """Make what is missing, and the table."""
-    options = parsed(words)
-    cells = []
-    for snr in options.snr:
-        for share in options.share:
-            name = f"snr{snr:g}_share{share:g}"
-            path = options.work / f"{name}.json"
-            if not path.exists():
-                about = provenance_of(COMMAND)
-                write_json(path, measure(snr, share, options) | about)
-            if not options.keep:
-                shutil.rmtree(options.work / name, ignore_errors=True)
-            cells.append(json.loads(path.read_text(encoding="utf-8")))
+    options, begin = parsed(words), partial(provenance_of, COMMAND)
+    cells = [
+        kept_cell(
+            f"snr{snr:g}_share{share:g}", options, partial(measure, snr, share, options), begin
+        )
+        for snr, share in product(options.snr, options.share)
+    ]
     write_json(options.results / "landscape.json", {"cells": cells})
     write_text(options.results / "landscape.md", table(cells))
 

@@ -15,11 +15,12 @@ import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import HERE, KINASE, RESULTS, split
+from common import HERE, KINASE, kept_cell, options_of, split
 
 import cryostar_nb as cs
 from cryostar_nb.calibration import SILENT, node_sd
@@ -57,9 +58,8 @@ def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
     return cs.train(folder / "trained.star", reference=reference, out=out, steps=steps)
 
 
-def measure(snr: float, options: argparse.Namespace) -> dict[str, Any]:
+def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR."""
-    folder = options.work / f"snr{snr:g}"
     simulate(folder, snr, options)
     run = trained(folder, "run", KINASE, options.steps)
     seconds = {"train": run.metrics["seconds"][-1]}
@@ -133,32 +133,23 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser = options_of(__doc__, "posterior")
     add = parser.add_argument
-    add("--work", type=Path, default=HERE.parent / "posterior", help="folder for all that is made")
     add("--snr", nargs="+", type=float, default=[0.1, 0.01, 0.001])
     add("--particles", type=int, default=50_000, help="to train on")
     add("--new", type=int, default=5000, help="to compare with their truth")
     add("--steps", type=int, default=12_000)
     add("--seed", type=int, default=7, help="of the particles")
-    add("--results", type=Path, default=RESULTS, help="folder for the table")
-    add("--keep", action="store_true", help="keep images and runs")
     return parser.parse_args(words)
 
 
 def main(words: list[str] | None = None) -> None:
     """Make what is missing, and the table."""
-    options = parsed(words)
-    cells = []
-    for snr in options.snr:
-        path = options.work / f"snr{snr:g}.json"
-        if not path.exists():
-            about = provenance_of(COMMAND)
-            write_json(path, measure(snr, options) | about)
-        if not options.keep:
-            shutil.rmtree(options.work / f"snr{snr:g}", ignore_errors=True)
-        cells.append(json.loads(path.read_text(encoding="utf-8")))
+    options, begin = parsed(words), partial(provenance_of, COMMAND)
+    cells = [
+        kept_cell(f"snr{snr:g}", options, partial(measure, snr, options), begin)
+        for snr in options.snr
+    ]
     write_json(options.results / "posterior.json", {"cells": cells})
     write_text(options.results / "posterior.md", table(cells))
 

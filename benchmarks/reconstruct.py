@@ -12,16 +12,25 @@ done is kept in FOLDER.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, KINASE, RESULTS, RUVB, machine, machine_line, milliseconds
+from common import (
+    HERE,
+    KINASE,
+    RUVB,
+    kept_cell,
+    machine,
+    machine_line,
+    milliseconds,
+    options_of,
+)
 
 import cryostar_nb as cs
 from cryostar_nb.density import atom_sigma, model_density
@@ -96,7 +105,7 @@ def resolution(first: torch.Tensor, second: torch.Tensor, pixel_size: float) -> 
     return first_crossing(*shell_correlation(first, second, pixel_size=pixel_size))
 
 
-def compared(system: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def compared(system: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one molecule."""
     run, ends = trained(system, folder, options)
     seconds: dict[str, dict[str, float]] = {}
@@ -260,33 +269,29 @@ def table(cells: list[dict[str, Any]], insertion: dict[str, Any]) -> str:
 
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser = options_of(__doc__, "maps")
     add = parser.add_argument
-    add("--work", type=Path, default=HERE.parent / "maps", help="folder for all that is made")
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     add("--particles", type=int, default=50_000, help="of adenylate kinase; of RuvB a fifth")
     add("--snr", type=float, default=0.1)
     add("--steps", type=int, default=3000, help="for adenylate kinase; for RuvB a sixth of them")
     add("--bins", type=int, default=5)
     add("--seed", type=int, default=3)
-    add("--results", type=Path, default=RESULTS, help="folder for the table")
-    add("--keep", action="store_true", help="keep images and runs")
     return parser.parse_args(words)
+
+
+def begun() -> dict[str, Any]:
+    """With what a cell is made."""
+    return provenance_of("python benchmarks/reconstruct.py") | {"on": machine()}
 
 
 def main(words: list[str] | None = None) -> None:
     """Make what is missing, and the table."""
     options = parsed(words)
-    cells = []
-    for system in options.systems:
-        path = options.work / f"{system}.json"
-        if not path.exists():
-            about = provenance_of("python benchmarks/reconstruct.py") | {"on": machine()}
-            write_json(path, compared(system, options.work / system, options) | about)
-        if not options.keep:
-            shutil.rmtree(options.work / system, ignore_errors=True)
-        cells.append(json.loads(path.read_text(encoding="utf-8")))
+    cells = [
+        kept_cell(system, options, partial(compared, system, options), begun)
+        for system in options.systems
+    ]
     insertion = {"on": machine(), "times": insertion_times()}
     values = {"cells": cells, "insertion": insertion}
     write_json(options.results / "reconstruct.json", values)

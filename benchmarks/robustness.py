@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import HERE, KINASE, RESULTS, RUVB, split
+from common import HERE, KINASE, RUVB, options_of, split
 from robustness_report import write_tables
 
 import cryostar_nb as cs
@@ -223,10 +223,8 @@ def write_results(options: argparse.Namespace) -> None:
 
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser = options_of(__doc__, "robustness")
     add = parser.add_argument
-    add("--work", type=Path, default=HERE.parent / "robustness", help="folder for all that is made")
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     add("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="FAULT")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -236,8 +234,6 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=2500)
     add("--seeds", nargs="+", type=int, default=[0])
     add("--box-size", type=int, help="pixels along an edge, of the same field of view")
-    add("--results", type=Path, default=RESULTS, help="folder for the table")
-    add("--keep", action="store_true", help="keep images and runs")
     add("--list", action="store_true", help="list the cells and whether they are done")
     add("--table", action="store_true", help="only write the table")
     return parser.parse_args(words)

@@ -48,6 +48,11 @@ def coordinate_axis(box_size: int, pixel_size: float) -> Float[Tensor, " box"]:
     return (torch.arange(box_size, dtype=torch.float64) - box_size // 2) * pixel_size
 
 
+def soft_step(values: Float[Tensor, "*grid"], start: float, edge: float) -> Float[Tensor, "*grid"]:
+    """1 up to `start`, 0 from `start + edge` on, and half a cosine between."""
+    return 0.5 + 0.5 * torch.cos(math.pi * ((values - start) / edge).clamp(0, 1))
+
+
 def shift_images(
     images: Float[Tensor, "*batch y x"], shifts: Float[Tensor, "*batch 2"], *, pixel_size: float
 ) -> Float[Tensor, "*batch y x"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rmsd
 
 ENDS = (5.0, 95.0)  # percentiles of the first component that the paper's Figure 4 compares
@@ -30,6 +31,13 @@ class PrincipalComponents:
     components: Float[Tensor, "component latent"]
     scores: Float[Tensor, "particle component"]
     explained: Float[Tensor, " component"]  # fractions of the variance
+
+    def place(self, number: int) -> int:
+        """The place of a component that is counted from 1. InputError for one that is not there."""
+        if not 1 <= number <= len(self.components):
+            remedy = f"give 1 to {len(self.components)}"
+            raise InputError("pc = {value}", value=number, remedy=remedy)
+        return number - 1
 
 
 def principal_components(latents: Float[Tensor, "particle latent"]) -> PrincipalComponents:

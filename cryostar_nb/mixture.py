@@ -134,6 +134,18 @@ def effective_number(weights: Float[Tensor, "*batch draw"]) -> Float[Tensor, "*b
     return weights.square().sum(-1).reciprocal()
 
 
+def weighted_quantiles(
+    values: Float[Tensor, "*draw"],
+    weights: Float[Tensor, "*draw"],
+    parts: Float[Tensor, " part"],
+) -> Float[Tensor, " part"]:
+    """Of all values together the ones below which these parts of the weight lie."""
+    order = values.flatten().argsort()
+    total = weights.flatten()[order].double().cumsum(0)
+    places = torch.searchsorted(total, total[-1] * parts).clamp(max=len(order) - 1)
+    return values.flatten()[order[places]]
+
+
 def quantiles(
     values: Float[Tensor, "*batch draw"],
     weights: Float[Tensor, "*#batch draw"],

@@ -31,6 +31,7 @@ from cryostar_nb.fourier import (
     coordinate_axis,
     first_crossing,
     shell_correlation,
+    soft_step,
 )
 
 PADDING = 2  # grid points to one of the transform of the box
@@ -195,7 +196,7 @@ def sphere_mask(box_size: int, pixel_size: float, radius: float) -> Float[Tensor
     """1 within a radius, in Å, of the centre, falling to 0 as a cosine over 6 Å."""
     axis = coordinate_axis(box_size, pixel_size).float()
     distance = (axis[:, None, None].square() + axis[:, None].square() + axis.square()).sqrt()
-    return (1 + torch.cos(math.pi * ((distance - radius) / EDGE).clamp(0, 1))) / 2
+    return soft_step(distance, radius, EDGE)
 
 
 def local_correlation(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryostar_nb.mixture import Mixture, effective_number
+from cryostar_nb.mixture import Mixture, effective_number, weighted_quantiles
 
 OUTSIDE = 0.005  # of the posteriors' weight, beyond each of the outermost edges between bins
 MOST_BINS, LEAST_BINS = 24, 2
@@ -23,11 +23,8 @@ def span(
     scores: Float[Tensor, "particle draw"], weights: Float[Tensor, "particle draw"]
 ) -> tuple[float, float]:
     """The scores between which lie all but 0.5 % of the posteriors' weight on either side."""
-    order = scores.flatten().argsort()
-    total = weights.flatten()[order].double().cumsum(0)
-    wanted = total[-1] * torch.tensor([OUTSIDE, 1 - OUTSIDE], dtype=torch.float64)
-    places = torch.searchsorted(total, wanted).clamp(max=len(order) - 1)
-    low, high = scores.flatten()[order[places]].tolist()
+    parts = torch.tensor([OUTSIDE, 1 - OUTSIDE], dtype=torch.float64)
+    low, high = weighted_quantiles(scores, weights, parts).tolist()
     return low, high
 
 

@@ -29,6 +29,6 @@ def test_shares_stand_beside_the_truth_and_what_is_done_is_not_done_again(
     page = (tmp_path / "landscape.md").read_text()
     assert f"| 1 | 25.0 | {100 * cell['found']:.1f} |" in page
     assert not (tmp_path / "work" / "snr1_share0.25").exists()
-    monkeypatch.setattr(bench, "measure", None)
+    monkeypatch.setattr(bench, "measure", pytest.fail)
     bench.main(words)
     assert (tmp_path / "landscape.md").read_text() == page

@@ -72,6 +72,7 @@ def test_the_table_has_means_over_seeds_and_a_place_for_what_is_missing(bench, t
         errors = {"rmsd_in_gauge": error, "rmsd_superposed": 0.5}
         idle = {f"do_nothing_{name}": 3.0 for name in ("in_gauge", "superposed")}
         about = {"system": "adk", "snr": 0.1, "fault": fault, "method": method, "seed": seed}
+        about["commit"] = "c-dirty"
         return about | {"scores": {"new": errors | idle}}
 
     made = {"machine": "M", "version": "1", "commit": "c", "date": "d"}

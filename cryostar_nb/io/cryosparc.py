@@ -198,16 +198,14 @@ class CryosparcFile(Metadata):
         ):
             if column in self.columns:
                 values = self._values(column, 4 if field == "even" else 2)
-                if values.any():
-                    optics[field] = make(values, wavelength) + optics.get(field, 0)
+                optics[field] = make(values, wavelength) + optics.get(field, 0)
         if "ctf/anisomag" in self.columns:
             matrix = self._values("ctf/anisomag", 4)  # minus the identity
             far = np.abs(matrix).max(axis=1)
             problem = "has a magnification ctf/anisomag that is off 1 by {value}"
             remedy = "refine it again (Global CTF Refinement), or without it"
             self.check(far <= LARGEST_DISTORTION, problem, far, remedy)
-            if matrix.any():
-                optics["magnification"] = matrix.reshape(-1, 2, 2) + np.eye(2)
+            optics["magnification"] = matrix.reshape(-1, 2, 2) + np.eye(2)
         return optics
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:

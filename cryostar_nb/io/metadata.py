@@ -102,7 +102,7 @@ class Metadata(ABC):
         """Box of each particle's image, in pixels, where the file says."""
 
     def optics(self, ctf: CTFParameters) -> Optics:
-        """What the file says of fields of `Aberrations`; none of a perfect microscope."""
+        """What the file says of fields of `Aberrations`, usual or not."""
         return {}
 
     def optics_groups(self) -> Shaped[np.ndarray, " particle"]:
@@ -216,13 +216,12 @@ class Metadata(ABC):
             self.check(good, f"has {self.ctf_columns[field]} = {{value}}", values[field], remedy)
         tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in values.items()}
         ctf = CTFParameters(**tensors)
-        optics = self.optics(ctf)
-        if sizes is not None and (sizes != sizes[0]).any():
+        optics, none = self.optics(ctf), Aberrations.none(len(self))
+        if sizes is not None:
             optics["scale"] = most_common(sizes) / sizes
-        if not optics:
-            return ctf
-        known = {field: torch.from_numpy(array) for field, array in optics.items()}
-        return replace(ctf, aberrations=replace(Aberrations.none(len(self)), **known))
+        given = {field: torch.from_numpy(array) for field, array in optics.items()}
+        known = {k: v for k, v in given.items() if (v - getattr(none, k)).abs().max() > 1e-9}
+        return replace(ctf, aberrations=replace(none, **known)) if known else ctf
 
     def poses(self, pixel_size: float | None = None, *, ctf: bool = True) -> Poses:
         """Poses and CTFs of every particle, in the order of the file.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from cryostar_nb.ctf import CTFParameters
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.files import tell
-from cryostar_nb.io.metadata import SAME_SIZE, ImageNames, Metadata, Poses
+from cryostar_nb.io.metadata import SAME_SIZE, ImageNames, Metadata, Poses, most_common
 from cryostar_nb.io.mrc import check_pixels, open_mrc
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles
@@ -130,10 +130,10 @@ def _read(found: Understood, reading: Reading) -> None:
     found.box_sizes = ask(source.box_sizes)
     if found.box_size is None and found.box_sizes is not None:
         found.box_size = int(found.box_sizes[0])
-    found.pixel_size = ask(lambda: source.pixel_size(reading.pixel_size))
+    sizes = ask(lambda: source.sizes(reading.pixel_size))
+    found.pixel_size = ask(most_common, sizes)
     found.rotations = ask(source.rotations)
     found.shifts = ask(lambda: source.shifts(reading.pixel_size))
-    sizes = ask(lambda: source.sizes(reading.pixel_size))
     found.ctf = ask(lambda: source.ctf(sizes))
     found.phase_flipped = ask(lambda: reading.phase_flipped or source.phase_flipped())
     ask(_check_repeats, source, names, found.rotations, found.shifts)

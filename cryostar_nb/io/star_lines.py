@@ -110,10 +110,6 @@ def check_row_lengths(path: Path) -> None:
                 value=len(values),
                 remedy="the file is cut or was edited: write it again",
             )
-        for value in values:
-            if "#" in value:
-                problem = f"(line {place + 1}) has a '#' in {{value}}, which begins a comment"
-                raise InputError(problem, file=path, row=row, value=value, remedy="rename it")
 
 
 def select_from_star(

@@ -49,12 +49,7 @@ def read_optics(source: Metadata, ctf: CTFParameters) -> Optics:
         optics["odd"] = coma(tilt, wavelength) + optics.get("odd", 0)
     if PREMULTIPLIED in source.columns:
         optics["multiplied"] = (source.numbers(PREMULTIPLIED) != 0).astype(np.float64)
-    usual = {"magnification": np.eye(2)}
-    return {
-        field: values
-        for field, values in optics.items()
-        if (np.abs(values - usual.get(field, 0)) > 1e-9).any()
-    }
+    return optics
 
 
 def _zernike(source: Metadata, column: str, count: int) -> Float[np.ndarray, "particle number"]:

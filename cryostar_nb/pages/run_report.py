@@ -34,6 +34,7 @@ from cryostar_nb.structure import residue_ranges
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.landscapes import Mapped
 
 SHOWN = 6  # particles on the page
 WRITTEN, STATES = 3, 5  # components with all atoms, and models of each
@@ -123,7 +124,7 @@ def report_page(
     atoms: list[tuple[str, str]],
 ) -> Markup:
     """The page as HTML with everything inside: pictures, the moving structure, and its script."""
-    evaluation, metrics = run.evaluation, run.metrics
+    evaluation, metrics, mapped = run.evaluation, run.metrics, run.mapped
     motion = views.structure(run.nodes, frames, ghost=run.reference, width="100%", height=440)
     marks = mean_around_percentiles(pca.scores[:, :2], pca.scores[:, 0], torch.tensor(ENDS))
     sure = run.node_sd()
@@ -143,8 +144,9 @@ def report_page(
         maps=[(made, *map_section(made, run.nodes.chains)) for made in run.made_maps],
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
-        clusters=_clusters(run, pca),
-        landscape=_landscape(run),
+        mapped=mapped,
+        clusters=_clusters(mapped, pca),
+        landscape=_landscape(mapped),
         error=picture(_error_chart(run, evaluation), "RMSD per state") if evaluation else "",
         explorer=latent_explorer(run),
         latents=picture(density, "density of particles over two principal components"),
@@ -163,18 +165,18 @@ def _certainty(
     return view.within_page(), chart
 
 
-def _clusters(run: Run, pca: PrincipalComponents) -> Markup | None:
+def _clusters(mapped: Mapped | None, pca: PrincipalComponents) -> Markup | None:
     """The particles coloured by their cluster, after `landscape`."""
-    if run.mapped is None:
+    if mapped is None:
         return None
-    labels = run.mapped.clusters.labels
+    labels = mapped.clusters.labels
     chart = landscape_figures.clusters(pca.scores.numpy(), labels, pca.explained.tolist())
     return picture(chart, "particles over three principal components, coloured by cluster")
 
 
-def _landscape(run: Run) -> Markup | None:
+def _landscape(mapped: Mapped | None) -> Markup | None:
     """Populations and energies along a component with their errors, after `landscape`."""
-    found = None if run.mapped is None else run.mapped.landscape
+    found = None if mapped is None else mapped.landscape
     if found is None:
         return None
     chart = landscape_figures.populations(

@@ -18,6 +18,7 @@ from cryostar_nb.fourier import (
     coordinate_axis,
     fourier_crop,
     frequency_grid,
+    soft_step,
 )
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.particles import Particles, batches
@@ -29,11 +30,6 @@ from cryostar_nb.prepare.options import Preprocessing
 
 PIXELS_AT_ONCE = 2**20  # of the images in memory
 LEAVE_OUT = "leave the particle out (--indices)"
-
-
-def soft_step(values: Float[Tensor, "*grid"], start: float, edge: float) -> Float[Tensor, "*grid"]:
-    """1 up to `start`, 0 from `start + edge` on, and half a cosine between."""
-    return 0.5 + 0.5 * torch.cos(math.pi * ((values - start) / edge).clamp(0, 1))
 
 
 def preprocess(

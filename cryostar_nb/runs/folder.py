@@ -303,6 +303,15 @@ class Run:
         placed = carried.centres(nodes, self.turns(latents))
         return relax(self.atoms, placed) if relaxed else placed
 
+    def models(
+        self, latents: Float[Tensor, "structure latent"], *, in_gauge: bool = True
+    ) -> tuple[Structure, Float[np.ndarray, "structure atom 3"]]:
+        """`all_atoms` of these latents, or nodes where a run knows no others, to be written."""
+        if self.config.density != "nodes":
+            return self.atoms, self.all_atoms(latents, in_gauge=in_gauge).numpy()
+        nodes = self.decode(latents)
+        return self.nodes, (self.gauge.apply(nodes) if in_gauge else nodes).numpy()
+
     def structures(
         self, particles: Sequence[int] | Int[np.ndarray, " structure"]
     ) -> Float[Tensor, "structure atom 3"]:
@@ -361,11 +370,10 @@ class Run:
 
         What does not move stays still; with in_gauge=False they are as the decoder places them.
         """
-        scores = self.components().scores
-        if not 1 <= pc <= scores.shape[1]:
-            raise InputError("pc = {value}", value=pc, remedy=f"give 1 to {scores.shape[1]}")
+        pca = self.components()
+        scores = pca.scores[:, pca.place(pc)]
         percentiles = torch.linspace(*ENDS, frames)
-        structures = traverse(self.model.decoder, self.latents, scores[:, pc - 1], percentiles)
+        structures = traverse(self.model.decoder, self.latents, scores, percentiles)
         return self.gauge.apply(structures) if in_gauge else structures
 
     def maps(self, *, out: Path | str | None = None, **choice: Any) -> "Maps":
@@ -383,7 +391,7 @@ class Run:
 
     def clusters(self, count: int | None = None) -> "Clusters":
         """So many clusters of its latents, or those that stand apart by density."""
-        from cryostar_nb.runs.landscapes import clusters_of
+        from cryostar_nb.runs.parts import clusters_of
 
         return clusters_of(self, count)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryostar_nb.clusters import Clusters, density_clusters, kmeans
+from cryostar_nb.clusters import Clusters
 from cryostar_nb.errors import InputError
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_json
@@ -19,17 +19,16 @@ from cryostar_nb.io.trajectories import write_trajectory
 from cryostar_nb.landscape import Landscape, make_landscape
 from cryostar_nb.latents import path_of_highest_density
 from cryostar_nb.runs.kept import kept
+from cryostar_nb.runs.parts import SHAPING, clusters_of, good_particles
 from cryostar_nb.runs.posteriors import inference_of, posterior_of, was_inferred
 from cryostar_nb.runs.run_config import LandscapeConfig
 from cryostar_nb.score_likelihoods import Likelihoods, resolved_bins, span
-from cryostar_nb.structure import Structure
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
 FOLDER, LABELS, NUMBERS = "landscape", "landscape/clusters.npy", "landscape/landscape.json"
 LEAST_PARTICLES = 50  # whose populations are looked for
-SHAPING = 3  # components in which density is looked at
 AROUND = 0.02  # of the particles, around a score, that make its structure
 MODELS = 5  # of a path
 OF_A_CHOICE = ("clusters.npy", "cluster_*.cif", "path.cif", "path.xtc", "landscape.csv")
@@ -77,16 +76,6 @@ class Mapped:
         return lines + ([] if self.landscape is None else self.landscape.words())
 
 
-def clusters_of(run: "Run", count: int | None = None) -> Clusters:
-    """`count` clusters of a run's latents by k-means; None: those that stand apart by density, in
-    the space of the first three components.
-    """
-    scores = run.components().scores
-    if count is None:
-        return density_clusters(scores[:, :SHAPING])
-    return kmeans(run.latents, count, along=scores[:, 0], seed=run.config.seed)
-
-
 def kept_clusters(run: "Run") -> Clusters:
     """The clusters that `landscape` found last. Raises InputError where there are none."""
     labels = kept(run.folder, LABELS)
@@ -106,16 +95,13 @@ def landscape_of(run: "Run", config: LandscapeConfig) -> Landscape:
         problem = "has no posterior of its particles yet, which populations come from"
         raise InputError(problem, file=run.folder, remedy=f"first: cryostar-nb infer {run.folder}")
     pca, inference = run.components(), inference_of(run)
-    if config.pc > len(pca.components):
-        raise InputError("pc = {value}", value=config.pc, remedy=f"give 1 to {len(pca.components)}")
-    rows = torch.arange(len(run.latents))
-    if config.quality > 0:
-        rows = torch.from_numpy(np.flatnonzero(run.quality >= config.quality))
+    axis = pca.components[pca.place(config.pc)].double()
+    rows = torch.from_numpy(np.flatnonzero(good_particles(run, config.quality)))
     if len(rows) < LEAST_PARTICLES:
         problem = f"has {{value}} particles of a quality of at least {config.quality:g}"
         remedy = f"populations need {LEAST_PARTICLES}: give a lower --quality"
         raise InputError(problem, file=run.folder, value=len(rows), remedy=remedy)
-    posterior, axis = posterior_of(run).part(rows), pca.components[config.pc - 1].double()
+    posterior = posterior_of(run).part(rows)
     scores = (posterior.latents.double() - pca.mean.double()) @ axis
     ends = span(scores, posterior.weights)
     if not ends[0] < ends[1]:
@@ -230,13 +216,6 @@ def _middle_row(run: "Run", clusters: Clusters, number: int) -> int:
     return int(rows[int((run.latents[rows] - middle).norm(dim=1).argmin())])
 
 
-def _models(run: "Run", latents: Tensor) -> tuple[Structure, Float[np.ndarray, "model atom 3"]]:
-    """Structures with every heavy atom, or nodes alone where a run knows no others."""
-    if run.config.density == "nodes":
-        return run.nodes, run.gauge.apply(run.decode(latents)).numpy()
-    return run.atoms, run.all_atoms(latents).numpy()
-
-
 def _write_clusters(run: "Run", clusters: Clusters, folder: Path) -> list[str]:
     numbers: Int[np.ndarray, "particle 2"] = np.column_stack(
         [np.arange(1, len(clusters.labels) + 1), clusters.labels]
@@ -245,7 +224,7 @@ def _write_clusters(run: "Run", clusters: Clusters, folder: Path) -> list[str]:
         np.savetxt(temporary, numbers, "%d", ",", header="particle,cluster", comments="")
     files = ["clusters.csv"]
     if clusters.count:
-        atoms, models = _models(run, clusters.middles(run.latents))
+        atoms, models = run.models(clusters.middles(run.latents))
         for number, model in enumerate(models, start=1):
             files.append(f"cluster_{number}.cif")
             write_structure(folder / files[-1], atoms, model[None])
@@ -253,7 +232,7 @@ def _write_clusters(run: "Run", clusters: Clusters, folder: Path) -> list[str]:
 
 
 def _write_path(run: "Run", latents: Float[Tensor, "frame latent"], folder: Path) -> None:
-    atoms, frames = _models(run, latents)
+    atoms, frames = run.models(latents)
     some = np.linspace(0, len(frames) - 1, MODELS).round().astype(int)
     write_structure(folder / "path.cif", atoms, frames[some])
     write_trajectory(folder / "path.xtc", atoms, frames)

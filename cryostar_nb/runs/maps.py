@@ -196,11 +196,8 @@ def _write(
     maps = {"": found.values, "_half1": found.halves[0], "_half2": found.halves[1]}
     for what, values in maps.items():
         write_map(f"{path}{what}.mrc", DensityMap(values, band.pixel_size, corner))
-    if run.config.density == "nodes":
-        nodes, positions = run.nodes, run.decode(latent)
-    else:
-        nodes, positions = run.atoms, run.all_atoms(latent, in_gauge=False)
-    write_structure(Path(f"{path}.cif"), nodes, positions.double().numpy())
+    atoms, positions = run.models(latent, in_gauge=False)
+    write_structure(Path(f"{path}.cif"), atoms, positions)
 
 
 def _compare(

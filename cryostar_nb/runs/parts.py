@@ -1,4 +1,4 @@
-"""Which particles of a run make a map, how much each counts, and in which half it is."""
+"""Parts of a run's particles: clusters and bins, the good ones, and half-sets."""
 
 from typing import TYPE_CHECKING
 
@@ -7,19 +7,31 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cryostar_nb.clusters import kmeans
+from cryostar_nb.clusters import Clusters, density_clusters, kmeans
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.reading import open_metadata, read_indices
+from cryostar_nb.mixture import weighted_quantiles
 from cryostar_nb.runs.posteriors import posterior_of, was_inferred
 from cryostar_nb.runs.run_config import MapConfig
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
 
+SHAPING = 3  # components in which density is looked at
 LEAST_WEIGHT = 0.01  # of a particle in a map; less is left out
 SUBSETS = ("rlnRandomSubset", "alignments3D/split")  # columns of half-sets
 
 Weights = Float[Tensor, "particle part"]
+
+
+def clusters_of(run: "Run", count: int | None = None) -> Clusters:
+    """`count` clusters of a run's latents by k-means; None: those that stand apart by density, in
+    the space of the first three components.
+    """
+    scores = run.components().scores
+    if count is None:
+        return density_clusters(scores[:, :SHAPING])
+    return kmeans(run.latents, count, along=scores[:, 0], seed=run.config.seed)
 
 
 def parts_of(run: "Run", config: MapConfig) -> tuple[str, Weights]:
@@ -42,30 +54,14 @@ def parts_of(run: "Run", config: MapConfig) -> tuple[str, Weights]:
         latents, weights = posterior.latents, posterior.weights
     if config.clusters is not None:
         kind, count = "clusters", config.clusters
-        found = kmeans(
-            run.latents, count, along=run.components().scores[:, 0], seed=run.config.seed
-        )
-        labels = _nearest(latents, found.centres(run.latents))
+        labels = _nearest(latents, clusters_of(run, count).centres(run.latents))
     else:
         kind, count, pca = f"pc{config.pc}", config.bins, run.components()
-        if config.pc > len(pca.components):
-            remedy = f"give 1 to {len(pca.components)}"
-            raise InputError("pc = {value}", value=config.pc, remedy=remedy)
-        scores = (latents - pca.mean) @ pca.components[config.pc - 1]
-        labels = torch.bucketize(scores, _quantiles(scores, weights, count).contiguous())
+        scores = (latents - pca.mean) @ pca.components[pca.place(config.pc)]
+        between = torch.arange(1, count, dtype=torch.float64) / count
+        labels = torch.bucketize(scores, weighted_quantiles(scores, weights, between).contiguous())
     parts = torch.zeros(len(labels), count).scatter_add_(1, labels, weights)
     return kind, torch.where(parts < LEAST_WEIGHT, 0.0, parts)
-
-
-def _quantiles(
-    scores: Float[Tensor, "particle draw"], weights: Float[Tensor, "particle draw"], count: int
-) -> Float[Tensor, " edge"]:
-    """The places between `count` bins of equal weight."""
-    order = scores.flatten().argsort()
-    total = weights.flatten()[order].double().cumsum(0)
-    wanted = total[-1] * torch.arange(1, count, dtype=torch.float64) / count
-    places = torch.searchsorted(total, wanted).clamp(max=len(order) - 1)
-    return scores.flatten()[order[places]]
 
 
 def _nearest(
