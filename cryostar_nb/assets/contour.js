@@ -13,8 +13,10 @@ function contour(values, [nx, ny, nz], level) {
     for (const bit of [4, 2, 1]) if (!(n & bit)) edges.push([n, n | bit]);
 
   function cut(first, place) {
+    let inside = 0, count = 0;
+    for (const offset of offsets) inside += values[first + offset] >= level;
+    if (inside % 8 === 0) return;
     const sum = [0, 0, 0];
-    let count = 0;
     for (const [a, b] of edges) {
       const low = values[first + offsets[a]] - level, high = values[first + offsets[b]] - level;
       if (low >= 0 === high >= 0) continue;
@@ -23,7 +25,6 @@ function contour(values, [nx, ny, nz], level) {
         sum[i] += corners[a][i] + part * (corners[b][i] - corners[a][i]);
       count++;
     }
-    if (!count) return;
     vertexOf[first] = vertices.length;
     const [x, y, z] = sum.map((value, i) => place[i] + value / count);
     vertices.push({ x, y, z });

@@ -27,8 +27,8 @@ function showMaps(root, data, loaded) {
     viewer.removeAllShapes();
     viewer.addCustom({ vertexArr, faceArr: faces, color: data.colours.map, opacity: 0.6 });
     viewer.render();
-    const height = `${(level / map.sd).toFixed(1)} standard deviations`;
-    part("level").textContent = `${percent} % of the molecule's volume, at ${height}`;
+    const height = `${(level / map.sd).toFixed(1)} sd`;
+    part("level").textContent = `${percent} % of the molecule's volume (${height})`;
     root.dataset.level = level;
   }
 

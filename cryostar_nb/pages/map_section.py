@@ -20,7 +20,13 @@ from cryostar_nb.reconstruction import DISAGREES, HALVES_LEVEL
 if TYPE_CHECKING:
     from cryostar_nb.runs.maps import Maps
 
-HEADINGS = ("map", "particles", "half-maps", "model and map", "residues that disagree")
+HEADINGS = (
+    "map",
+    "particles",
+    "half-maps agree to",
+    "model and map agree to",
+    "residues that disagree",
+)
 PARTS = {"clusters": "clusters of the latents", "chosen": "chosen particles"}  # else bins
 LEVELS = (HALVES_LEVEL, FSC_LEVEL)  # of half-maps, and of model and map
 
@@ -35,7 +41,7 @@ def map_section(maps: Maps, chains: Shaped[np.ndarray, " residue"]) -> Markup:
             f"{one.particles:,.0f}",
             angstroms(one.resolution),
             angstroms(one.model_resolution),
-            f"{one.disagreeing} of {len(one.residues)}",
+            f"{len(one.disagreeing)} of {len(one.residues)}",
         )
         for one in maps.maps
     ]

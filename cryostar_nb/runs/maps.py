@@ -59,9 +59,10 @@ class PartMap:
     residues: list[float]  # correlation of model and map about each residue
 
     @property
-    def disagreeing(self) -> int:
-        """Residues where model and map disagree; those outside of the box, too."""
-        return sum(value is None or not value >= DISAGREES for value in self.residues)
+    def disagreeing(self) -> list[int]:
+        """Residues, counted from 0, where model and map disagree; those outside of the box, too."""
+        values = enumerate(self.residues)
+        return [n for n, value in values if value is None or not value >= DISAGREES]
 
 
 @dataclass(frozen=True)

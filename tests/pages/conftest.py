@@ -141,7 +141,9 @@ def run(make_run):
 def make_maps(tmp_path, helix_nodes):
     """Write two maps, without noise, of the helix and of it turned about y, with their models."""
 
-    def make(resolution=6.0, *, box_size=32, pixel_size=2.0, origin=(0, 0, 0), residues=(0.9,) * 24):
+    def make(
+        resolution=6.0, *, box_size=32, pixel_size=2.0, origin=(0, 0, 0), residues=(0.9,) * 24
+    ):
         maps = Maps(tmp_path / "maps", "pc1", "at random", 7, None)
         maps.folder.mkdir(exist_ok=True)
         electrons = torch.from_numpy(helix_nodes.electrons)

@@ -42,7 +42,7 @@ def test_sliders_change_map_model_and_contour(drawn):
     view, molecule = drawn.locator(".map-view"), drawn.locator(".molecule")
     assert wait_until(lambda: all_drawn(drawn), 120)
     pictures, atoms = [pixels(molecule)], [surface(drawn)[1]]
-    assert "pc1_1: 1,234 particles, half-maps 6.00 Å" in view.inner_text()
+    assert "pc1_1: 1,234 particles, half-maps 6.00 Å, 4 residues disagree" in view.inner_text()
     assert "100 % of the molecule's volume" in view.inner_text()
     for slider, value in (("part", 1), ("enclosed", 250)):
         drawn.locator(f".{slider}").evaluate(MOVE, value)
@@ -61,7 +61,7 @@ def test_the_contour_is_about_the_atoms(part, drawn):
     np.testing.assert_allclose(vertices.mean(0), atoms.mean(0), atol=0.7)
     distances = cKDTree(atoms).query(vertices)[0]
     assert 1 < distances.mean() < 5 and distances.max() < 8
-    moved = cKDTree(atoms + (0, 4, 0)).query(vertices)[0]
+    moved = cKDTree(atoms + np.array([0, 4, 0])).query(vertices)[0]
     assert moved.std() > 1.3 * distances.std()
     drawn.locator(".enclosed").evaluate(MOVE, 300)
     wider = cKDTree(atoms).query(surface(drawn)[0])[0]

@@ -70,7 +70,7 @@ def test_a_report_shows_maps_beside_the_model(make_run, monkeypatch, tmp_path):
     assert "Maps from the particles' pixels: bins along PC1" in text
     row = re.search(r"<th[^>]*>pc1_1</th>(.*?)</tr>", text, re.DOTALL).group(1)
     assert re.findall(r"<td>(.*?)</td>", row) == ["1,234", "8.25 Å", "none", "3 of 24"]
-    assert "half-sets\nat random, within 40 Å" in text and "7 particles that are" in text
+    assert "half-sets at random, within 40 Å" in text and "bad: 7 particles" in text
     assert "showMaps" not in text, "files that are gone are not shown"
 
 
