@@ -125,20 +125,15 @@ def table(cells: list[dict[str, Any]]) -> str:
     head = ["setting", "RMSD, Å", "median state", "worst state", "FSC-AUC, image"]
     head += ["conformation", "winding", "order", "largest step, Å", "minutes"]
     idle, volumes = first["idle_per_state"], first["volumes"]
-    auc = [figures(volumes["fsc_auc_do_nothing"])]
-    rows = [
-        ["doing nothing", figures(first["idle"]), figures(float(np.median(idle)))]
-        + [figures(max(idle)), *auc, *auc, "", "", "", ""]
-    ]
+    nothing = [first["idle"], np.median(idle), max(idle), *2 * [volumes["fsc_auc_do_nothing"]]]
+    rows = [["doing nothing", *map(figures, nothing), "", "", "", ""]]
     for cell in cells:
-        states, volumes, latents = cell["rmsd_per_state"], cell["volumes"], cell["ring_of_latents"]
-        rows.append(
-            [cell["setting"], figures(cell["rmsd"]), figures(float(np.median(states)))]
-            + [figures(max(states)), figures(volumes["fsc_auc_per_image"])]
-            + [figures(volumes["fsc_auc_per_conformation"]), str(latents["winding"])]
-            + [f"{latents['order']:.2f}", figures(cell["largest_step"])]
-            + [figures(cell["training_seconds"] / 60, 2)]
-        )
+        states, areas, latents = cell["rmsd_per_state"], cell["volumes"], cell["ring_of_latents"]
+        numbers = [cell["rmsd"], np.median(states), max(states)]
+        numbers += [areas[f"fsc_auc_per_{kind}"] for kind in ("image", "conformation")]
+        about = [str(latents["winding"]), f"{latents['order']:.2f}", figures(cell["largest_step"])]
+        minutes = figures(cell["training_seconds"] / 60, 2)
+        rows.append([cell["setting"], *map(figures, numbers), *about, minutes])
     return (
         f"Two copies of adenylate kinase, one of which turns a full circle; {first['particles']:,}"
         f" particles of {first['box']}² at {first['pixel']:g} Å, SNR {first['snr']:g},"

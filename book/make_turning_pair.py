@@ -96,7 +96,7 @@ def molecule(joints: tuple[float, float, float] = JOINTS) -> tuple[Structure, np
         phi = {"GLY": joints[1], "PRO": PHI}.get(name, joints[2])
         residues.append(next_residue(residues[-1], psi, phi, name))
         psi = PSI
-    first, *linker, last = residues
+    linker, last = residues[1:-1], residues[-1]
     start, glycine = backbone(copy, 1), linker[LINKER.index("GLY")]
     rotation, shift = kabsch(*(np.stack([r[n] for n in start]) for r in (start, last)))
     parts = [
