@@ -33,7 +33,11 @@ import make_turning_pair
 from provenance import provenance_of
 
 COMMAND = "python benchmarks/circle.py"
-SETTINGS: dict[str, dict[str, Any]] = {"default": {}}
+SIZES = ("particles", "steps", "snr", "box", "pixel", "low_pass", "seed")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "along chains": {"decoder": "chain"},
+}
 
 
 def particles_of(options: argparse.Namespace) -> Path:
@@ -84,7 +88,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     else:
         reference = particles / "motion.pdb"
         star = particles / "particles.star"
-        same = {"steps": options.steps, "poses": "given"}
+        same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
         run = cs.train(star, reference=reference, out=out, **(same | SETTINGS[name]))
     began = time.perf_counter()
     score = run.evaluate(particles / "truth.npz")
@@ -115,7 +119,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "latents": scores.numpy().round(3).tolist(),
         "states": states[: len(scores)].tolist(),
         "geometry": make_turning_pair.report(*make_turning_pair.molecule()),
-        **{n: getattr(options, n) for n in ("particles", "steps", "snr", "box", "pixel", "seed")},
+        **{name: getattr(options, name) for name in SIZES},
     }
 
 
@@ -137,7 +141,8 @@ def table(cells: list[dict[str, Any]]) -> str:
     return (
         f"Two copies of adenylate kinase, one of which turns a full circle; {first['particles']:,}"
         f" particles of {first['box']}² at {first['pixel']:g} Å, SNR {first['snr']:g},"
-        f" {first['steps']:,} steps. The highest FSC-AUC, of equal densities, is"
+        f" {first['steps']:,} steps, compared to {max(first['low_pass'], 2 * first['pixel']):g} Å."
+        f" The highest FSC-AUC, of equal densities, is"
         f" {volumes['fsc_auc_highest']:.3f}; a true step between states is"
         f" {first['true_step']:.2f} Å. {first['machine']}, shared; version {first['version']}"
         f" ({first['commit']}), {first['date']}.\n\n" + table_of(head, rows)
@@ -153,6 +158,7 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     add("--snr", type=float, default=0.01)
     add("--box", type=int, default=128, help="pixels along an edge")
     add("--pixel", type=float, default=3.0, help="Å")
+    add("--low-pass", type=float, default=4.0, help="Å; the default of trainings is 4")
     add("--seed", type=int, default=7, help="of the particles")
     return parser.parse_args(words)
 
