@@ -36,7 +36,12 @@ COMMAND = "python benchmarks/circle.py"
 SIZES = ("particles", "steps", "snr", "box", "pixel", "low_pass", "seed")
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "along chains": {"decoder": "chain"},
+    "along chains, stiff": {
+        "decoder": "chain",
+        "elastic_weight": 5.0,
+        "final_elastic_weight": 1.0,
+        "relaxation_percentile": 100.0,
+    },
 }
 
 

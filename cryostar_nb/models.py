@@ -69,18 +69,20 @@ class CartesianDecoder(nn.Module):
 class ChainDecoder(CartesianDecoder):
     """Latent to structure by turns along the chains, and a displacement of every node besides.
 
-    Each stretch of `STRETCH` nodes of a chain has a rotation. It turns the links from node to node,
-    and a chain is put together from its links, so what follows goes along: a domain turns about a
-    joint when all of its stretches have one rotation, by any angle, and no bond changes its length.
-    Displacements alone would have to pass through torn or squeezed domains. Each chain also has a
-    shift of its centroid. A rotation is given by its first two columns, made orthonormal (Zhou et
-    al. 2019): for a full circle they are linear in the cosine and the sine of the angle.
+    Each stretch of `STRETCH` nodes of a chain has a rotation, which turns the links from node to
+    node, and a chain is put together from its links: bonds keep their lengths. A rotation is given
+    by its first two columns, made orthonormal (`rotations_from_columns`): for a full circle they
+    are linear in the cosine and the sine of the angle. The network gives the change of the columns
+    from each stretch to the next, so that a turn at a joint takes along all that follows in the
+    chain, as one body. Displacements alone would have to pass through torn or squeezed domains.
+    Each chain also has a shift of its centroid.
     """
 
     links: Tensor
     averages: Tensor
     chain_of: Tensor
     stretch_of: Tensor
+    first_of: Tensor  # of each stretch, the first one of its chain
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class ChainDecoder(CartesianDecoder):
         starts[1:] = chain_of.diff() != 0
         chain_of = starts.cumsum(0) - 1
         place = torch.arange(len(chain_of)) - torch.nonzero(starts)[chain_of, 0]
-        stretch_of = (starts | (place % STRETCH == 0)).cumsum(0) - 1
+        stretch_starts = place % STRETCH == 0
+        stretch_of = stretch_starts.cumsum(0) - 1
         links = reference.diff(dim=0, prepend=reference[:1]).masked_fill(starts[:, None], 0.0)
         members = nn.functional.one_hot(chain_of).to(reference).mT
         self.turns = nn.Linear(config.decoder_widths[-1], 6 * int(stretch_of[-1] + 1))
@@ -105,20 +108,23 @@ class ChainDecoder(CartesianDecoder):
         self.register_buffer("links", links, persistent=False)
         self.register_buffer("averages", members / members.sum(1, keepdim=True), persistent=False)
         self.register_buffer("chain_of", chain_of, persistent=False)
+        self.register_buffer(
+            "first_of", stretch_of[starts][chain_of[stretch_starts]], persistent=False
+        )
         # The link to a node turns with the stretch of the node before it.
         self.register_buffer("stretch_of", stretch_of.roll(1), persistent=False)
 
     def deform(self, latent: Float[Tensor, "*batch latent"]) -> Deformation:
         """Positions and turns of side chains."""
         hidden = self.layers[:-1](latent)
-        columns = self.turns(hidden).unflatten(-1, (-1, 2, 3)) / LEVER
+        changes = self.turns(hidden).unflatten(-1, (-1, 2, 3)) / LEVER
+        sums = nn.functional.pad(changes.cumsum(-3), (0, 0, 0, 0, 1, 0))
+        columns = sums[..., 1:, :, :] - sums[..., self.first_of, :, :]
         rotations = rotations_from_columns(columns + torch.eye(3).to(columns)[:2])
         links = (rotations[..., self.stretch_of, :, :] @ self.links[..., None])[..., 0]
         chains = links.cumsum(-2)
-        moved = self.averages @ (self.reference - chains) + self.shifts(hidden).unflatten(
-            -1, (-1, 3)
-        )
-        own = self.layers[-1](hidden).unflatten(-1, (-1, 3))
+        own, shifts = (f(hidden).unflatten(-1, (-1, 3)) for f in (self.layers[-1], self.shifts))
+        moved = self.averages @ (self.reference - chains) + shifts
         positions = chains + moved[..., self.chain_of, :] + own
         if self.side_chains is None:
             return Deformation(positions, None)

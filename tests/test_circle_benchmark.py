@@ -54,7 +54,7 @@ def test_the_molecule_is_one_chain_of_left_handed_residues_whose_bonds_are_kept(
 
 @pytest.mark.parametrize(
     ("turn", "expected"),
-    [(lambda a: a, 1), (lambda a: -a + 1, 1), (lambda a: 0.8 * np.abs(a - np.pi), 0)],
+    [(lambda a: a, 1), (lambda a: -a + 1, 1), (lambda a: 0.8 * (a - np.pi).abs(), 0)],
     ids=["ring", "backwards", "out and back"],
 )
 def test_a_ring_winds_once_and_a_line_does_not(bench, turn, expected, generator):
