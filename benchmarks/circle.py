@@ -83,6 +83,12 @@ def ring(points: torch.Tensor, states: torch.Tensor, count: int) -> dict[str, An
     return {"winding": round(abs(float(steps.sum())) / (2 * np.pi)), "order": float(order)}
 
 
+def seconds_of_a_step(metrics: dict[str, list[float]]) -> float:
+    """The median over the lines of a log: a pause of the machine does not count."""
+    seconds, steps = (np.diff([0, *metrics[name]]) for name in ("seconds", "step"))
+    return float(np.median(seconds[steps > 0] / steps[steps > 0]))
+
+
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one setting."""
     particles, out = particles_of(options), folder / "run"
@@ -119,7 +125,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "ring_of_structures": ring(structures, states[some], count),
         "largest_step": float(rmsd(path.roll(-1, 0), path).max()),
         "true_step": float(rmsd(true[1], true[0])),
-        "training_seconds": run.metrics["seconds"][-1],
+        "training_seconds": options.steps * seconds_of_a_step(run.metrics),
         "evaluation_seconds": time.perf_counter() - began,
         "latents": scores.numpy().round(3).tolist(),
         "states": states[: len(scores)].tolist(),
