@@ -43,7 +43,7 @@ STIFF_CHAIN = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "along chains, stiff": STIFF_CHAIN,
-    "the same, 3,000 steps": STIFF_CHAIN | {"steps": 3000},
+    "the same, 2,500 steps": STIFF_CHAIN | {"steps": 2500},
 }
 
 
