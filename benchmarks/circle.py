@@ -34,6 +34,7 @@ from provenance import provenance_of
 
 COMMAND = "python benchmarks/circle.py"
 SIZES = ("particles", "steps", "snr", "box", "pixel", "low_pass", "seed")
+SHOWN = 1000  # particles whose latents are kept, to be drawn
 STIFF_CHAIN = {
     "decoder": "chain",
     "elastic_weight": 5.0,
@@ -113,7 +114,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     path = run.decode(torch.stack(means))
     some = slice(0, 2000)
     structures = run.decode(run.latents[some]).flatten(1)
-    scores = principal_components(run.latents).scores[:5000, :2]
+    scores = principal_components(run.latents).scores[:SHOWN, :2]
     assert score.volumes is not None
     return {
         "setting": name,
@@ -129,7 +130,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "true_step": float(rmsd(true[1], true[0])),
         "training_seconds": run.step * seconds_of_a_step(run.metrics),
         "evaluation_seconds": time.perf_counter() - began,
-        "latents": scores.numpy().round(3).tolist(),
+        "latents": scores.numpy().round(2).tolist(),
         "states": states[: len(scores)].tolist(),
         "geometry": make_turning_pair.report(*make_turning_pair.molecule()),
         **{name: getattr(options, name) for name in SIZES},

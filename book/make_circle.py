@@ -27,11 +27,11 @@ def draw(cells: list[dict]) -> Figure:
         errors.plot(degrees, cell["rmsd_per_state"], color=colour, label=cell["setting"])
         x, y = np.array(cell["latents"]).T
         angles = degrees[np.array(cell["states"])]
-        dots = plane.scatter(x, y, c=angles, s=3, cmap="hsv", vmin=0, vmax=360)
+        dots = plane.scatter(x, y, c=angles, s=5, cmap="hsv", vmin=0, vmax=360)
         plane.set(title=cell["setting"], xlabel="PC1 of the latents", ylabel="PC2")
         plane.set_aspect("equal", adjustable="datalim")
     errors.set(xlabel="true angle (degrees)", ylabel="RMSD (Å)", xlim=(0, 360), ylim=(0, None))
-    errors.legend(frameon=False, fontsize="small")
+    errors.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize="small")
     figure.colorbar(dots, ax=planes[-1], label="true angle (degrees)")
     return figure
 
