@@ -120,7 +120,8 @@ class ChainDecoder(CartesianDecoder):
         changes = self.turns(hidden).unflatten(-1, (-1, 2, 3)) / LEVER
         sums = nn.functional.pad(changes.cumsum(-3), (0, 0, 0, 0, 1, 0))
         columns = sums[..., 1:, :, :] - sums[..., self.first_of, :, :]
-        rotations = rotations_from_columns(columns + torch.eye(3).to(columns)[:2])
+        identity = torch.eye(3, dtype=columns.dtype, device=columns.device)
+        rotations = rotations_from_columns(columns + identity[:2])
         links = (rotations[..., self.stretch_of, :, :] @ self.links[..., None])[..., 0]
         chains = links.cumsum(-2)
         own, shifts = (f(hidden).unflatten(-1, (-1, 3)) for f in (self.layers[-1], self.shifts))
