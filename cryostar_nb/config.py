@@ -122,6 +122,10 @@ class TrainConfig:
     encoder_input: Literal["image", "structure"] = "structure"
     """What the encoder is given. structure: what the image, with its pose and CTF, shows at the
     places of the reference. image: the image, as in the paper."""
+    decoder: Literal["nodes", "chain"] = "nodes"
+    """How a latent moves the structure. nodes: by a displacement of each node, as in the paper.
+    chain: stretches of eight nodes of a chain turn, too, and take along what follows in the chain,
+    so that a domain can turn by any angle. For turns beyond some 60 degrees."""
     poses: Literal["refined", "given"] = "refined"
     """refined: the rotation and the shift of every particle are corrected, with a prior whose
     widths the particles tell, after a quarter, half and three quarters of the steps and at the end,
@@ -186,6 +190,13 @@ class TrainConfig:
                 "elastic_weight = {value} cannot decay to a final_elastic_weight above 0",
                 value=self.elastic_weight,
                 remedy="give one above 0, or --final-elastic-weight None",
+            )
+        if self.method == "nma" and self.decoder != "nodes":
+            remedy = "leave --decoder out, or give another --method"
+            raise InputError(
+                "decoder = {value}, and the normal modes of method nma have one of their own",
+                value=self.decoder,
+                remedy=remedy,
             )
         if self.stop_early and not self.held_out > 0:
             raise InputError(

@@ -52,6 +52,19 @@ def rotations_from_vectors(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, 
     return identity + first * cross + second * (cross @ cross)
 
 
+def rotations_from_columns(columns: Float[Tensor, "*batch 2 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotations whose first two columns are these vectors, made orthonormal, one after the other.
+
+    Unlike three numbers, six have no angle at which they jump (Zhou et al., CVPR 2019). The vectors
+    must not be parallel.
+    """
+    first = torch.nn.functional.normalize(columns[..., 0, :], dim=-1)
+    second = columns[..., 1, :]
+    second = second - (first * second).sum(-1, keepdim=True) * first
+    second = torch.nn.functional.normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
 def random_rotations(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
     """Rotation matrices drawn uniformly from SO(3), by Gaussian quaternions (Marsaglia 1972)."""
     return np.asarray(Rotation.from_quat(rng.standard_normal((count, 4))).as_matrix())

@@ -6,17 +6,21 @@ To try another decoder, write a module like `CartesianDecoder` and choose it in 
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cryostar_nb.config import ModelConfig, TrainConfig
 from cryostar_nb.encoders import ImageEncoder, StructureEncoder, make_encoder, mlp
 from cryostar_nb.fourier import Band
-from cryostar_nb.geometry import rotations_from_vectors
+from cryostar_nb.geometry import rotations_from_columns, rotations_from_vectors
 from cryostar_nb.likelihood import RadialScale
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.structure import Structure
+
+STRETCH = 8  # nodes of a chain that turn together
+LEVER = 20.0  # Å; one Å of output turns by an arc of one Å at this distance
 
 
 class Deformation(NamedTuple):
@@ -57,6 +61,72 @@ class CartesianDecoder(nn.Module):
         """Positions and turns."""
         hidden = self.layers[:-1](latent)
         positions = self.reference + self.layers[-1](hidden).unflatten(-1, (-1, 3))
+        if self.side_chains is None:
+            return Deformation(positions, None)
+        return Deformation(positions, self.side_chains(hidden).unflatten(-1, (-1, 3)))
+
+
+class ChainDecoder(CartesianDecoder):
+    """Latent to structure by turns along the chains, and a displacement of every node besides.
+
+    Each stretch of `STRETCH` nodes of a chain has a rotation, which turns the links from node to
+    node, and a chain is put together from its links: bonds keep their lengths. A rotation is given
+    by its first two columns, made orthonormal (`rotations_from_columns`): for a full circle they
+    are linear in the cosine and the sine of the angle. The network gives the change of the columns
+    from each stretch to the next, so that a turn at a joint takes along all that follows in the
+    chain, as one body. Displacements alone would have to pass through torn or squeezed domains.
+    Each chain also has a shift of its centroid.
+    """
+
+    links: Tensor
+    averages: Tensor
+    chain_of: Tensor
+    stretch_of: Tensor
+    first_of: Tensor  # of each stretch, the first one of its chain
+
+    def __init__(
+        self,
+        reference: Float[Tensor, "atom 3"],
+        config: ModelConfig,
+        chain_of: Int[Tensor, " atom"],
+        *,
+        side_chains: bool = False,
+    ) -> None:
+        super().__init__(reference, config, side_chains=side_chains)
+        starts = torch.ones_like(chain_of, dtype=torch.bool)
+        starts[1:] = chain_of.diff() != 0
+        chain_of = starts.cumsum(0) - 1
+        place = torch.arange(len(chain_of)) - torch.nonzero(starts)[chain_of, 0]
+        stretch_starts = place % STRETCH == 0
+        stretch_of = stretch_starts.cumsum(0) - 1
+        links = reference.diff(dim=0, prepend=reference[:1]).masked_fill(starts[:, None], 0.0)
+        members = nn.functional.one_hot(chain_of).to(reference).mT
+        self.turns = nn.Linear(config.decoder_widths[-1], 6 * int(stretch_of[-1] + 1))
+        self.shifts = nn.Linear(config.decoder_widths[-1], 3 * len(members))
+        _start_small(nn.Sequential(self.turns))
+        _start_small(nn.Sequential(self.shifts))
+        self.register_buffer("links", links, persistent=False)
+        self.register_buffer("averages", members / members.sum(1, keepdim=True), persistent=False)
+        self.register_buffer("chain_of", chain_of, persistent=False)
+        self.register_buffer(
+            "first_of", stretch_of[starts][chain_of[stretch_starts]], persistent=False
+        )
+        # The link to a node turns with the stretch of the node before it.
+        self.register_buffer("stretch_of", stretch_of.roll(1), persistent=False)
+
+    def deform(self, latent: Float[Tensor, "*batch latent"]) -> Deformation:
+        """Positions and turns of side chains."""
+        hidden = self.layers[:-1](latent)
+        changes = self.turns(hidden).unflatten(-1, (-1, 2, 3)) / LEVER
+        sums = nn.functional.pad(changes.cumsum(-3), (0, 0, 0, 0, 1, 0))
+        columns = sums[..., 1:, :, :] - sums[..., self.first_of, :, :]
+        identity = torch.eye(3, dtype=columns.dtype, device=columns.device)
+        rotations = rotations_from_columns(columns + identity[:2])
+        links = (rotations[..., self.stretch_of, :, :] @ self.links[..., None])[..., 0]
+        chains = links.cumsum(-2)
+        own, shifts = (f(hidden).unflatten(-1, (-1, 3)) for f in (self.layers[-1], self.shifts))
+        moved = self.averages @ (self.reference - chains) + shifts
+        positions = chains + moved[..., self.chain_of, :] + own
         if self.side_chains is None:
             return Deformation(positions, None)
         return Deformation(positions, self.side_chains(hidden).unflatten(-1, (-1, 3)))
@@ -161,6 +231,9 @@ def make_network(
     if config.method != "nma":
         side_chains = config.side_chain_sd > 0 and config.density != "nodes"
         decoder = CartesianDecoder(reference, sizes, side_chains=side_chains)
+        if config.decoder == "chain":
+            chain_of = torch.from_numpy(np.unique(nodes.chains, return_inverse=True)[1])
+            decoder = ChainDecoder(reference, sizes, chain_of, side_chains=side_chains)
         return DeformationVAE(encoder, decoder, scale)
     modes = torch.zeros(config.modes, *reference.shape)
     if find_modes:

@@ -11,6 +11,7 @@ from cryostar_nb.geometry import (
     random_rotations,
     relion_angles_from_rotations,
     rmsd,
+    rotations_from_columns,
     rotations_from_relion_angles,
     rotations_from_vectors,
     superpose,
@@ -68,6 +69,13 @@ def test_rotations_from_vectors_are_scipys_and_not_their_transposes(
     np.testing.assert_allclose(np.linalg.det(rotations), 1, atol=tolerance)
     if 1e-4 < angle:
         assert np.abs(rotations.mT.numpy() - expected).max() > 1e-3 * min(angle, 1)
+
+
+def test_rotations_come_back_from_their_first_columns_stretched_and_skewed(rng):
+    rotations = torch.from_numpy(random_rotations(20, rng))
+    first, second = rotations[..., :2].mT.unbind(-2)
+    columns = torch.stack([2 * first, 3 * second + 0.5 * first], dim=-2)
+    np.testing.assert_allclose(rotations_from_columns(columns), rotations, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-8, 1e-4, 2e-3, 1.0, 3.0])

@@ -14,7 +14,9 @@ from cryostar_nb.config import PRESETS, ModelConfig
 from cryostar_nb.encoders import ImageEncoder
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.models import (
+    LEVER,
     CartesianDecoder,
+    ChainDecoder,
     DeformationVAE,
     NormalModeDecoder,
     make_network,
@@ -61,6 +63,53 @@ def test_the_decoder_adds_a_displacement_to_the_reference(generator):
     displacement = decoder.layers(latent).reshape(2, 3, 5, 3)
     assert torch.allclose(decoder(latent), reference + displacement)
     assert not any(parameter.shape == reference.shape for parameter in decoder.parameters())
+
+
+def still_chain(reference, chains):
+    """A decoder along chains whose layers say nothing."""
+    decoder = ChainDecoder(reference, SIZES, torch.tensor(chains)).double()
+    with torch.no_grad():
+        for layer in (decoder.layers[-1], decoder.turns, decoder.shifts):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    return decoder
+
+
+def test_a_stretch_that_turns_takes_the_rest_of_its_chain_along(generator):
+    reference = 10 * torch.randn(60, 3, generator=generator).double()
+    decoder, latent = still_chain(reference, [0] * 40 + [1] * 20), torch.zeros(1, 2).double()
+    assert torch.allclose(decoder(latent)[0], reference)
+    angle = math.radians(150)
+    columns = torch.tensor([[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), 0, 0]])
+    columns[1, 1] = math.cos(angle)
+    with torch.no_grad():  # from the third stretch of the first chain on, about z
+        turned = decoder.turns.bias.view(-1, 2, 3)
+        turned[2] = LEVER * (columns - torch.eye(3)[:2]).double()
+    moved = decoder(latent)[0]
+    assert torch.allclose(moved[40:], reference[40:])
+    assert torch.allclose(moved[:40].mean(0), reference[:40].mean(0))
+    rotation = torch.from_numpy(Rotation.from_euler("z", angle).as_matrix())
+    shape, before = moved - moved[16], reference - reference[16]
+    assert torch.allclose(shape[16:40], before[16:40] @ rotation.mT)
+    assert torch.allclose(shape[:17], before[:17])
+
+
+def test_a_chain_shifts_without_the_others(generator):
+    reference = torch.randn(6, 3, generator=generator).double()
+    decoder = still_chain(reference, [0, 0, 0, 0, 1, 1])
+    with torch.no_grad():
+        decoder.shifts.bias.copy_(torch.tensor([0.0, 0, 0, 1, 2, 3]))
+    moved = decoder(torch.zeros(1, 2).double())[0] - reference
+    expected = torch.tensor([[0.0, 0, 0]] * 4 + [[1.0, 2, 3]] * 2).double()
+    assert torch.allclose(moved, expected)
+
+
+def test_the_settings_choose_the_decoder_along_chains(helix_nodes):
+    config = dataclasses.replace(CONFIG, decoder="chain")
+    network = make_network(config, ModelConfig(), helix_nodes, BAND)
+    assert isinstance(network.decoder, ChainDecoder)
+    reference = torch.from_numpy(helix_nodes.positions).float()
+    assert 0 < rmsd(network.decoder(torch.ones(1, 8)), reference).max() < 0.5
 
 
 def test_side_chains_start_as_they_stand_and_turn_with_the_latent(generator):

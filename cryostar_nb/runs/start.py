@@ -260,7 +260,7 @@ def check_fit(
 def check_can_go_on(before: Run, settings: RunConfig, atoms: Structure, nodes: Structure) -> None:
     """Raise InputError when a run that is to go on was trained on something else, or further."""
     stays = ["method", "modes", "encoder_input", "density", "group_correlation", "low_pass"]
-    stays += ["side_chain_sd"]
+    stays += ["side_chain_sd", "decoder"]
     stays += ["held_out", "seed"] if before.config.held_out else ["held_out"]  # it draws them
     was, now = ({name: getattr(c, name) for name in stays} for c in (before.config, settings.train))
     was, now = was | vars(before.settings.grid), now | vars(settings.grid)

@@ -290,6 +290,7 @@ def test_a_run_is_not_resumed_with_another_band_and_keeps_its_settings(small_run
         ("--method", "nma", "star"),
         ("--modes", "9", "16"),
         ("--density", "nodes", "groups"),
+        ("--decoder", "chain", "nodes"),
         ("--group-correlation", "0.99", "0.995"),
         ("--held-out", "0.1", "0.05"),
         ("--held-out", "0.0", "0.05"),
