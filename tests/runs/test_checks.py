@@ -180,29 +180,26 @@ def test_residues_are_compared_that_both_references_have(run, no_symptoms, tmp_p
 def test_the_difference_map_shows_what_only_the_images_have(run, monkeypatch):
     data, (positions, turns) = run.data(), run.model.decoder.deform(run.latents)
     place = run.reference.mean(0) + torch.tensor([0.0, 25.0, 0.0])
-    before = difference_map(run)
-    assert float((before.points[before.values.argmax()] - place).norm()) > 10
+    views = {"rotations": data.rotations, "shifts": data.shifts, "ctf": data.ctf}
+    images = run.model.scaled(run.density.images(positions, run.band, turns=turns, **views))
     blob = dataclasses.replace(
-        run.density, amplitudes=torch.tensor([3000.0]), sigma=torch.tensor(4.0), carried=None
+        run.density, amplitudes=torch.tensor([2000.0]), sigma=torch.tensor(4.0), carried=None
     )
-    made = blob.images(
-        place.expand(96, 1, 3),
-        run.band,
-        rotations=data.rotations,
-        shifts=data.shifts,
-        ctf=data.ctf,
-    )
-    scale = run.density.images(
-        positions, run.band, turns=turns, rotations=data.rotations, shifts=data.shifts, ctf=data.ctf
-    )
-    ratio = (data.vectors.float() * scale).sum() / scale.square().sum()
-    more = dataclasses.replace(data, vectors=data.vectors + (made * ratio).detach().half())
-    monkeypatch.setattr(type(run), "data", lambda self: more)
-    found = difference_map(run)
+    more = run.model.scaled(blob.images(place.expand(96, 1, 3), run.band, **views))
+
+    def symptoms_with(vectors):
+        seen = dataclasses.replace(data, vectors=vectors.detach())
+        monkeypatch.setattr(type(run), "data", lambda self: seen)
+        found = difference_map(run)
+        return found, names(symptoms._of_difference(run, found))
+
+    assert symptoms_with(images)[1] == []
+    found, named = symptoms_with(images + more)
     assert float((found.points[found.values.argmax()] - place).norm()) < 5
-    assert names(symptoms._of_difference(run, found)) == ["part missing"]
-    swapped = dataclasses.replace(found, values=-found.values)
-    assert names(symptoms._of_difference(run, swapped)) == ["part misplaced"]
+    assert named == ["part missing"]
+    found, named = symptoms_with(images - more)
+    assert float((found.points[found.values.argmin()] - place).norm()) < 5
+    assert named == ["part misplaced"]
 
 
 def test_a_molecule_that_was_moved_was_not_docked(run):
