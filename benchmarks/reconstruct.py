@@ -145,7 +145,7 @@ def compared(system: str, options: argparse.Namespace, folder: Path) -> dict[str
             "model": one.model_resolution,
             "truth": resolution(found[number], means[number], pixel_size),
             "consensus_to_truth": resolution(consensus, means[number], pixel_size),
-            "disagreeing": one.disagreeing,
+            "disagreeing": len(one.disagreeing),
             "correlations": correlations[:, number].tolist(),
             "fsc_truth": curve(found[number], means[number], pixel_size),
             "fsc_consensus": curve(consensus, means[number], pixel_size),

@@ -67,19 +67,20 @@ def shift_images(
 
 def fourier_crop(
     array: Float[Tensor, "*grid"], box_size: int, ndim: int
-) -> Float[Tensor, "*coarser_grid"]:
-    """The same field of view on a coarser grid over the last `ndim` axes, which are of one length.
+) -> Float[Tensor, "*other_grid"]:
+    """The same field of view on another grid over the last `ndim` axes, which are of one length.
 
     Only the middle of the transform is kept: the values are those of the band-limited array at the
-    new points, and the centre stays the centre.
+    new points, and the centre stays the centre. A finer grid has zeros about the transform: values
+    between those of the array.
     """
     old = array.shape[-1]
     if box_size == old:
         return array
-    start = old // 2 - box_size // 2
-    kept = centred_fft(array, ndim)
-    for axis in range(-ndim, 0):
-        kept = kept.narrow(axis, start, box_size)
+    before = box_size // 2 - old // 2
+    kept = torch.nn.functional.pad(
+        centred_fft(array, ndim), (before, box_size - old - before) * ndim
+    )
     return centred_ifft(kept * (box_size / old) ** ndim, ndim)
 
 

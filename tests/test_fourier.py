@@ -12,6 +12,7 @@ from cryostar_nb.fourier import (
     centred_fft,
     centred_ifft,
     coordinate_axis,
+    fourier_crop,
     frequency_axis,
     frequency_grid,
     shell_correlation,
@@ -51,6 +52,13 @@ def test_kx_runs_along_columns_and_ky_along_rows():
 def test_the_inverse_transform_undoes_the_transform(box_size, ndim, generator):
     array = torch.randn(2, *[box_size] * ndim, generator=generator, dtype=torch.float64)
     assert torch.allclose(centred_ifft(centred_fft(array, ndim), ndim), array, atol=1e-12)
+
+
+@BOXES
+@pytest.mark.parametrize("other", [12, 13, 24, 25])
+def test_a_wave_on_another_grid_is_the_same_wave(box_size, other):
+    changed = fourier_crop(wave(box_size, 3, -2), other, 2)
+    torch.testing.assert_close(changed, wave(other, 3, -2), atol=1e-12, rtol=0)
 
 
 @BOXES

@@ -3,12 +3,9 @@
 // fills the elements of explorer.html; `loaded` is a promise that 3Dmol.js has been loaded.
 function exploreLatents(root, data, loaded) {
   const part = (name) => root.querySelector("." + name);
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const numbers = (text) => new Int16Array(bytes(text).buffer);
-  const pad = (value, width) => String(value).padStart(width);
   const map = part("map"), context = map.getContext("2d"), status = part("status");
-  const structures = numbers(data.structures), reference = numbers(data.reference);
-  const predictions = bytes(data.predictions), particles = bytes(data.particles);
+  const structures = packedNumbers(data.structures), reference = packedNumbers(data.reference);
+  const predictions = packedBytes(data.predictions), particles = packedBytes(data.particles);
   const count = data.points.length, atoms = data.atoms.length, side = data.side;
   let chosen = 0, pinned = false, viewer = null;
 
@@ -48,16 +45,6 @@ function exploreLatents(root, data, loaded) {
         picture.data.set([value, value, value, 255], 4 * (row * side + column));
       }
     canvas.getContext("2d").putImageData(picture, 0, 0);
-  }
-
-  // The lines of a PDB file for the structure whose first coordinate is at the offset.
-  function frame(values, offset) {
-    return data.atoms.map(([name, residue, chain, number], i) => {
-      const coordinate = (axis) => (values[offset + 3 * i + axis] * data.step).toFixed(3);
-      const place = [0, 1, 2].map((axis) => pad(coordinate(axis), 8)).join("");
-      const serial = pad((i + 1) % 100000, 5), residueNumber = pad(number % 10000, 4);
-      return `ATOM  ${serial} ${name} ${residue} ${chain}${residueNumber}    ${place}  1.00  0.00`;
-    }).join("\n");
   }
 
   function show(index) {
@@ -102,12 +89,13 @@ function exploreLatents(root, data, loaded) {
   loaded.then(() => {
     viewer = $3Dmol.createViewer(part("molecule"), { backgroundAlpha: 0 });
     const trace = (thickness, color) => ({ cartoon: { style: "trace", thickness, color } });
+    const model = (values, offset) => packedModel(data.atoms, values, data.step, offset);
     const frames = [...Array(count).keys()].map(
-      (i) => `MODEL ${pad(i + 1, 8)}\n${frame(structures, 3 * atoms * i)}\nENDMDL`,
+      (i) => `MODEL ${String(i + 1).padStart(8)}\n${model(structures, 3 * atoms * i)}\nENDMDL`,
     );
     viewer.addModelsAsFrames(frames.join("\n"), "pdb");
     viewer.setStyle({ model: -1 }, trace(0.6, "spectrum"));
-    viewer.addModel(frame(reference, 0), "pdb");
+    viewer.addModel(model(reference, 0), "pdb");
     viewer.setStyle({ model: -1 }, trace(0.3, "#bbbbbb"));
     viewer.setBackgroundColor("white", 0);
     viewer.zoomTo();

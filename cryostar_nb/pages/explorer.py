@@ -83,16 +83,21 @@ def _map(
 
 def _structures(run: Run, structures: Float[Tensor, "point atom 3"]) -> dict[str, Any]:
     """The atoms, and their positions as integers in units of `step`, in Å."""
-    step = max(float(xyz.abs().max()) for xyz in (structures, run.reference)) / LARGEST_INTEGER
+    step = max(integer_step(xyz) for xyz in (structures, run.reference))
     return {
-        "atoms": _atoms(run.nodes),
+        "atoms": atom_columns(run.nodes),
         "step": step,
-        "structures": _packed((structures / step).round().short().numpy()),
-        "reference": _packed((run.reference / step).round().short().numpy()),
+        "structures": packed((structures / step).round().short().numpy()),
+        "reference": packed((run.reference / step).round().short().numpy()),
     }
 
 
-def _atoms(nodes: Structure) -> list[tuple[str, str, str, int]]:
+def integer_step(positions: Float[Tensor, "*model atom 3"]) -> float:
+    """The unit, in Å, in which coordinates fit into 16 bits."""
+    return float(positions.abs().max()) / LARGEST_INTEGER
+
+
+def atom_columns(nodes: Structure) -> list[tuple[str, str, str, int]]:
     """Atom name, residue name, chain and residue number, as the columns of a PDB file hold them."""
     columns = (nodes.atom_names, nodes.residue_names, nodes.chains, nodes.residue_numbers)
     return [
@@ -111,15 +116,15 @@ def _pictures(run: Run, chosen: Int[np.ndarray, " point"]) -> dict[str, Any]:
     band = Band(particles.box_size, particles.pixel_size, resolution)
     small = Band(SIDE, picture_pixel, resolution)
 
-    def packed(images: Float[Tensor, "point y x"]) -> str:
-        return _packed(_grey(small.decode(band.encode(images)).numpy()))
+    def pictures(images: Float[Tensor, "point y x"]) -> str:
+        return packed(_grey(small.decode(band.encode(images)).numpy()))
 
     return {
         "side": SIDE,
-        "predictions": packed(
+        "predictions": pictures(
             run.project(run.decode(latents), particles, band, turns=run.turns(latents))
         ),
-        "particles": packed(run.images(particles, band)),
+        "particles": pictures(run.images(particles, band)),
     }
 
 
@@ -130,5 +135,6 @@ def _grey(images: Float[np.ndarray, "image y x"]) -> UInt8[np.ndarray, "image y 
     return (255 * grey).astype(np.uint8)
 
 
-def _packed(array: Shaped[np.ndarray, "..."]) -> str:
+def packed(array: Shaped[np.ndarray, "..."]) -> str:
+    """The bytes of an array, in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

@@ -12,32 +12,49 @@ from matplotlib.figure import Figure
 
 from cryostar_nb.fourier import FSC_LEVEL
 from cryostar_nb.pages import figures
-from cryostar_nb.pages.html import picture, table
+from cryostar_nb.pages.html import picture, render, table
+from cryostar_nb.pages.map_view import map_view
 from cryostar_nb.pages.terminal import angstroms
 from cryostar_nb.reconstruction import DISAGREES, HALVES_LEVEL
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.maps import Maps
 
-HEADINGS = ("map", "particles", "half-maps", "model and map", "residues that disagree")
+HEADINGS = (
+    "map",
+    "particles",
+    "half-maps agree to",
+    "model and map agree to",
+    "residues that disagree",
+)
+PARTS = {"clusters": "clusters of the latents", "chosen": "chosen particles"}  # else bins
 LEVELS = (HALVES_LEVEL, FSC_LEVEL)  # of half-maps, and of model and map
 
 
-def map_section(maps: Maps, chains: Shaped[np.ndarray, " residue"]) -> tuple[Markup, Markup]:
-    """A table of the maps, and pictures of their agreement."""
+def map_section(maps: Maps, chains: Shaped[np.ndarray, " residue"]) -> Markup:
+    """A table of the maps, their 3D view where the files are still there, and pictures of how they
+    agree, by shell and by residue.
+    """
     rows = [
         (
             one.name,
             f"{one.particles:,.0f}",
             angstroms(one.resolution),
             angstroms(one.model_resolution),
-            f"{one.disagreeing} of {len(one.residues)}",
+            f"{len(one.disagreeing)} of {len(one.residues)}",
         )
         for one in maps.maps
     ]
-    local = picture(residue_agreement(maps, chains), "correlation of model and map by residue")
-    curves = picture(shell_agreement(maps), "Fourier shell correlation of half-maps and model")
-    return table(rows, HEADINGS), local + curves
+    files = [maps.path(n).with_suffix(s) for n in range(len(rows)) for s in (".mrc", ".cif")]
+    return render(
+        "map_section.html",
+        maps=maps,
+        parts=PARTS.get(maps.kind, f"bins along {maps.kind.upper()}"),
+        rows=table(rows, HEADINGS),
+        view=map_view(maps) if all(path.exists() for path in files) else None,
+        curves=picture(shell_agreement(maps), "Fourier shell correlation of half-maps and model"),
+        local=picture(residue_agreement(maps, chains), "correlation of model and map by residue"),
+    )
 
 
 def residue_agreement(maps: Maps, chains: Shaped[np.ndarray, " residue"]) -> Figure:

@@ -141,7 +141,7 @@ def report_page(
         motion=motion.within_page(),
         certainty=run.certainty,
         sure=None if sure is None else _certainty(run, frames, sure),
-        maps=[(made, *map_section(made, run.nodes.chains)) for made in run.made_maps],
+        maps=[map_section(made, run.nodes.chains) for made in run.made_maps],
         ends=ENDS,
         distance=float(rmsd(frames[0], frames[-1])),
         mapped=mapped,

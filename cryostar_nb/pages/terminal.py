@@ -109,7 +109,7 @@ def describe_maps(maps: Any) -> str:
     lines = ["{:16s}{:>12s}{:>12s}{:>10s}{:>25s}".format(*head)]
     for one in maps.maps:
         halves, model = map(angstroms, (one.resolution, one.model_resolution))
-        disagree = f"{one.disagreeing} of {len(one.residues)}"
+        disagree = f"{len(one.disagreeing)} of {len(one.residues)}"
         lines.append(
             f"{one.name:16s}{one.particles:12,.0f}{halves:>12s}{model:>10s}{disagree:>25s}"
         )

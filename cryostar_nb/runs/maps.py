@@ -39,7 +39,7 @@ from cryostar_nb.runs.parts import Weights, good_particles, half_sets, parts_of
 from cryostar_nb.runs.run_config import MapConfig
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.folder import Fragment, Run
 
 FEWEST = 2  # particles of a half-map
 BALL = 6.0  # Å, least radius within which model and map are compared about a residue
@@ -59,9 +59,10 @@ class PartMap:
     residues: list[float]  # correlation of model and map about each residue
 
     @property
-    def disagreeing(self) -> int:
-        """Residues where model and map disagree; those outside of the box, too."""
-        return sum(value is None or not value >= DISAGREES for value in self.residues)
+    def disagreeing(self) -> list[int]:
+        """Residues, counted from 0, where model and map disagree; those outside of the box, too."""
+        values = enumerate(self.residues)
+        return [n for n, value in values if value is None or not value >= DISAGREES]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class Maps:
     def path(self, number: int, what: str = "") -> Path:
         """The file of map `number`, counted from 0; `what` may be half1 or half2."""
         return self.folder / f"{self.maps[number].name}{what and '_'}{what}.mrc"
+
+    def view(self) -> "Fragment":
+        """The maps in 3D, each about the model of its particles, as HTML that a notebook shows."""
+        from cryostar_nb.pages.html import own_3dmol  # matplotlib is slow to import
+        from cryostar_nb.pages.map_view import map_view
+        from cryostar_nb.runs.folder import Fragment
+
+        return Fragment(own_3dmol() + map_view(self))
 
     @classmethod
     def of(cls, run: "Run") -> list["Maps"]:

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from cryostar_nb.config import TrainConfig
+from cryostar_nb.density import model_density
 from cryostar_nb.fourier import Band
 from cryostar_nb.gauge import Gauge
 from cryostar_nb.geometry import random_rotations
+from cryostar_nb.io.maps import DensityMap, write_map
+from cryostar_nb.io.structures import write_structure
 from cryostar_nb.latents import ENDS, components_from_reference, traverse
 from cryostar_nb.projector import make_images
+from cryostar_nb.runs.maps import Maps, PartMap
 from cryostar_nb.structure import Structure
 
 
@@ -131,6 +135,32 @@ def make_run(tmp_path, helix_nodes, rng):
 @pytest.fixture
 def run(make_run):
     return make_run()
+
+
+@pytest.fixture
+def make_maps(tmp_path, helix_nodes):
+    """Write two maps, without noise, of the helix and of it turned about y, with their models."""
+
+    def make(
+        resolution=6.0, *, box_size=32, pixel_size=2.0, origin=(0, 0, 0), residues=(0.9,) * 24
+    ):
+        maps = Maps(tmp_path / "maps", "pc1", "at random", 7, None)
+        maps.folder.mkdir(exist_ok=True)
+        electrons = torch.from_numpy(helix_nodes.electrons)
+        corner = np.array(origin) - (box_size // 2) * pixel_size
+        for name, order in (("pc1_1", (0, 1, 2)), ("pc1_2", (2, 1, 0))):
+            positions = helix_nodes.positions[:, order] * (1, 1, -1 if order[0] else 1) + (3, 0, 1)
+            grid = {"box_size": box_size, "pixel_size": pixel_size}
+            volume = model_density(torch.from_numpy(positions), electrons, 2.0, **grid)
+            path = maps.folder / name
+            write_map(path.with_suffix(".mrc"), DensityMap(volume, pixel_size, corner))
+            moved = helix_nodes.with_positions(positions + origin)
+            write_structure(path.with_suffix(".cif"), moved)
+            about = ([0.05, 0.1, 0.15], [1.0, 0.6, 0.1], [1.0, 0.6, 0.1], list(residues))
+            maps.maps.append(PartMap(name, 1234.4, resolution, None, *about))
+        return maps
+
+    return make
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from cryostar_nb.pages.html import own_3dmol
 from cryostar_nb.runs.folder import Run
 
 pytestmark = chromium.MARKS
-FRAGMENTS = ("structure", "motion", "coloured", "side by side", "density", "explorer")
+FRAGMENTS = ("structure", "motion", "coloured", "side by side", "density", "explorer", "maps")
 
 
-def fragment(name, run):
+def fragment(name, run, make_maps=None):
     """The HTML that a notebook's cell would put out."""
     nodes, still = run.nodes, run.reference.numpy()
     blob = np.exp(-np.square(np.indices((16, 16, 16)) - 8.0).sum(0) / 8)
@@ -37,11 +37,13 @@ def fragment(name, run):
             return views.density(blob, 2.0, 0.3)._repr_html_()
         case "explorer":
             return Run.explorer(run, points=4)._repr_html_()
+        case "maps":
+            return make_maps().view()._repr_html_()
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)
-def test_a_fragment_is_drawn_alone_and_without_a_network(name, run, browser):
-    html = fragment(name, run)
+def test_a_fragment_is_drawn_alone_and_without_a_network(name, run, make_maps, browser):
+    html = fragment(name, run, make_maps)
     assert not re.search(r"https?://", html)
     assert len(html) < 400_000, "a notebook holds several of them"
     page, faults = show(browser, html)

@@ -67,10 +67,11 @@ def test_a_report_shows_maps_beside_the_model(make_run, monkeypatch, tmp_path):
     maps = Maps(tmp_path, "pc1", "at random", 7, 40.0, [one])
     monkeypatch.setattr(type(run), "made_maps", [maps])
     text = write_report(run).read_text(encoding="utf-8")
-    assert "Maps that the model did not make: pc1" in text
+    assert "Maps from the particles' pixels: bins along PC1" in text
     row = re.search(r"<th[^>]*>pc1_1</th>(.*?)</tr>", text, re.DOTALL).group(1)
     assert re.findall(r"<td>(.*?)</td>", row) == ["1,234", "8.25 Å", "none", "3 of 24"]
-    assert "half-sets\nat random, within 40 Å" in text and "7 particles that are" in text
+    assert "half-sets at random, within 40 Å" in text and "bad: 7 particles" in text
+    assert "showMaps" not in text, "files that are gone are not shown"
 
 
 def test_the_files_beside_the_report_agree(make_run, report):
