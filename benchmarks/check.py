@@ -2,8 +2,8 @@
 
     python benchmarks/check.py --work FOLDER
 
-Each failure is made as notebook 12 makes it, with that notebook's settings (adenylate kinase, 64 x 64 pixels of
-2 Å, one Gaussian a residue, poses as given); the sound runs have the default setting. A failure is
+Each failure is made as in notebook 12, with that notebook's settings (adenylate kinase, 64 x 64
+pixels of 2 Å, one Gaussian a residue, poses as given); sound runs have the default setting. It is
 caught where a symptom has the name that is expected of it, or, where particles do not move, where
 no motion survives. What is done is kept in FOLDER and goes on from there; images and runs are
 deleted at the end, unless `--keep`.
@@ -33,7 +33,7 @@ from provenance import provenance_of
 
 OPEN = HERE.parent / "data" / "4ake.pdb"
 COMMAND = "python benchmarks/check.py"
-LID = (118, 167)  # residues of adenylate kinase's LID
+LID = (118, 160)  # residues of adenylate kinase's LID
 BOX, PIXEL_SIZE = 64, 2.0
 FAILING = {
     "density": "nodes",
@@ -110,7 +110,7 @@ def _rewritten(particles: cs.Particles, star: Path, change: Any) -> cs.Particles
 
 
 def _shifted(points: Any, _: cs.Particles, rows: Any, *, shifts: torch.Tensor) -> torch.Tensor:
-    return torch.exp(-2j * torch.pi * shifts[rows] @ points.mT)
+    return torch.exp(-2j * torch.pi * (shifts[rows] @ points.mT))
 
 
 def _flipped(points: Any, particles: cs.Particles, rows: Any) -> torch.Tensor:
