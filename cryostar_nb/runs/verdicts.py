@@ -75,6 +75,15 @@ class Checked:
         survive = not self.motions or any(not motion.doubts for motion in self.motions)
         return not self.symptoms and survive
 
+    @property
+    def summary(self) -> str:
+        """What it says, in a line."""
+        names = ", ".join(symptom.name for symptom in self.symptoms) or "no symptom of a failure"
+        if not self.motions:
+            return names
+        survive = sum(not motion.doubts for motion in self.motions)
+        return f"{names}; {survive} of {len(self.motions)} motions survive other trainings"
+
     def words(self) -> list[str]:
         """What it says, in a few lines."""
         lines = [f"{symptom.name}: {symptom.words}; {symptom.remedy}" for symptom in self.symptoms]

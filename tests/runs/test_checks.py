@@ -80,7 +80,10 @@ def test_a_run_is_sound_without_symptoms_and_with_a_motion_that_survives(tmp_pat
     assert Checked(tmp_path, [], []).sound
     assert Checked(tmp_path, [], [], [FINE, doubtful]).sound
     assert not Checked(tmp_path, [], [], [doubtful]).sound
-    assert not Checked(tmp_path, [Symptom("collapsed", "0 Å")], [], [FINE]).sound
+    failed = Checked(tmp_path, [Symptom("collapsed", "0 Å")], [], [FINE, doubtful])
+    assert not failed.sound
+    assert failed.summary == "collapsed; 1 of 2 motions survive other trainings"
+    assert Checked(tmp_path, [], []).summary == "no symptom of a failure"
 
 
 def test_all_trainings_are_made_kept_and_shown(run, no_symptoms, monkeypatch):
@@ -126,6 +129,8 @@ def test_an_interrupted_check_goes_on(run, no_symptoms, monkeypatch):
 def test_more_training_makes_a_check_stale(run, no_symptoms):
     run.check(trainings=False)
     assert run.checked.motions == [] and run.checked.sound
+    line = '<a href="check/check.html">Checked</a>: no symptom of a failure.'
+    assert line in run.report().read_text()
     newer = (run.folder / "check" / "check.json").stat().st_mtime + 100
     os.utime(run.folder / "checkpoint.pt", (newer, newer))
     assert run.checked is None
