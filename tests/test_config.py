@@ -176,6 +176,10 @@ def test_stopping_early_needs_particles_that_are_held_out():
     assert TrainConfig(stop_early=True).held_out == 0.05
 
 
+def test_normal_modes_have_a_decoder_of_their_own():
+    assert refusal(TrainConfig, method="nma", decoder="chain").value == "chain"
+
+
 def test_changed_settings_are_checked_again_and_the_old_ones_stay():
     config = TrainConfig()
     with pytest.raises(InputError):

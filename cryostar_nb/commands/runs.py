@@ -1,4 +1,4 @@
-"""The commands about runs: train one, evaluate it, make maps, find its landscape, analyse it."""
+"""The commands about runs: train one, evaluate and check it, make maps, find its landscape."""
 
 import dataclasses
 from dataclasses import field
@@ -12,6 +12,7 @@ from cryostar_nb.config import FROM_NUMPY, PRESETS, Positive, TrainConfig, setti
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.options import Reading
 from cryostar_nb.runs.run_config import (
+    CheckConfig,
     Hardware,
     InputFiles,
     LandscapeConfig,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
     from cryostar_nb.runs.posteriors import Inferred
+    from cryostar_nb.runs.verdicts import Checked
 
 
 @settings
@@ -161,6 +163,30 @@ class Infer:
         if others:
             compare_runs(run, others)
         return found
+
+
+@settings
+class Check:
+    """Look for what may be wrong with a run, and find out which of its motions survive: on half of
+    the particles, from another reference, and beside what noise alone makes.
+
+    It trains four times. Writes check.html and check.json into the folder `check` of the run. What
+    is done is kept: the same command goes on after Ctrl-C.
+    """
+
+    run_folder: Positional[Path]
+    """Run folder of `train`."""
+    config: OmitArgPrefixes[CheckConfig] = field(default_factory=CheckConfig)
+    """How to check."""
+    hardware: OmitArgPrefixes[Hardware] = field(default_factory=Hardware)
+    """Where to train."""
+
+    def run(self) -> "Checked":
+        """Check."""
+        from cryostar_nb.runs.checks import check
+        from cryostar_nb.runs.folder import open_run
+
+        return check(open_run(self.run_folder), self.config, self.hardware)
 
 
 @settings

@@ -138,6 +138,7 @@ def report_page(
         with_3dmol=True,
         numbers=table(_numbers(run, evaluation, frames) + atoms),
         held_out=(run.held_out["words"] if run.held_out else []) + [_good_particles(run)],
+        checked=run.checked,
         motion=motion.within_page(),
         certainty=run.certainty,
         sure=None if sure is None else _certainty(run, frames, sure),

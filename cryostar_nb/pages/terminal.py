@@ -34,6 +34,8 @@ def describe(command: Any, result: Any) -> str:
             return f"trained; now try: cryostar-nb analyse {command.out}" if result else ""
         case "Infer":
             return "\n".join([f"wrote {result.folder / 'posterior.npz'}", *result.words()])
+        case "Check":
+            return "\n".join([*result.words(), f"open {result.folder / 'check.html'}"])
         case "Reconstruct":
             return f"{describe_maps(result)}\nwrote {len(result.maps)} maps to {result.folder}"
         case "Landscape":

@@ -49,6 +49,7 @@ from cryostar_nb.runs.engine import training_data
 from cryostar_nb.runs.kept import kept, save_latents, save_quality
 from cryostar_nb.runs.pose_refinement import placed, stored_corrections
 from cryostar_nb.runs.run_config import (
+    CheckConfig,
     InputFiles,
     LandscapeConfig,
     MapConfig,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from cryostar_nb.landscape import Landscape
     from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
+    from cryostar_nb.runs.verdicts import Checked
 
 FILES = (
     "config.json",
@@ -165,13 +167,13 @@ class Run:
         alone = replace(reading, passthrough=None, poses_pkl=None, ctf_pkl=None)
         return read_and_tell(path, alone)
 
-    def data(self) -> TrainingData:
-        """Its particles as training reads them, with the poses that it corrected."""
+    def data(self, *, refined: bool = True) -> TrainingData:
+        """Its particles as training reads them, with the poses that it corrected, or as given."""
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
         data = training_data(self.particles, vectors, sigma=self.density.sigma)
-        if self.corrections is None:
+        if self.corrections is None or not refined:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
 
@@ -407,6 +409,19 @@ class Run:
         from cryostar_nb.runs.landscapes import Mapped
 
         return Mapped.kept_of(self)
+
+    def check(self, **choice: Any) -> "Checked":
+        """Symptoms of a failure, and the motions that survive other trainings (`CheckConfig`)."""
+        from cryostar_nb.runs.checks import check
+
+        return check(self, CheckConfig(**choice))
+
+    @property
+    def checked(self) -> "Checked | None":
+        """What `check` found last, if anything."""
+        from cryostar_nb.runs.verdicts import Checked
+
+        return Checked.kept_of(self)
 
     def evaluate(
         self, truth: Path | str, particles: Particles | Path | str | None = None

@@ -56,7 +56,7 @@ class PartMap:
     frequencies: list[float]  # 1/Å
     fsc_halves: list[float]
     fsc_model: list[float]
-    residues: list[float]  # correlation of model and map about each residue
+    residues: list[float | None]  # correlation of model and map about each residue
 
     @property
     def disagreeing(self) -> list[int]:

@@ -119,6 +119,20 @@ class LandscapeConfig:
 
 
 @settings
+class CheckConfig:
+    """How a run is checked."""
+
+    steps: Count | None = None
+    """Steps of each training (default: as many as the run has)."""
+    reference: Path | None = None
+    """Another reference, docked like the run's (default: the run's, bent by 2 Å rms along its
+    softest normal modes)."""
+    trainings: bool = True
+    """Train on half-sets, from another reference, and on particles that do not move. Without these
+    only what the run itself shows is looked at."""
+
+
+@settings
 class RunConfig:
     """All that decides the outcome of a run, and the version that made it."""
 

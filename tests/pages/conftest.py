@@ -68,6 +68,7 @@ class LineRun:
     certainty = ()
     made_maps = ()
     mapped = None
+    checked = None
 
     def node_sd(self, particles=None):
         return None
