@@ -62,7 +62,11 @@ def check(run: "Run", config: CheckConfig, hardware: Hardware | None = None) -> 
     held_out = list(run.held_out["words"]) if run.held_out else []
     found = Checked(folder, symptoms, held_out)
     if config.trainings:
-        found = _compare(_Trainings(run, config, folder, hardware or Hardware()), found)
+        try:
+            found = _compare(_Trainings(run, config, folder, hardware or Hardware()), found)
+        except KeyboardInterrupt:
+            go_on = f"go on with: cryostar-nb check {run.folder}"
+            raise KeyboardInterrupt(f"stopped; what is done is kept; {go_on}") from None
     found.write()
     page = check_page(found, run.folder.resolve().name, run.nodes.chains)
     write_text(folder / "check.html", page)
@@ -147,10 +151,8 @@ class _Trainings:
         shown = _rows(self.data, self.sample) if sample is None else sample
         known = learned[0]
         if known is not None:
-            known = Corrections(
-                known.given.cpu(), known.centre.cpu(), known.values.cpu(), known.widths.cpu()
-            )
-            shown, _ = refine_new(known, shown, network, density=density, band=run.band)
+            prior = Corrections.none(shown.rotations, known.centre.cpu(), known.widths.cpu())
+            shown, _ = refine_new(prior, shown, network, density=density, band=run.band)
         with torch.no_grad():
             made = network.decoder(infer_latents(network, shown))
         with replacing(out / "structures.npy") as temporary:

@@ -117,7 +117,7 @@ def test_an_interrupted_check_goes_on(run, no_symptoms, monkeypatch):
         return train(*arguments, **options)
 
     monkeypatch.setattr(checks, "run_training", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"go on with: cryostar-nb check .*run$"):
         run.check(steps=4)
     (run.folder / "check" / "half2").mkdir(exist_ok=True)
     assert run.checked is None
