@@ -194,9 +194,10 @@ def table(cells: list[dict[str, Any]]) -> str:
     """All numbers as Markdown."""
     first = cells[0]
     right = sum(cell["right"] for cell in cells)
+    commits = ", ".join(sorted({cell["commit"].removesuffix("-dirty") for cell in cells}))
     lines = [
         f"{right} of {len(cells)} verdicts are right. {first['machine']}; version"
-        f" {first['version']} ({first['commit']}), {first['date']}.",
+        f" {first['version']} ({commits}), {first['date']}.",
         "",
         "| run | right | symptoms | motions, Å | training, check in s |",
         "| --- | --- | --- | --- | ---: |",

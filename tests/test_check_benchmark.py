@@ -1,6 +1,7 @@
 """The benchmark of `check`: its faults are the ones that they are said to be."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,9 @@ def test_the_table_counts_right_verdicts_and_says_what_was_found(bench):
         "| x | yes | none | 4.0 ± 0.1 (survives) | 10, 60 |",
         "| y | no | part | not tried | 10, 60 |",
     ]
+
+
+def test_the_table_in_the_repository_is_that_of_its_results(bench):
+    kept = ROOT / "benchmarks" / "results"
+    cells = json.loads((kept / "check.json").read_text(encoding="utf-8"))["cells"]
+    assert (kept / "check.md").read_text(encoding="utf-8") == bench.table(cells)
