@@ -11,6 +11,7 @@ deleted at the end, unless `--keep`.
 
 import argparse
 import dataclasses
+import re
 import shutil
 import sys
 import time
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from common import HERE, KINASE, RUVB, kept_cell, options_of
-from robustness import MOTION, write_motion
 from scipy.spatial.transform import Rotation
 
 import cryostar_nb as cs
@@ -29,6 +29,7 @@ from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.io.stacks import write_stack
 
 sys.path.append(str(HERE.parent / "book"))
+from make_complex import MOTION, write_motion
 from provenance import provenance_of
 
 OPEN = HERE.parent / "data" / "4ake.pdb"
@@ -231,7 +232,7 @@ def main(words: list[str] | None = None) -> None:
     options, begin = parsed(words), partial(provenance_of, COMMAND)
     cells = []
     for case in options.cases:
-        name = "_".join("".join(c for c in case if c.isascii() and c not in ",").split())
+        name = re.sub(r"\W+", "_", case, flags=re.ASCII)
         cells.append(kept_cell(name, options, partial(measure, case, options), begin))
     write_json(options.results / "check.json", {"cells": cells})
     write_text(options.results / "check.md", table(cells))

@@ -140,9 +140,8 @@ def report(atoms: Structure, path: np.ndarray) -> dict[str, float]:
     }
 
 
-def write(out: Path) -> dict[str, Path]:
+def write(atoms: Structure, path: np.ndarray, out: Path) -> dict[str, Path]:
     """Write the first state as motion.pdb and the path as motion.xtc; what `simulate` needs."""
-    atoms, path = molecule()
     ends = {"start": out / "motion.pdb", "trajectory": out / "motion.xtc"}
     write_structure(ends["start"], atoms)
     write_trajectory(ends["trajectory"], atoms, path)
@@ -167,8 +166,9 @@ def main(
         states=STATES,
         resolution=2 * pixel_size,
     )
-    print(report(*molecule()))
-    simulate(config, **write(out), out=out)
+    atoms, path = molecule()
+    print(report(atoms, path))
+    simulate(config, **write(atoms, path, out), out=out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryostar_nb.config import TrainConfig
@@ -41,7 +41,7 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def part(self, rows: slice) -> "TrainingData":
+    def part(self, rows: slice | Int[Tensor, " row"]) -> "TrainingData":
         """These particles."""
         others = (self.ctf, self.looks, self.shifts)
         some = (None if entry is None else entry[rows] for entry in others)

@@ -1,6 +1,7 @@
 """What the tests share. Random numbers come from a generator that is new for each test."""
 
 import dataclasses
+import importlib
 import os
 import shlex
 import shutil
@@ -31,6 +32,17 @@ def rng():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(20_231)
+
+
+@pytest.fixture
+def import_benchmark(monkeypatch):
+    """Import a script of the folder benchmarks by its name."""
+
+    def load(name):
+        monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

@@ -19,11 +19,8 @@ BAND = Band(32, 4.0, resolution=10.0)
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import check
-
-    return check
+def bench(import_benchmark):
+    return import_benchmark("check")
 
 
 @pytest.fixture

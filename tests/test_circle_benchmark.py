@@ -14,11 +14,8 @@ SETTINGS = ["default", "along chains, stiff"]
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import circle
-
-    return circle
+def bench(import_benchmark):
+    return import_benchmark("circle")
 
 
 @pytest.fixture

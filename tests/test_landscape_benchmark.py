@@ -1,19 +1,13 @@
 """The benchmark of populations, on a run as small as can be."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import landscape
-
-    return landscape
+def bench(import_benchmark):
+    return import_benchmark("landscape")
 
 
 @pytest.mark.slow

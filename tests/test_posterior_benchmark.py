@@ -1,19 +1,13 @@
 """The benchmark of posteriors, on a run as small as can be."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import posterior
-
-    return posterior
+def bench(import_benchmark):
+    return import_benchmark("posterior")
 
 
 def test_the_table_is_of_new_particles_and_what_is_done_is_not_done_again(

@@ -1,7 +1,5 @@
 """The benchmark of maps: its other way of inserting slices, and its page."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,15 +7,10 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
 from cryostar_nb.reconstruction import Slices
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import reconstruct
-
-    return reconstruct
+def bench(import_benchmark):
+    return import_benchmark("reconstruct")
 
 
 def test_index_add_fills_the_same_grid_as_the_compiled_loop(bench, generator, rng):

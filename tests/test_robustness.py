@@ -12,11 +12,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import robustness
-
-    return robustness
+def bench(import_benchmark):
+    return import_benchmark("robustness")
 
 
 def test_every_part_of_what_is_realistic_is_a_fault_by_itself(bench):

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from cryostar_nb.pages.check_page import check_page
 from cryostar_nb.poses import Corrections, refine_new
 from cryostar_nb.runs.controls import common_nodes, motionless, other_reference
 from cryostar_nb.runs.engine import run_training
+from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.runs.machine import start_fabric
 from cryostar_nb.runs.parts import good_particles, half_sets
 from cryostar_nb.runs.posteriors import inference_of
@@ -77,9 +79,7 @@ def _begin(run: "Run", config: CheckConfig, folder: Path) -> None:
     """Make the folder; delete trainings of another checkpoint, or that were asked for otherwise."""
     about = {"step": run.step, "steps": config.steps, "reference": str(config.reference)}
     path = folder / "about.json"
-    newest = (run.folder / "checkpoint.pt").stat().st_mtime
-    fresh = path.exists() and path.stat().st_mtime >= newest
-    if fresh and json.loads(path.read_text(encoding="utf-8")) == about:
+    if is_fresh(path, run.folder) and json.loads(path.read_text(encoding="utf-8")) == about:
         return
     for name in TRAININGS:
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -93,48 +93,60 @@ class _Trainings:
     def __init__(self, run: "Run", config: CheckConfig, folder: Path, hardware: Hardware) -> None:
         self.run, self.folder, self.hardware = run, folder, hardware
         self.config = replace(run.config, steps=config.steps or run.step, stop_early=False)
-        self.data = run.data(refined=False)
+        self.given = run.given()
         good = np.flatnonzero(good_particles(run, GOOD))
-        good = good if len(good) else np.arange(len(self.data))
+        good = good if len(good) else np.arange(len(self.given))
         self.sample = torch.from_numpy(good)[evenly_spaced(COMPARED, len(good))]
+        self.shown = self.given.part(self.sample)
         self.atoms, self.nodes = other_reference(run, config.reference, folder)
 
     def of_halves(self) -> tuple[list[Structures], str]:
         """Those of the trainings on halves, and where the half-sets are from."""
         halves, source = half_sets(self.run)
         rows = [torch.nonzero(halves == half).squeeze(1) for half in (0, 1)]
-        names = ("half1", "half2")
-        made = [self._structures(n, _rows(self.data, r)) for n, r in zip(names, rows, strict=True)]
+        made = [
+            self._structures(name, partial(self._with_shown, part))
+            for name, part in zip(("half1", "half2"), rows, strict=True)
+        ]
         return made, source
 
     def of_reference(self) -> Structures:
         """Those of the training from another reference."""
-        return self._structures("reference", self.data, other=True)
+        return self._structures("reference", partial(self._with_shown, slice(None)), other=True)
 
     def of_null(self) -> Structures:
         """Those of the training on images of one structure, with the same poses, CTFs and noise."""
-        data = motionless(self.run, inference_of(self.run)) if not self._done("null") else self.data
-        return self._structures("null", data, sample=_rows(data, self.sample))
 
-    def _done(self, name: str) -> bool:
-        return (self.folder / name / "structures.npy").exists()
+        def still() -> tuple[TrainingData, TrainingData]:
+            inference = inference_of(self.run, self.run.refined(self.given))
+            data = motionless(self.run, self.given, inference)
+            return data, data.part(self.sample)
+
+        return self._structures("null", still)
+
+    def _with_shown(self, rows: slice | Int[Tensor, " row"]) -> tuple[TrainingData, TrainingData]:
+        """These particles, and the sample."""
+        return self.given.part(rows), self.shown
 
     def _structures(
         self,
         name: str,
-        data: TrainingData,
-        sample: TrainingData | None = None,
+        particles: Callable[[], tuple[TrainingData, TrainingData]],
         *,
         other: bool = False,
     ) -> Structures:
-        """Train on these particles, unless it was done; the structures of the sample."""
+        """The structures that a training gives to a sample, unless they are there.
+
+        `particles` gives those to train on, and the sample.
+        """
         run, out = self.run, self.folder / name
-        if self._done(name):
+        if (out / "structures.npy").exists():
             return torch.from_numpy(np.load(out / "structures.npy"))
         print(f"{run.folder}: training on {TRAININGS[name]}")
         nodes = self.nodes if other else run.nodes
         density = make_density(self.config, self.atoms, nodes) if other else run.density
         fabric, learned = start_fabric(self.hardware), []
+        data, shown = particles()
         out.mkdir(exist_ok=True)
         network = run_training(
             self.config,
@@ -148,7 +160,6 @@ class _Trainings:
             fabric=fabric,
             finished=lambda _, __, corrections: learned.append(corrections),
         ).cpu()
-        shown = _rows(self.data, self.sample) if sample is None else sample
         known = learned[0]
         if known is not None:
             prior = Corrections.none(shown.rotations, known.centre.cpu(), known.widths.cpu())
@@ -159,11 +170,6 @@ class _Trainings:
             np.save(temporary, made.numpy())
         (out / "checkpoint.pt").unlink()
         return made
-
-
-def _rows(data: TrainingData, rows: Int[Tensor, " row"]) -> TrainingData:
-    ctf = None if data.ctf is None else data.ctf[rows]
-    return TrainingData(data.vectors[rows], data.rotations[rows], ctf)
 
 
 def _on(data: TrainingData, device: torch.device) -> TrainingData:
@@ -177,11 +183,10 @@ def _compare(trainings: _Trainings, found: Checked) -> Checked:
     here, there = common_nodes(run.nodes, trainings.nodes)
     gauge = Gauge(run.gauge.reference[here], run.gauge.weights[here])
     halves, source = trainings.of_halves()
-    in_frame: Callable[[Structures], Structures] = gauge.apply
     made = {"run": run.decode(run.latents[trainings.sample])[:, here]}
     made |= {"half1": halves[0][:, here], "half2": halves[1][:, here]}
     made |= {"reference": trainings.of_reference()[:, there], "null": trainings.of_null()[:, here]}
-    made = {name: in_frame(structures) for name, structures in made.items()}
+    made = {name: gauge.apply(structures) for name, structures in made.items()}
     modes = Modes.of(made["run"])
     scores = {name: modes.scores(structures) for name, structures in made.items()}
     extents = {name: extent(values).tolist() for name, values in scores.items()}

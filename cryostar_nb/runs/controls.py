@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from cryostar_nb.density import atom_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.structures import read_atoms_and_nodes, write_structure
 from cryostar_nb.normal_modes import normal_modes
@@ -26,12 +25,13 @@ AT_ONCE = 256  # particles
 
 
 @torch.no_grad()
-def motionless(run: "Run", inference: Inference) -> TrainingData:
-    """Images of the mean structure, with the poses, the CTFs and the noise of a run's particles.
+def motionless(run: "Run", given: TrainingData, inference: Inference) -> TrainingData:
+    """Images of the mean structure, with the poses, the CTFs and the noise of a run's particles,
+    which are `given` as `Run.given` reads them.
 
     They have the poses that the run corrected, and are said to have those that were given.
     """
-    seen, given = run.data(), run.data(refined=False)
+    seen = run.refined(given)
     positions, turns = run.model.decoder.deform(run.latents.mean(0))
     generator = torch.Generator().manual_seed(run.config.seed)
     vectors = torch.empty(given.vectors.shape, dtype=torch.float16)
@@ -64,9 +64,7 @@ def other_reference(run: "Run", path: Path | None, folder: Path) -> tuple[Struct
     nodes = run.nodes.with_positions(run.nodes.positions + move)
     atoms = nodes
     if run.config.density != "nodes":
-        carried = atom_density(run.atoms, run.config.atom_sigma).carried
-        assert carried is not None
-        placed = carried.centres(torch.from_numpy(nodes.positions).float())
+        placed = run.carried.centres(torch.from_numpy(nodes.positions).float())
         atoms = run.atoms.with_positions(placed.double().numpy())
     write_structure(folder / "reference.cif", atoms)
     return atoms, nodes

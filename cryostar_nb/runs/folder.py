@@ -24,7 +24,7 @@ from torch import Tensor
 from cryostar_nb.atoms import relax
 from cryostar_nb.config import TrainConfig
 from cryostar_nb.ctf import ctf_terms
-from cryostar_nb.density import Density, atom_density, make_density
+from cryostar_nb.density import CarriedGaussians, Density, atom_density, make_density
 from cryostar_nb.errors import InputError
 from cryostar_nb.evaluation import Evaluation
 from cryostar_nb.fourier import Band
@@ -138,6 +138,13 @@ class Run:
         return read_structure(self.folder / "atoms.cif")
 
     @cached_property
+    def carried(self) -> CarriedGaussians:
+        """Its heavy atoms, carried by their nodes. Raises InputError as `atoms` does."""
+        carried = atom_density(self.atoms, self.config.atom_sigma).carried
+        assert carried is not None
+        return carried
+
+    @cached_property
     def particles(self) -> Particles:
         """The particles that it was trained on; their pixels stay on disk."""
         return read_particles(self.inputs.particles, self.inputs.reading)
@@ -167,13 +174,20 @@ class Run:
         alone = replace(reading, passthrough=None, poses_pkl=None, ctf_pkl=None)
         return read_and_tell(path, alone)
 
-    def data(self, *, refined: bool = True) -> TrainingData:
-        """Its particles as training reads them, with the poses that it corrected, or as given."""
+    def data(self) -> TrainingData:
+        """Its particles as training reads them, with the poses that it corrected."""
+        return self.refined(self.given())
+
+    def given(self) -> TrainingData:
+        """Its particles as training reads them, with the poses as they were given."""
         vectors = open_vectors(
             self.particles, self.band, invert=self.inputs.invert, spill=self.folder
         )
-        data = training_data(self.particles, vectors, sigma=self.density.sigma)
-        if self.corrections is None or not refined:
+        return training_data(self.particles, vectors, sigma=self.density.sigma)
+
+    def refined(self, data: TrainingData) -> TrainingData:
+        """These particles, all of its own, with the poses that it corrected."""
+        if self.corrections is None:
             return data
         return replace(self.corrections, given=data.rotations).applied_to(data)
 
@@ -298,11 +312,9 @@ class Run:
         Atoms go with their residues and turn with their side chains; `relaxed` mends the bonds
         between residues (`atoms.relax`).
         """
-        carried = atom_density(self.atoms, self.config.atom_sigma).carried
-        assert carried is not None
         nodes = self.decode(latents)
         nodes = self.gauge.apply(nodes) if in_gauge else nodes
-        placed = carried.centres(nodes, self.turns(latents))
+        placed = self.carried.centres(nodes, self.turns(latents))
         return relax(self.atoms, placed) if relaxed else placed
 
     def models(

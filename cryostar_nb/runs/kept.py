@@ -1,4 +1,4 @@
-"""What a run keeps of every particle beside its checkpoint: latents and quality."""
+"""What a run keeps beside its checkpoint, of every particle, and whether it is of that one."""
 
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from cryostar_nb.quality import matched_signals, probability_good
 from cryostar_nb.training import TrainingData, infer_latents
 
 
+def is_fresh(path: Path, folder: Path) -> bool:
+    """Whether a file is there, and not older than the checkpoint of the run in this folder."""
+    checkpoint = folder / "checkpoint.pt"
+    return path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime
+
+
 def kept(folder: Path, name: str) -> Shaped[np.ndarray, " particle *number"] | None:
     """The file of this name, unless it is missing or older than the checkpoint."""
-    path, checkpoint = folder / name, folder / "checkpoint.pt"
-    fresh = path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime
-    return np.load(path) if fresh else None
+    path = folder / name
+    return np.load(path) if is_fresh(path, folder) else None
 
 
 def _save(folder: Path, name: str, values: Shaped[np.ndarray, " particle *number"]) -> None:

@@ -35,6 +35,7 @@ from cryostar_nb.reconstruction import (
     signal_part,
     sphere_mask,
 )
+from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.runs.parts import Weights, good_particles, half_sets, parts_of
 from cryostar_nb.runs.run_config import MapConfig
 
@@ -91,9 +92,8 @@ class Maps:
     @classmethod
     def of(cls, run: "Run") -> list["Maps"]:
         """Those in the folder of a run, of its last checkpoint, as they were last made."""
-        checkpoint = (run.folder / "checkpoint.pt").stat().st_mtime
         paths = sorted((run.folder / "maps").glob("*.json"))
-        return [cls.read(path) for path in paths if path.stat().st_mtime >= checkpoint]
+        return [cls.read(path) for path in paths if is_fresh(path, run.folder)]
 
     @classmethod
     def read(cls, path: Path) -> "Maps":

@@ -21,6 +21,7 @@ from cryostar_nb.latents import Directions, evenly_spaced
 from cryostar_nb.mixture import Mixture
 from cryostar_nb.poses import Corrections
 from cryostar_nb.posterior import Inference, Posterior
+from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
@@ -76,19 +77,14 @@ def home(run: "Run") -> Path:
     return run.folder / "posterior"
 
 
-def _fresh(run: "Run", path: Path) -> bool:
-    checkpoint = run.folder / "checkpoint.pt"
-    return path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime
-
-
 def knows_noise(run: "Run") -> bool:
     """Whether noise and priors were learned from this checkpoint, by `infer`."""
-    return _fresh(run, home(run) / "inference.pt")
+    return is_fresh(home(run) / "inference.pt", run.folder)
 
 
 def was_inferred(run: "Run") -> bool:
     """Whether the posteriors of its own particles are there, from this checkpoint."""
-    return knows_noise(run) and _fresh(run, home(run) / "posterior.npz")
+    return knows_noise(run) and is_fresh(home(run) / "posterior.npz", run.folder)
 
 
 def inference_of(run: "Run", data: TrainingData | None = None) -> Inference:
@@ -265,7 +261,7 @@ def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample n
 def model_errors(run: "Run") -> Float[Tensor, "sample node 3"] | None:
     """What `compare_runs` found last, if anything."""
     path = home(run) / "errors.npy"
-    return torch.from_numpy(np.load(path)) if _fresh(run, path) else None
+    return torch.from_numpy(np.load(path)) if is_fresh(path, run.folder) else None
 
 
 def node_sds(run: "Run", rows: Int[Tensor, " row"]) -> Float[Tensor, " node"]:

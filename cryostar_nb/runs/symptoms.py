@@ -19,7 +19,7 @@ from cryostar_nb.doctor.hypotheses import name_of
 from cryostar_nb.doctor.thresholds import SEARCH_ROTATIONS
 from cryostar_nb.fast.nufft import adjoint_transform
 from cryostar_nb.gauge import superpose_weighted
-from cryostar_nb.geometry import kabsch, rmsd, superpose
+from cryostar_nb.geometry import kabsch, rmsd
 from cryostar_nb.latents import evenly_spaced
 from cryostar_nb.likelihood import contrasts
 from cryostar_nb.poses import transfer_of
@@ -78,14 +78,13 @@ class DifferenceMap:
     points: Float[Tensor, "point 3"]  # Å, in the frame of the poses
 
 
-def symptoms_of(run: "Run", *, doctor: bool = True) -> list[Symptom]:
-    """All that is found. `doctor` compares particles and reference under other conventions, too."""
+def symptoms_of(run: "Run") -> list[Symptom]:
+    """All that is found."""
     rows = evenly_spaced(1000, len(run.latents))
     structures = run.decode(run.latents[rows])
-    found = [*_of_placement(run, structures), *_of_motion(run), *_of_geometry(run, structures)]
-    found += _of_difference(run, difference_map(run))
-    found += _of_metadata(run) + _of_held_out(run)
-    return _of_doctor(run) + found if doctor else found
+    found = _of_doctor(run) + _of_placement(run, structures) + _of_motion(run)
+    found += _of_geometry(run, structures) + _of_difference(run, difference_map(run))
+    return found + _of_metadata(run) + _of_held_out(run)
 
 
 def _of_placement(run: "Run", structures: Float[Tensor, "structure atom 3"]) -> list[Symptom]:
@@ -110,9 +109,9 @@ def _move(first: Float[Tensor, "atom 3"], second: Float[Tensor, "atom 3"]) -> tu
 def _of_motion(run: "Run") -> list[Symptom]:
     """How much of the motion along the first component is a change of shape."""
     frames = run.traverse(in_gauge=False)
-    first, last = (frame.double().numpy() for frame in (frames[0], frames[-1]))
-    motion = float(rmsd(frames[0], frames[-1]))
-    shape = float(np.sqrt(np.square(superpose(first, last) - last).sum(-1).mean()))
+    first, last = frames[0], frames[-1]
+    motion = float(rmsd(first, last))
+    shape = float(rmsd(superpose_weighted(first, last, torch.ones(len(last))), last))
     if motion < LEAST_MOTION or shape > LEAST_SHAPE * motion:
         return []
     words = f"of {motion:.1f} Å of motion, {shape:.1f} Å are left when the ends are superposed"
@@ -135,29 +134,23 @@ def difference_map(run: "Run") -> DifferenceMap:
     the highest value of the same with a I_hat in place of the residual.
     """
     rows = evenly_spaced(SAMPLE, len(run.latents))
-    data, band = run.data(), run.band
-    shown = torch.from_numpy(run.nodes.positions).float()
-    middle = (shown.amax(0) + shown.amin(0)) / 2
-    half = float((shown - middle).norm(dim=-1).max()) + MARGIN
+    data, band = run.data_of(run.refined_particles[rows]), run.band
+    middle = (run.reference.amax(0) + run.reference.amin(0)) / 2
+    half = float((run.reference - middle).norm(dim=-1).max()) + MARGIN
     spacing = max(GRID, 2 * half / MOST_POINTS)
     axis = torch.arange(-half, half + spacing / 2, spacing)
     points = torch.cartesian_prod(axis, axis, axis) + middle
     finest = 1 / (DETAIL * spacing)
     coarse = band.per_coefficient((band.frequencies.norm(dim=-1) < finest).float())
     total, squares, model = torch.zeros(3, len(points))
-    for part in rows.split(AT_ONCE):
-        images = data.vectors[part].float()
-        shifts, ctf = (None if v is None else v[part] for v in (data.shifts, data.ctf))
-        positions, turns = run.model.decoder.deform(run.latents[part])
-        made = run.density.images(
-            positions, band, turns=turns, rotations=data.rotations[part], shifts=shifts, ctf=ctf
-        )
+    latents = run.latents[rows].split(AT_ONCE)
+    for (images, rotations, ctf, _), latent in zip(data.split(AT_ONCE), latents, strict=True):
+        positions, turns = run.model.decoder.deform(latent)
+        made = run.density.images(positions, band, turns=turns, rotations=rotations, ctf=ctf)
         made = run.model.scaled(made)
         made = made * contrasts(images, made)[:, None]
         back = transfer_of(ctf, images, band) * coarse
-        places = points @ data.rotations[part].mT
-        if shifts is not None:
-            places = places + torch.cat([shifts, shifts.new_zeros(len(part), 1)], 1)[:, None]
+        places = points @ rotations.mT
         values, _ = adjoint_transform((images - made) * back, places, band)
         total += values.sum(0)
         squares += values.square().sum(0)

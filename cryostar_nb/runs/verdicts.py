@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryostar_nb.io.files import write_json
+from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.runs.symptoms import Symptom
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class Checked:
     @classmethod
     def kept_of(cls, run: "Run") -> "Checked | None":
         """What is kept of a run's last checkpoint; None before `check`."""
-        path, checkpoint = run.folder / FOLDER / "check.json", run.folder / "checkpoint.pt"
-        if not path.exists() or path.stat().st_mtime < checkpoint.stat().st_mtime:
+        path = run.folder / FOLDER / "check.json"
+        if not is_fresh(path, run.folder):
             return None
         told = json.loads(path.read_text(encoding="utf-8"))
         told["symptoms"] = [Symptom(**one) for one in told["symptoms"]]

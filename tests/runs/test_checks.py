@@ -12,14 +12,12 @@ import pytest
 import torch
 from refusals import refused
 
-from cryostar_nb.config import PRESETS
 from cryostar_nb.io.structures import read_structure, write_structure
 from cryostar_nb.runs import checks, symptoms
 from cryostar_nb.runs.controls import common_nodes, motionless, other_reference
 from cryostar_nb.runs.folder import open_run
 from cryostar_nb.runs.posteriors import inference_of
-from cryostar_nb.runs.run_config import CheckConfig, Hardware, InputFiles
-from cryostar_nb.runs.start import start_run
+from cryostar_nb.runs.run_config import CheckConfig
 from cryostar_nb.runs.symptoms import Symptom, difference_map, symptoms_of
 from cryostar_nb.runs.verdicts import Checked, Motion
 
@@ -29,12 +27,10 @@ FINE = Motion(4.0, (3.9, 4.1), 0.9, 3.8, 0.9, 0.3)
 
 
 @pytest.fixture(scope="module")
-def finished(particles, tmp_path_factory):
+def finished(train_briefly, tmp_path_factory):
     """The folder of a short run."""
     folder = tmp_path_factory.mktemp("check") / "run"
-    config = dataclasses.replace(PRESETS["standard"], steps=60, batch_size=16, low_pass=9.0)
-    inputs = InputFiles(particles / "particles.star", DATA / "1ake.pdb")
-    start_run(inputs, config, folder, hardware=Hardware("cpu"))
+    train_briefly(folder, steps=60)
     return folder
 
 
@@ -138,7 +134,8 @@ def test_more_training_makes_a_check_stale(run, no_symptoms):
 
 def test_particles_that_do_not_move_have_poses_signal_and_noise_of_those_that_do(run):
     inference = inference_of(run)
-    still, given, seen = motionless(run, inference), run.data(refined=False), run.data()
+    given = run.given()
+    still, seen = motionless(run, given, inference), run.data()
     assert torch.equal(still.rotations, given.rotations) and torch.equal(still.ctf, given.ctf)
     mean = run.model.decoder.deform(run.latents.mean(0).expand(96, -1))
     made = run.model.scaled(
@@ -183,9 +180,10 @@ def test_residues_are_compared_that_both_references_have(run, no_symptoms, tmp_p
 
 
 def test_the_difference_map_shows_what_only_the_images_have(run, monkeypatch):
-    data, (positions, turns) = run.data(), run.model.decoder.deform(run.latents)
+    data = run.data_of(run.refined_particles)
+    positions, turns = run.model.decoder.deform(run.latents)
     place = run.reference.mean(0) + torch.tensor([0.0, 25.0, 0.0])
-    views = {"rotations": data.rotations, "shifts": data.shifts, "ctf": data.ctf}
+    views = {"rotations": data.rotations, "ctf": data.ctf}
     images = run.model.scaled(run.density.images(positions, run.band, turns=turns, **views))
     blob = dataclasses.replace(
         run.density, amplitudes=torch.tensor([2000.0]), sigma=torch.tensor(4.0), carried=None
@@ -194,7 +192,7 @@ def test_the_difference_map_shows_what_only_the_images_have(run, monkeypatch):
 
     def symptoms_with(vectors):
         seen = dataclasses.replace(data, vectors=vectors.detach())
-        monkeypatch.setattr(type(run), "data", lambda self: seen)
+        monkeypatch.setattr(type(run), "data_of", lambda self, particles: seen)
         found = difference_map(run)
         return found, names(symptoms._of_difference(run, found))
 
@@ -263,12 +261,9 @@ def test_what_the_run_says_of_particles_held_out_is_a_symptom(run):
     assert symptoms._of_held_out(run) == []
 
 
-def test_symptoms_are_found_of_a_run_of_nodes(particles, tmp_path):
-    config = dataclasses.replace(
-        PRESETS["paper"], steps=4, batch_size=16, low_pass=9.0, held_out=0.1
-    )
-    inputs = InputFiles(particles / "particles.star", DATA / "1ake.pdb")
-    run = start_run(inputs, config, tmp_path / "nodes", hardware=Hardware("cpu"))
-    assert {type(one) for one in symptoms_of(run, doctor=False)} <= {Symptom}
+def test_symptoms_are_found_of_a_run_of_nodes(train_briefly, tmp_path, monkeypatch):
+    run = train_briefly(tmp_path / "nodes", preset="paper", steps=4, held_out=0.1)
+    monkeypatch.setattr(symptoms, "SEARCHED", 50)
+    assert {type(one) for one in symptoms_of(run)} <= {Symptom}
     atoms, nodes = other_reference(run, None, tmp_path)
     assert len(atoms) == len(nodes) == len(read_structure(tmp_path / "reference.cif"))

@@ -13,26 +13,22 @@ import pytest
 import torch
 from refusals import refused
 
-from cryostar_nb.config import PRESETS
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.runs.folder import open_run
 from cryostar_nb.runs.landscapes import Mapped, kept_clusters, landscape_of, make_map, path_between
 from cryostar_nb.runs.posteriors import infer
-from cryostar_nb.runs.run_config import Hardware, InputFiles, LandscapeConfig
-from cryostar_nb.runs.start import start_run
+from cryostar_nb.runs.run_config import LandscapeConfig
 
 DATA = Path(__file__).parents[2] / "data"
 ALL = LandscapeConfig(clusters=3, quality=0.0)
 
 
 @pytest.fixture(scope="module")
-def finished(particles, tmp_path_factory):
+def finished(train_briefly, tmp_path_factory):
     """The folder of a short run whose posteriors were inferred."""
     folder = tmp_path_factory.mktemp("landscape") / "run"
-    config = dataclasses.replace(PRESETS["standard"], steps=30, batch_size=16, low_pass=9.0)
-    inputs = InputFiles(particles / "particles.star", DATA / "1ake.pdb")
-    start_run(inputs, config, folder, hardware=Hardware("cpu"))
+    train_briefly(folder)
     infer(open_run(folder), draws=8)
     return folder
 

@@ -15,32 +15,21 @@ from refusals import refused
 
 from cryostar_nb.calibration import node_sd
 from cryostar_nb.cli import main
-from cryostar_nb.config import PRESETS
 from cryostar_nb.latents import around_percentiles
 from cryostar_nb.posterior import Inference, Posterior
 from cryostar_nb.runs import posteriors
 from cryostar_nb.runs.folder import open_run
 from cryostar_nb.runs.posteriors import compare_runs, infer, model_errors
-from cryostar_nb.runs.run_config import Hardware, InputFiles
-from cryostar_nb.runs.start import start_run
 
 DATA = Path(__file__).parents[2] / "data"
 COUNT, DRAWS = 96, 8
 
 
-def train(particles, folder, reference="1ake.pdb", **changes):
-    config = dataclasses.replace(
-        PRESETS["standard"], steps=30, batch_size=16, low_pass=9.0, **changes
-    )
-    inputs = InputFiles(particles / "particles.star", DATA / reference)
-    start_run(inputs, config, folder, hardware=Hardware("cpu"))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def finished(particles, tmp_path_factory):
+def finished(train_briefly, tmp_path_factory):
     """The folder of a short run whose posteriors were inferred."""
-    folder = train(particles, tmp_path_factory.mktemp("posterior") / "run")
+    folder = tmp_path_factory.mktemp("posterior") / "run"
+    train_briefly(folder)
     infer(open_run(folder), draws=DRAWS)
     return folder
 
@@ -162,9 +151,9 @@ def test_an_evaluation_tells_of_the_posterior_once_there_is_one(copy, particles)
     assert copy.evaluate(particles / "truth.npz").posterior is None
 
 
-def test_other_runs_tell_of_errors_that_particles_share(copy, particles, tmp_path):
+def test_other_runs_tell_of_errors_that_particles_share(copy, particles, train_briefly, tmp_path):
     assert model_errors(copy) is None
-    other = open_run(train(particles, tmp_path / "other", "4ake.pdb"))
+    other = train_briefly(tmp_path / "other", "4ake.pdb")
     errors = compare_runs(copy, [other])
     assert errors.shape == (COUNT, 214, 3) and errors.abs().max() > 0.1
     assert torch.equal(model_errors(copy), errors)
@@ -187,12 +176,12 @@ def test_the_shell_infers(finished, tmp_path, monkeypatch, capsys):
     assert "96 particles, 8 draws each" in said and "say nothing" in said
 
 
-def test_certainty_is_told_once_it_is_known(copy, particles, tmp_path):
+def test_certainty_is_told_once_it_is_known(copy, train_briefly, tmp_path):
     assert copy.node_sd(torch.arange(5)).shape == (214,)
     told = copy.posterior().part(torch.arange(5)).structures(copy.model.decoder)[1]
     expected = told.square().mean(0).sqrt()
     torch.testing.assert_close(copy.node_sd(torch.arange(5)), expected)
-    other = open_run(train(particles, tmp_path / "other", "4ake.pdb"))
+    other = train_briefly(tmp_path / "other", "4ake.pdb")
     compare_runs(copy, [other])
     shared = node_sd(model_errors(copy))
     both = (expected.square() + shared.square()).sqrt()

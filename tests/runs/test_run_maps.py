@@ -11,7 +11,6 @@ import pytest
 import torch
 from refusals import refused
 
-from cryostar_nb.config import PRESETS
 from cryostar_nb.density import model_density
 from cryostar_nb.io.maps import read_map
 from cryostar_nb.io.structures import read_structure
@@ -20,20 +19,17 @@ from cryostar_nb.runs.folder import open_run
 from cryostar_nb.runs.maps import Maps, insert_particles
 from cryostar_nb.runs.parts import half_sets, parts_of
 from cryostar_nb.runs.posteriors import infer
-from cryostar_nb.runs.run_config import Hardware, InputFiles, MapConfig
-from cryostar_nb.runs.start import start_run
+from cryostar_nb.runs.run_config import MapConfig
 
 DATA = Path(__file__).parents[2] / "data"
 COUNT, BOX, PIXEL = 96, 32, 4.0
 
 
 @pytest.fixture(scope="module")
-def finished(particles, tmp_path_factory):
+def finished(train_briefly, tmp_path_factory):
     """The folder of a short run."""
-    config = dataclasses.replace(PRESETS["standard"], steps=30, batch_size=16, low_pass=9.0)
-    inputs = InputFiles(particles / "particles.star", DATA / "1ake.pdb")
     folder = tmp_path_factory.mktemp("maps") / "run"
-    start_run(inputs, config, folder, hardware=Hardware("cpu"))
+    train_briefly(folder)
     return folder
 
 
