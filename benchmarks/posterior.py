@@ -2,16 +2,22 @@
 
     python benchmarks/posterior.py --work FOLDER
 
-For each SNR: particles of adenylate kinase are simulated, the default setting is trained on
-`--particles` of them from the closed structure, and `infer` finds the posterior of every particle.
-Then `--new` particles that training has not seen are compared with their truth: the encoder's
-structures, the posterior's mean structures, and how often intervals hold the truth. Errors that all
-particles share are told by a second run, from the open structure, with half as many steps. What is
-done is kept in FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
+For each SNR: particles are simulated, the default setting is trained on `--particles` of them from
+the first state, and `infer` finds the posterior of every particle. Then `--new` particles that
+training has not seen are compared with their truth: the encoder's structures, the posterior's mean
+structures, and how often intervals hold the truth. Errors that all particles share are told by a
+second run, from the last state, with half as many steps. What is done is kept in FOLDER and goes on
+from there; images are deleted at the end, unless `--keep`.
+
+Cases: adenylate kinase from 1AKE (`adk`), from 1AKE with half of its side chains in another rotamer
+(`rotamers`), along a trajectory of all atoms (`dims`; its files are not part of the project, and
+are found through CRYOSTAR_EXTERNAL_DATA), and RuvB, two subunits of which open, each for itself
+(`7pbl`).
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -19,20 +25,64 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from common import HERE, KINASE, kept_cell, options_of, split
+from common import HERE, KINASE, RUVB, kept_cell, options_of, split
 
 import cryostar_nb as cs
 from cryostar_nb.calibration import SILENT, node_sd
 from cryostar_nb.io.files import write_json, write_text
+from cryostar_nb.io.structures import write_structure
+from cryostar_nb.io.trajectories import read_trajectory, write_trajectory
 from cryostar_nb.latents import evenly_spaced
 from cryostar_nb.runs.posteriors import compare_runs, home, infer, model_errors
 
 sys.path.append(str(HERE.parent / "book"))
+from make_complex import turn_domains
 from provenance import provenance_of
 
 OPEN = HERE.parent / "data" / "4ake.pdb"
 COMMAND = "python benchmarks/posterior.py"
+CASES = {
+    "adk": "Adenylate kinase",
+    "rotamers": "Adenylate kinase, half of the side chains of the reference in another rotamer",
+    "dims": "Adenylate kinase, along a trajectory of all atoms",
+    "7pbl": "RuvB on a Holliday junction, two subunits of which open, each for itself",
+}
+OPENING = {"C": 25.0, "F": 25.0}  # subunits of RuvB, and by how many degrees each opens
+POSITIONS = 7  # of each subunit: 49 states
+LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0}
+
+
+def motion_of(case: str, folder: Path) -> dict[str, Any]:
+    """What is simulated, and `first.pdb` and `last.pdb`, the references, in `folder`."""
+    first, last = folder / "first.pdb", folder / "last.pdb"
+    if case in ("adk", "rotamers"):
+        shutil.copy(KINASE, first)
+        shutil.copy(OPEN, last)
+        turned = {"reference_rotamers": 0.5} if case == "rotamers" else {}
+        return {"start": KINASE, "end": OPEN} | turned
+    if case == "dims":
+        home = Path(os.environ["CRYOSTAR_EXTERNAL_DATA"]) / "adk"
+        files = {"trajectory": home / "adk_dims.dcd", "topology": home / "adk.psf"}
+        atoms, frames = read_trajectory(*files.values())
+    else:
+        files = {"trajectory": folder / "motion.dcd"}
+        atoms, frames = two_motions()
+        write_trajectory(files["trajectory"], atoms, frames)
+    write_structure(first, atoms)
+    write_structure(last, atoms.with_positions(frames[-1]))
+    return {"start": first} | files | (LARGE if case == "7pbl" else {})
+
+
+def two_motions() -> tuple[cs.Structure, np.ndarray]:
+    """RuvB, and the states (49, atom, 3) of two subunits that open independently, in Å."""
+    atoms = cs.read_structure(RUVB)
+    one, other = (
+        turn_domains(atoms, {chain: angle}, POSITIONS) - atoms.positions
+        for chain, angle in OPENING.items()
+    )
+    return atoms, (one[:, None] + other + atoms.positions).reshape(-1, *atoms.positions.shape)
 
 
 def simulate(folder: Path, snr: float, options: argparse.Namespace) -> None:
@@ -40,10 +90,13 @@ def simulate(folder: Path, snr: float, options: argparse.Namespace) -> None:
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     count = options.particles + options.new
-    star = cs.simulate(
-        start=KINASE, end=OPEN, out=folder, n_particles=count, snr=snr, seed=options.seed
-    )
+    motion = motion_of(options.case, folder)
+    star = cs.simulate(**motion, out=folder, n_particles=count, snr=snr, seed=options.seed)
+    if "reference_rotamers" in motion:
+        shutil.copy(folder / "reference.cif", folder / "first.cif")
+        (folder / "first.pdb").unlink()
     split(star, options.particles, count)
     (folder / "done").touch()
 
@@ -61,7 +114,8 @@ def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
 def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR."""
     simulate(folder, snr, options)
-    run = trained(folder, "run", KINASE, options.steps)
+    first = next(folder.glob("first.*"))
+    run = trained(folder, "run", first, options.steps)
     seconds = {"train": run.metrics["seconds"][-1]}
     if not (home(run) / "seconds.json").exists():
         began = time.perf_counter()
@@ -69,7 +123,7 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
         write_json(home(run) / "seconds.json", {"infer": time.perf_counter() - began})
     seconds |= json.loads((home(run) / "seconds.json").read_text(encoding="utf-8"))
     if model_errors(run) is None:
-        compare_runs(run, [trained(folder, "other", OPEN, options.steps // 2)])
+        compare_runs(run, [trained(folder, "other", folder / "last.pdb", options.steps // 2)])
     errors = model_errors(run)
     assert errors is not None
     score = run.evaluate(folder / "new.npz", folder / "new.star")
@@ -86,7 +140,7 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
         "node_sd": sds.square().mean(0).sqrt().tolist(),  # Å, of the posteriors
         "node_shared_sd": node_sd(errors).tolist(),
         "seconds": seconds,
-        **{name: getattr(options, name) for name in ("particles", "new", "steps", "seed")},
+        **{name: getattr(options, name) for name in ("case", "particles", "new", "steps", "seed")},
     }
 
 
@@ -98,8 +152,8 @@ def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
     first = cells[0]
     lines = [
-        f"Adenylate kinase, {first['particles']:,} particles, {first['steps']:,} steps; errors of"
-        f" {first['new']:,} new particles, Cα, in Å, unaligned: mean / five most open states."
+        f"{CASES[first['case']]}: {first['particles']:,} particles, {first['steps']:,} steps;"
+        f" errors of {first['new']:,} new particles, Cα, in Å, unaligned: mean / five most open states."
         f" {first['machine']}; version {first['version']}"
         f" ({', '.join(dict.fromkeys(cell['commit'] for cell in cells))}), {first['date']}.",
         "",
@@ -135,6 +189,7 @@ def table(cells: list[dict[str, Any]]) -> str:
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = options_of(__doc__, "posterior")
     add = parser.add_argument
+    add("--case", choices=CASES, default="adk")
     add("--snr", nargs="+", type=float, default=[0.1, 0.01, 0.001])
     add("--particles", type=int, default=50_000, help="to train on")
     add("--new", type=int, default=5000, help="to compare with their truth")
@@ -147,11 +202,12 @@ def main(words: list[str] | None = None) -> None:
     """Make what is missing, and the table."""
     options, begin = parsed(words), partial(provenance_of, COMMAND)
     cells = [
-        kept_cell(f"snr{snr:g}", options, partial(measure, snr, options), begin)
+        kept_cell(f"{options.case}_snr{snr:g}", options, partial(measure, snr, options), begin)
         for snr in options.snr
     ]
-    write_json(options.results / "posterior.json", {"cells": cells})
-    write_text(options.results / "posterior.md", table(cells))
+    name = "posterior" if options.case == "adk" else f"posterior_{options.case}"
+    write_json(options.results / f"{name}.json", {"cells": cells})
+    write_text(options.results / f"{name}.md", table(cells))
 
 
 if __name__ == "__main__":
