@@ -153,7 +153,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     lines = [
         f"{CASES[first['case']]}: {first['particles']:,} particles, {first['steps']:,} steps;"
-        f" errors of {first['new']:,} new particles, Cα, in Å, unaligned: mean / five most open states."
+        f" errors of {first['new']:,} new particles, Cα, in Å, unaligned: mean / last five states."
         f" {first['machine']}; version {first['version']}"
         f" ({', '.join(dict.fromkeys(cell['commit'] for cell in cells))}), {first['date']}.",
         "",
