@@ -51,7 +51,7 @@ CASES = {
 }
 OPENING = {"C": 25.0, "F": 25.0}  # subunits of RuvB, and by how many degrees each opens
 POSITIONS = 7  # of each subunit: 49 states
-LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0}
+LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0, "states": 49}
 
 
 def motion_of(case: str, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ LANCZOS_VECTORS = 4  # for each mode
 
 @dataclass(frozen=True)
 class NormalModes:
-    """The softest modes, softest first. The largest component of each mode is positive."""
+    """The softest modes, softest first, with the signs of `normal_modes`."""
 
     eigenvalues: Float[np.ndarray, " mode"]  # in units of the spring constant
     vectors: Float[np.ndarray, "mode atom 3"]  # orthonormal over all coordinates
