@@ -10,6 +10,7 @@
 # make sweep    every fault and every pair of faults, for the doctor to name; about half an hour
 # make colab  the first cell of every notebook, with the address of _config.yml
 # make student  the notebooks for a course, without and with the solutions
+# make seal   seals for the answers that are numbers
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
 
@@ -19,7 +20,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test test-quick check book lab bench colab student survive fuzz fuzz-silence sweep paper clean
+.PHONY: venv demo test test-quick check book lab bench colab student seal survive fuzz fuzz-silence sweep paper clean
 
 venv: $(STAMP)
 
@@ -69,6 +70,9 @@ fuzz: $(STAMP)
 
 fuzz-silence: $(STAMP)
 	$(BIN)/python tests/fuzz_silence.py $(if $(CHANGES),--changes $(CHANGES))
+
+seal: $(STAMP)
+	$(BIN)/python book/seal.py
 
 paper: $(STAMP)
 	$(BIN)/python book/paper_runs.py $(if $(WORK),--work $(WORK)) $(if $(ONLY),--only '$(ONLY)')

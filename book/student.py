@@ -20,12 +20,17 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 ROOT = Path(__file__).parent.parent
 
 
+def lesson_of(notebook: Path) -> str:
+    """The number of a notebook, with its letter where there is one: 06b of 06b_kl.ipynb."""
+    return notebook.stem.split("_")[0]
+
+
 def read_solutions(notebook: Path) -> dict[str, tuple[str, str]]:
     """Tag of each exercise to its answer: the code, and the words about it.
 
     Raises ValueError for a section without a code block.
     """
-    page = ROOT / "book" / "solutions" / f"{notebook.stem[:2]}.md"
+    page = ROOT / "book" / "solutions" / f"{lesson_of(notebook)}.md"
     text, solutions = page.read_text(encoding="utf-8"), {}
     sections = re.findall(r"^## Exercise (\d+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     for number, section in sections:

@@ -2,14 +2,20 @@
 checks of exercises.
 """
 
+import hashlib
+import json
 import platform
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cryostar_nb.errors import InputError
@@ -67,7 +73,7 @@ def check(
     answer: Any,
     is_right: Callable[[Any], Any],
     hint: str = "",
-    afterword: str = "",
+    afterword: str | Callable[[], str] = "",
 ) -> None:
     """Judge the answer to an exercise: none yet, right (with an afterword), or a hint.
 
@@ -81,4 +87,64 @@ def check(
     except Exception as error:
         print(f"{name}: cannot be checked ({type(error).__name__}: {error}). {hint}")
         return
-    print(f"{name}: right. {afterword}".rstrip() if right else f"{name}: not right yet. {hint}")
+    if not right:
+        print(f"{name}: not right yet. {hint}".rstrip())
+        return
+    more = afterword if isinstance(afterword, str) else afterword()
+    print(f"{name}: right. {more}".rstrip())
+
+
+def check_number(exercise: str, answer: Any) -> None:
+    """Judge a number, or several in order, by its seal in `assets/exercises.json`.
+
+    `exercise` is a lesson and a number in it, such as "07.1". A seal tells whether an answer is
+    within its tolerance, and not what the answer is; its afterword can be read with a right answer
+    only. `book/seal.py` makes seals. Raises InputError for an exercise without one.
+    """
+    seals = _seals()
+    if exercise not in seals:
+        remedy = f"give one of {', '.join(seals)}"
+        raise InputError("there is no exercise {value}", value=exercise, remedy=remedy)
+    seal = seals[exercise]
+
+    def interval(value: Any) -> str:
+        return f"{exercise} {intervals(value, seal['offsets'], seal['tolerances'])}"
+
+    check(
+        f"Exercise {exercise.split('.')[1]}",
+        answer,
+        lambda value: digest(interval(value)) == seal["digest"],
+        seal["hint"],
+        lambda: hidden(b64decode(seal["afterword"]), interval(answer)).decode(),
+    )
+
+
+def intervals(value: Any, offsets: Sequence[float], tolerances: Sequence[float]) -> tuple[int, ...]:
+    """The interval that each number is in; they are two tolerances wide, about `offsets`.
+
+    Raises ValueError for another count of numbers.
+    """
+    numbers = np.ravel(np.asarray(value, dtype=float))
+    steps = 2 * np.asarray(tolerances, dtype=float)
+    if numbers.shape != steps.shape:
+        raise ValueError(f"{len(steps)} are asked for, and this is {len(numbers)}")
+    return tuple(int(k) for k in np.round((numbers - np.asarray(offsets)) / steps))
+
+
+def digest(text: str) -> str:
+    """What a text is recognised by, and cannot be read from."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def hidden(message: bytes, key: str) -> bytes:
+    """A message made unreadable by a key, and readable by the same key."""
+    stream = hashlib.shake_256(key.encode()).digest(len(message))
+    return bytes(a ^ b for a, b in zip(message, stream, strict=True))
+
+
+@cache
+def _seals() -> dict[str, Any]:
+    """All seals, by exercise."""
+    path = files("cryostar_nb").joinpath("assets", "exercises.json")
+    seals: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return seals

@@ -6,12 +6,15 @@ Colours are those of Okabe and Ito, which readers with any colour vision can tel
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
@@ -22,14 +25,19 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLOURS = {
+    "cryoSTAR": "#0072B2",
+    "paper's setting": "#CC79A7",
+    "continuity alone": "#E69F00",
+    "normal modes": "#009E73",
+    "truth": "#000000",
+    "doing nothing": "#999999",
+    "accent": "#D55E00",
     "star": "#0072B2",
     "cont": "#E69F00",
     "nma": "#009E73",
-    "truth": "#000000",
     "idle": "#999999",
-    "doing nothing": "#999999",
-    "accent": "#D55E00",
 }
+METHODS = {"star": "cryoSTAR", "cont": "continuity alone", "nma": "normal modes"}  # in words
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _TICKS = (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5)  # Å
 _LEAST_LOSS = 1e-6  # Å², of a structural loss: zero has no place on a logarithmic axis
@@ -59,6 +67,11 @@ def _colours(labels: Iterable[str]) -> list[str]:
     taken = {COLOURS.get(name) for name in names}
     rest = itertools.cycle([colour for colour in CYCLE if colour not in taken])
     return [COLOURS[name] if name in COLOURS else next(rest) for name in names]
+
+
+def snr_colour(snr: float) -> str:
+    """The colour of a noise level in every figure: yellow at an SNR of 1, violet at 0.0001."""
+    return to_hex(colormaps["plasma"](0.9 + 0.225 * math.log10(min(max(snr, 1e-4), 1.0))))
 
 
 def images(
