@@ -2,8 +2,8 @@
 
     python book/project/hinges.py [--out FOLDER]
 
-Each is known open and closed. Chain A of both is kept, the closed one is laid on the open one, and
-the two are written as `NAME_open.pdb` and `NAME_closed.pdb`: `start` and `end` for `cs.simulate`.
+Each is known open and closed. The residues of chain A that both have are kept, and the closed one is
+laid on the open one. `NAME_open.pdb` and `NAME_closed.pdb` are `start` and `end` for `cs.simulate`.
 The archive's files are free to use (CC0 1.0).
 """
 
@@ -33,8 +33,12 @@ PAIRS = {
 
 def write_pair(name: str, opened: Path, closed: Path, out: Path) -> float:
     """Write chain A of both, laid on each other about the origin; their Cα-RMSD in Å."""
-    first, last = (read_structure(path) for path in (opened, closed))
-    first, last = matching_atoms(*(atoms[atoms.chains == "A"] for atoms in (first, last)))
+    chains = [read_structure(path) for path in (opened, closed)]
+    chains = [atoms[atoms.chains == "A"] for atoms in chains]
+    common = np.intersect1d(*(atoms.residue_numbers for atoms in chains))
+    first, last = matching_atoms(
+        *(atoms[np.isin(atoms.residue_numbers, common)] for atoms in chains)
+    )
     nodes, centred = (
         node_atoms(first),
         first.positions - first.positions.mean(axis=0),
