@@ -2,9 +2,9 @@
 
     python book/project/hinges.py [--out FOLDER]
 
-Each is known open and closed. The residues of chain A that both have are kept, and the closed one is
-laid on the open one. `NAME_open.pdb` and `NAME_closed.pdb` are `start` and `end` for `cs.simulate`.
-The archive's files are free to use (CC0 1.0).
+Each is known open and closed. The residues of chain A that both have are kept, and the closed one
+is laid on the open one. `NAME_open.pdb` and `NAME_closed.pdb` are `start` and `end` for
+`cs.simulate`. The archive's files are free to use (CC0 1.0).
 """
 
 import argparse
