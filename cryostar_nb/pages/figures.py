@@ -80,8 +80,12 @@ def images(
     *,
     columns: int = 6,
     same_scale: bool = False,
+    pixel_size: float | None = None,
 ) -> Figure:
-    """Grey images (y, x) in a grid, density bright; `same_scale`: on one grey scale for all."""
+    """Grey images (y, x) in a grid, density bright; `same_scale`: on one grey scale for all.
+
+    `pixel_size`, in Å, adds a scale bar to the first image; it holds for all images of this size.
+    """
     arrays = [np.asarray(picture) for picture in pictures]  # type: ignore[union-attr]
     rows, columns = -(-len(arrays) // columns), min(columns, len(arrays))
     size = (1.7 * columns, (1.7 + 0.25 * bool(titles)) * rows)
@@ -95,7 +99,25 @@ def images(
         ax.set_axis_off()
         if titles:
             ax.set_title(titles[number], fontsize=9)
+    if pixel_size is not None:
+        _draw_scale_bar(figure.axes[0], arrays[0].shape[-1], pixel_size)
     return figure
+
+
+def _draw_scale_bar(ax: Axes, pixels: int, pixel_size: float) -> None:
+    """A bar in the lower left of an image, labelled in Å: 1, 2 or 5 times a power of ten."""
+    longest = 0.4 * pixels * pixel_size  # Å
+    decade = 10.0 ** math.floor(math.log10(longest))
+    length = max(step for step in (1, 2, 5) if step * decade <= longest) * decade
+    left, low, long = 0.06 * pixels, 0.06 * pixels, length / pixel_size
+    outline = [withStroke(linewidth=5, foreground="black")]
+    ax.plot(
+        (left, left + long), (low, low), "w-", lw=3, solid_capstyle="butt", path_effects=outline
+    )
+    label = ax.text(
+        left + long / 2, low + 0.04 * pixels, f"{length:g} Å", ha="center", color="w", fontsize=8
+    )
+    label.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def training(metrics: Mapping[str, Sequence[float]]) -> Figure:

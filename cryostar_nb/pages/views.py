@@ -1,7 +1,9 @@
 """Interactive 3D views of structures and densities, for notebooks and pages."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import py3Dmol
@@ -12,7 +14,11 @@ from torch import Tensor
 from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.pages.figures import COLOURS
 from cryostar_nb.pages.html import own_3dmol
+from cryostar_nb.pages.microscope import microscope_page
 from cryostar_nb.structure import Structure
+
+if TYPE_CHECKING:
+    from cryostar_nb.runs.folder import Fragment
 
 BOHR = 0.529177210903  # Å
 _TUBE = {"style": "trace", "thickness": 0.6}
@@ -151,6 +157,16 @@ def density(
     view.addVolumetricData(cube, "cube", {"isoval": level, "color": colour, "opacity": opacity})
     view.zoomTo()
     return view
+
+
+def microscope(atoms: Structure) -> Fragment:
+    """A molecule that turns, beside its projection and the image behind the lens.
+
+    Sliders set the defocus and the SNR; the page computes the images itself.
+    """
+    from cryostar_nb.runs.folder import Fragment  # which is slow to import
+
+    return Fragment(own_3dmol() + microscope_page(atoms))
 
 
 def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float) -> str:

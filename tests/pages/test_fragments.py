@@ -16,7 +16,16 @@ from cryostar_nb.pages.html import own_3dmol
 from cryostar_nb.runs.folder import Run
 
 pytestmark = chromium.MARKS
-FRAGMENTS = ("structure", "motion", "coloured", "side by side", "density", "explorer", "maps")
+FRAGMENTS = (
+    "structure",
+    "motion",
+    "coloured",
+    "side by side",
+    "density",
+    "explorer",
+    "microscope",
+    "maps",
+)
 
 
 def fragment(name, run, make_maps=None):
@@ -37,6 +46,8 @@ def fragment(name, run, make_maps=None):
             return views.density(blob, 2.0, 0.3)._repr_html_()
         case "explorer":
             return Run.explorer(run, points=4)._repr_html_()
+        case "microscope":
+            return views.microscope(nodes)._repr_html_()
         case "maps":
             return make_maps().view()._repr_html_()
 
