@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import py3Dmol
+import torch
 from jaxtyping import Bool, Float
 from markupsafe import Markup
 from torch import Tensor
 
+from cryostar_nb.backbone import in_helix
 from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.pages.figures import COLOURS
 from cryostar_nb.pages.html import own_3dmol
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 BOHR = 0.529177210903  # Å
 _TUBE = {"style": "trace", "thickness": 0.6}
 _THIN_GREY = {"thickness": 0.3, "color": "#bbbbbb"}
+_RIBBON = {"thickness": 0.5}
+_FAINT_GREY = {"color": "#bbbbbb", "opacity": 0.85}
 _LABEL = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontSize": 14}
 # Readable on a dark page, too.
 _LABEL |= {"fontColor": "#222222", "backgroundColor": "white", "backgroundOpacity": 0.85}
@@ -115,28 +119,61 @@ def side_by_side(
     width: int | str = "100%",
     row_height: int = 270,
 ) -> View:
-    """A grid of views that turn together.
+    """A grid of views that turn together: ribbons through Cα, wide where there is a helix.
 
     `panels` maps a title to the positions of the nodes, those of a grey ghost (both in Å), and the
-    nodes to mark by colour.
+    nodes to mark by colour. A chain is drawn as far as its nodes are joined; a helix is one where
+    `in_helix` finds it in the positions.
     """
     rows = -(-len(panels) // columns)
     view = View(width=width, height=row_height * rows, viewergrid=(rows, columns))
     for number, (title, (positions, ghost, marked)) in enumerate(panels.items()):
         place = divmod(number, columns)
         for frame in (positions, ghost):
-            view.addModel(pdb_text(nodes, np.asarray(frame)[None]), "pdb", viewer=place)
+            view.addModel(_ribbon_text(nodes, np.asarray(frame, np.float64)), "pdb", viewer=place)
         colours = {
-            serial: COLOURS["accent" if mark else "star"]
-            for serial, mark in enumerate(marked, start=1)
+            2 * node + atom: COLOURS["accent" if mark else "cryoSTAR"]
+            for node, mark in enumerate(marked)
+            for atom in (1, 2)  # Cα and O
         }
-        trace = _TUBE | {"colorscheme": {"prop": "serial", "map": colours}}
-        view.setStyle({"model": 0}, {"cartoon": trace}, viewer=place)
-        view.setStyle({"model": 1}, {"cartoon": _TUBE | _THIN_GREY}, viewer=place)
+        scheme = {"colorscheme": {"prop": "serial", "map": colours}}
+        view.setStyle({"model": 0}, {"cartoon": _RIBBON | scheme}, viewer=place)
+        view.setStyle({"model": 1}, {"cartoon": _RIBBON | _FAINT_GREY}, viewer=place)
         view.addLabel(title, _LABEL, viewer=place)
     view.setBackgroundColor("white", 0)
     view.zoomTo()
     return view
+
+
+def _ribbon_text(nodes: Structure, positions: Float[np.ndarray, "atom 3"]) -> str:
+    """PDB text for a ribbon through nodes: each Cα with an O, and a record for each helix.
+
+    3Dmol.js turns a ribbon towards O. In a helix O points along the axis, which is the direction of
+    the cross product of the steps to and from a Cα; in a strand it turns from residue to residue.
+    """
+    steps = np.diff(positions, axis=0)
+    across = np.cross(steps[:-1], steps[1:])
+    across = np.concatenate([across[:1], across, across[-1:]])
+    length = np.linalg.norm(across, axis=-1, keepdims=True)
+    oxygens = positions + 2.0 * across / np.maximum(length, 1e-6)
+    keys = list(dict.fromkeys(map(str, nodes.chains)))
+    chains = ["ABCDEFGHIJKLMNOPQRSTUVWXYZ"[keys.index(str(name)) % 26] for name in nodes.chains]
+    numbers = [int(number) % 10_000 for number in nodes.residue_numbers]
+    helical = in_helix(torch.from_numpy(positions), nodes).numpy()
+    lines, ends = [], np.flatnonzero(np.diff(np.r_[0, helical, 0]))
+    for number, (first, last) in enumerate(zip(ends[::2], ends[1::2] - 1, strict=True), start=1):
+        name = f"HELIX  {number % 1000:3d} {number % 1000:3d} ALA "
+        start = f"{chains[first]} {numbers[first]:4d}  ALA "
+        lines.append(f"{name}{start}{chains[last]} {numbers[last]:4d}  1")
+    for node, (chain, number) in enumerate(zip(chains, numbers, strict=True)):
+        atoms = {"CA": positions[node], "O": oxygens[node]}
+        if nodes.atom_names[node] != "CA":
+            atoms = {str(nodes.atom_names[node]): positions[node]}
+        for k, (name, place) in enumerate(atoms.items(), start=1):
+            x, y, z = place
+            head = f"ATOM  {(2 * node + k) % 100_000:5d}  {name:<3s} ALA {chain}{number:4d}    "
+            lines.append(f"{head}{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {name[0]:>2s}")
+    return "\n".join(lines)
 
 
 def density(

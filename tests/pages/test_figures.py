@@ -1,5 +1,7 @@
 """Figures show the numbers that they are given, each curve in a colour of its own."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,9 @@ def test_views_hold_what_they_show(run):
     assert text.count("MODEL ") >= 3 and "backAndForth" in text
     moved = {"moved": (frames[-1], run.reference, np.arange(len(run.nodes)) < 3)}
     assert "moved" in views.side_by_side(run.nodes, moved)._make_html()
+    turn, rise = np.deg2rad(100) * np.arange(len(run.nodes)), 1.5 * np.arange(len(run.nodes))
+    helix = np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), rise], axis=-1)
+    assert "HELIX" in views._ribbon_text(dataclasses.replace(run.nodes, positions=helix), helix)
     volume = np.zeros((4, 4, 6))
     volume[2, 2, 3] = 1.0  # the centre
     cube = views._cube_text(volume, 2.0).splitlines()
