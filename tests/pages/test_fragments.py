@@ -16,7 +16,8 @@ from cryostar_nb.pages.html import own_3dmol
 from cryostar_nb.runs.folder import Run
 
 pytestmark = chromium.MARKS
-FRAGMENTS = ("structure", "motion", "coloured", "side by side", "density", "explorer", "maps")
+FRAGMENTS = ("structure", "motion", "coloured", "side by side", "arrows", "density")
+FRAGMENTS += ("explorer", "maps")
 
 
 def fragment(name, run, make_maps=None):
@@ -33,6 +34,8 @@ def fragment(name, run, make_maps=None):
         case "side by side":
             panel = (still, still + 5, np.arange(len(nodes)) < 3)
             return views.side_by_side(nodes, {"one": panel, "two": panel})._repr_html_()
+        case "arrows":
+            return views.arrows(still, still + 5, view=views.structure(nodes))._repr_html_()
         case "density":
             return views.density(blob, 2.0, 0.3)._repr_html_()
         case "explorer":
