@@ -176,6 +176,30 @@ def _ribbon_text(nodes: Structure, positions: Float[np.ndarray, "atom 3"]) -> st
     return "\n".join(lines)
 
 
+def arrows(
+    starts: Positions,
+    ends: Positions,
+    *,
+    colour: str = COLOURS["accent"],
+    shortest: float = 1.0,
+    radius: float = 0.6,
+    view: View | None = None,
+) -> View:
+    """Arrows from positions to positions, in Å, added to `view` or in a new one.
+
+    A displacement below `shortest` Å gets none: points that stand still would hide those that move.
+    """
+    view = View(width=640, height=420) if view is None else view
+    pairs = np.stack([np.asarray(starts), np.asarray(ends)], axis=1).astype(float)
+    moved = np.linalg.norm(pairs[:, 1] - pairs[:, 0], axis=-1) >= shortest
+    for start, end in pairs[moved].round(2).tolist():
+        places = {"start": dict(zip("xyz", start, strict=True))}
+        places["end"] = dict(zip("xyz", end, strict=True))
+        view.addArrow(places | {"radius": radius, "radiusRatio": 2.2, "mid": 0.7, "color": colour})
+    view.zoomTo()
+    return view
+
+
 def density(
     volume: Float[np.ndarray, "z y x"],
     pixel_size: float,

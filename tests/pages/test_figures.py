@@ -54,6 +54,14 @@ def test_latents_are_drawn_with_their_marks(rng):
     assert (ax.get_xlabel(), ax.texts[0].get_text()) == ("PC1 (60 % of variance)", "5 %")
 
 
+def test_arrows_go_where_something_moves(rng):
+    starts = rng.normal(size=(4, 3))
+    ends = starts + np.array([[0.0, 0, 0], [0.5, 0, 0], [2, 0, 0], [0, 3, 0]])
+    text = views.arrows(starts, ends)._make_html()
+    assert text.count(".addArrow(") == 2 and f'"y": {ends[3, 1]:.2f}'.rstrip("0") in text
+    assert views.arrows(starts, ends, shortest=0)._make_html().count(".addArrow(") == 4
+
+
 def test_views_hold_what_they_show(run):
     frames = run.traverse(frames=3)
     text = views.structure(run.nodes, frames, ghost=run.reference)._make_html()

@@ -21,6 +21,7 @@ FRAGMENTS = (
     "motion",
     "coloured",
     "side by side",
+    "arrows",
     "density",
     "explorer",
     "microscope",
@@ -42,6 +43,8 @@ def fragment(name, run, make_maps=None):
         case "side by side":
             panel = (still, still + 5, np.arange(len(nodes)) < 3)
             return views.side_by_side(nodes, {"one": panel, "two": panel})._repr_html_()
+        case "arrows":
+            return views.arrows(still, still + 5, view=views.structure(nodes))._repr_html_()
         case "density":
             return views.density(blob, 2.0, 0.3)._repr_html_()
         case "explorer":
