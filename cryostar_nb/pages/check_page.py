@@ -25,10 +25,10 @@ CAPTION = (
     " and other reference have at least half of it and correlate by 0.5."
 )
 LINES = {
-    "half1": ("one half", COLOURS["star"], "--"),
-    "half2": ("other half", COLOURS["star"], ":"),
-    "reference": ("other reference", COLOURS["nma"], "-"),
-    "null": ("noise alone", COLOURS["idle"], "-"),
+    "half1": ("one half", COLOURS["cryoSTAR"], "--"),
+    "half2": ("other half", COLOURS["cryoSTAR"], ":"),
+    "reference": ("other reference", COLOURS["normal modes"], "-"),
+    "null": ("noise alone", COLOURS["doing nothing"], "-"),
     "run": ("run", COLOURS["truth"], "-"),
 }
 

@@ -32,10 +32,6 @@ COLOURS = {
     "truth": "#000000",
     "doing nothing": "#999999",
     "accent": "#D55E00",
-    "star": "#0072B2",
-    "cont": "#E69F00",
-    "nma": "#009E73",
-    "idle": "#999999",
 }
 METHODS = {"star": "cryoSTAR", "cont": "continuity alone", "nma": "normal modes"}  # in words
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -128,8 +124,8 @@ def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
     structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
-    left.plot(metrics["step"], metrics["image"], color=COLOURS["star"], label="batch")
-    for name, colour in (("trained", COLOURS["star"]), ("held_out", CYCLE[1])):
+    left.plot(metrics["step"], metrics["image"], color=COLOURS["cryoSTAR"], label="batch")
+    for name, colour in (("trained", COLOURS["cryoSTAR"]), ("held_out", CYCLE[1])):
         if name in metrics:  # NaN, which is not drawn, between checkpoints
             label = name.replace("_", " ")
             left.plot(metrics["step"], metrics[name], "o", color=colour, markersize=4, label=label)
@@ -170,7 +166,9 @@ def rmsd(
 def certainty(sds: Float[np.ndarray, " atom"], chains: Shaped[np.ndarray, " atom"]) -> Figure:
     """How surely each residue is known: the sd of its node, in Å, chain after chain."""
     ax = _axes(None, width=8, height=2.6)
-    ax.fill_between(np.arange(1, len(sds) + 1), sds, color=COLOURS["star"], alpha=0.4, step="mid")
+    ax.fill_between(
+        np.arange(1, len(sds) + 1), sds, color=COLOURS["cryoSTAR"], alpha=0.4, step="mid"
+    )
     for place in np.flatnonzero(chains[1:] != chains[:-1]):
         ax.axvline(place + 1.5, color="0.6", linewidth=0.8)
     ax.set(xlabel="residue", ylabel="sd (Å)", xlim=(0.5, len(sds) + 0.5), ylim=(0, None))
@@ -195,7 +193,7 @@ def information_floor(
     ax = _axes(ax)
     order = np.argsort(np.asarray(snr))
     snr, floor, error = (np.asarray(values, dtype=float)[order] for values in (snr, floor, error))
-    grey, black = COLOURS["idle"], COLOURS["truth"]
+    grey, black = COLOURS["doing nothing"], COLOURS["truth"]
     low, high = floor - 2 * error, floor + 2 * error
     ax.fill_between(snr, 0, floor, color=grey, alpha=0.15, linewidth=0)
     ax.fill_between(snr, low, high, color=black, alpha=0.3, linewidth=0)
@@ -222,7 +220,7 @@ def fsc(
     `cutoff`, in Å, marks where the correlation falls below the level (Figure 5c).
     """
     ax = _axes(ax)
-    ax.axhline(level, color=COLOURS["idle"], linewidth=1)
+    ax.axhline(level, color=COLOURS["doing nothing"], linewidth=1)
     _draw_by_detail(ax, frequencies, curves, "-")
     if cutoff is not None:
         label = f"{level:g} at {cutoff:.1f} Å"
@@ -236,7 +234,7 @@ def correlations(
 ) -> Figure:
     """Mean correlation in rings of frequencies; a ring's frequency, in 1/Å, is its highest."""
     ax = _axes(ax)
-    ax.axhline(0, color=COLOURS["idle"], linewidth=1)
+    ax.axhline(0, color=COLOURS["doing nothing"], linewidth=1)
     _draw_by_detail(ax, frequencies, curves, "o-")
     ax.set(ylabel="mean correlation")
     return _figure(ax)

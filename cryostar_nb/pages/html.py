@@ -15,6 +15,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 
+class Fragment(str):
+    """HTML that a notebook shows."""
+
+    def _repr_html_(self) -> str:
+        return self
+
+    def __repr__(self) -> str:  # a notebook stores it beside the HTML
+        return f"<HTML, {len(self):,} characters>"
+
+
 def asset(name: str) -> Markup:
     """A style or a script of `cryostar_nb/assets`, as it stands."""
     return Markup((files("cryostar_nb") / "assets" / name).read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ def populations(
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    blue, grey = COLOURS["star"], COLOURS["idle"]
+    blue, grey = COLOURS["cryoSTAR"], COLOURS["doing nothing"]
     for values, colour, label in (
         (bare, grey, "histogram of latent means"),
         (found, blue, "by the posteriors"),

@@ -51,7 +51,11 @@ def map_view(maps: Maps) -> Markup:
         "step": step,
         "structures": packed((positions / step).round().short().numpy()),
         "volume": VOLUME_PER_MASS * MASS_PER_ELECTRON * float(nodes[0].electrons.sum()),
-        "colours": {"model": COLOURS["star"], "apart": COLOURS["accent"], "map": COLOURS["idle"]},
+        "colours": {
+            "model": COLOURS["cryoSTAR"],
+            "apart": COLOURS["accent"],
+            "map": COLOURS["doing nothing"],
+        },
         **_volumes(maps, paths, positions),
     }
     return render("map_view.html", name=f"map-view-{next(_numbers)}", data=data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import py3Dmol
@@ -15,12 +15,9 @@ from torch import Tensor
 from cryostar_nb.backbone import in_helix
 from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.pages.figures import COLOURS
-from cryostar_nb.pages.html import own_3dmol
+from cryostar_nb.pages.html import Fragment, own_3dmol
 from cryostar_nb.pages.microscope import microscope_page
 from cryostar_nb.structure import Structure
-
-if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Fragment
 
 BOHR = 0.529177210903  # Å
 _TUBE = {"style": "trace", "thickness": 0.6}
@@ -225,8 +222,6 @@ def microscope(atoms: Structure) -> Fragment:
 
     Sliders set the defocus and the SNR; the page computes the images itself.
     """
-    from cryostar_nb.runs.folder import Fragment  # which is slow to import
-
     return Fragment(own_3dmol() + microscope_page(atoms))
 
 

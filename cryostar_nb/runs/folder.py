@@ -62,6 +62,7 @@ from cryostar_nb.training import TrainingData, infer_latents
 if TYPE_CHECKING:
     from cryostar_nb.clusters import Clusters
     from cryostar_nb.landscape import Landscape
+    from cryostar_nb.pages.html import Fragment
     from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
     from cryostar_nb.runs.verdicts import Checked
@@ -76,16 +77,6 @@ FILES = (
     "held_out.json",
     "quality.npy",
 )
-
-
-class Fragment(str):
-    """HTML that a notebook shows."""
-
-    def _repr_html_(self) -> str:
-        return self
-
-    def __repr__(self) -> str:  # a notebook stores it beside the HTML
-        return f"<HTML, {len(self):,} characters>"
 
 
 @dataclass(frozen=True)
@@ -473,10 +464,10 @@ class Run:
         rows = list(csv.DictReader(complete))
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
-    def explorer(self, points: int = 100) -> Fragment:
+    def explorer(self, points: int = 100) -> "Fragment":
         """The latent space to walk through, as HTML that a notebook shows."""
         from cryostar_nb.pages.explorer import latent_explorer  # matplotlib is slow to import
-        from cryostar_nb.pages.html import own_3dmol
+        from cryostar_nb.pages.html import Fragment, own_3dmol
 
         return Fragment(own_3dmol() + latent_explorer(self, points))
 

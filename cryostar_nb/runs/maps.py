@@ -40,7 +40,8 @@ from cryostar_nb.runs.parts import Weights, good_particles, half_sets, parts_of
 from cryostar_nb.runs.run_config import MapConfig
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Fragment, Run
+    from cryostar_nb.pages.html import Fragment
+    from cryostar_nb.runs.folder import Run
 
 FEWEST = 2  # particles of a half-map
 BALL = 6.0  # Å, least radius within which model and map are compared about a residue
@@ -83,9 +84,8 @@ class Maps:
 
     def view(self) -> "Fragment":
         """The maps in 3D, each about the model of its particles, as HTML that a notebook shows."""
-        from cryostar_nb.pages.html import own_3dmol  # matplotlib is slow to import
+        from cryostar_nb.pages.html import Fragment, own_3dmol  # matplotlib is slow to import
         from cryostar_nb.pages.map_view import map_view
-        from cryostar_nb.runs.folder import Fragment
 
         return Fragment(own_3dmol() + map_view(self))
 

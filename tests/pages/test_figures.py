@@ -16,7 +16,7 @@ def test_rmsd_takes_evaluations_and_doing_nothing_is_grey():
     run, nothing = ax.lines
     np.testing.assert_array_equal(run.get_ydata(), [1.0, 2.0])
     np.testing.assert_array_equal(nothing.get_ydata(), [3.0, 4.0])
-    assert nothing.get_color() == figures.COLOURS["idle"] != run.get_color()
+    assert nothing.get_color() == figures.COLOURS["doing nothing"] != run.get_color()
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.9, 2.2))
 
