@@ -21,6 +21,15 @@ def test_rmsd_takes_evaluations_and_doing_nothing_is_grey():
     assert (band.min(), band.max()) == pytest.approx((0.9, 2.2))
 
 
+@pytest.mark.parametrize(("pixel_size", "label"), [(1.0, "50 Å"), (0.5, "20 Å"), (4.25, "200 Å")])
+def test_a_scale_bar_is_as_long_as_it_says(pixel_size, label):
+    first, second = figures.images(np.zeros((2, 128, 128)), pixel_size=pixel_size).axes
+    (bar,) = first.lines
+    assert [text.get_text() for text in first.texts] == [label]
+    assert np.ptp(bar.get_xdata()) * pixel_size == pytest.approx(float(label.split()[0]))
+    assert not second.lines
+
+
 def test_images_keep_their_order_and_can_share_a_scale():
     pictures = [np.full((3, 3), value) for value in (1.0, 2.0, 3.0)]
     figure = figures.images(pictures, ["a", "b", "c"], columns=2, same_scale=True)
