@@ -2,6 +2,7 @@
 # make test   every test and every notebook     make check  style, types, layers
 # make test-quick  the tests without notebooks, browser and long trainings, about three minutes
 # make book   build the book                    make lab    JupyterLab on the notebooks
+# make book-course  the book without solutions  make slides  ten figures a week, for a course
 # make bench  measure the speed, under 15 minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...), then:
@@ -9,7 +10,7 @@
 # make survive  kill training at random moments, and fill a small disk; about ten minutes
 # make sweep    every fault and every pair of faults, for the doctor to name; about half an hour
 # make colab  the first cell of every notebook, with the address of _config.yml
-# make student  the notebooks for a course, without and with the solutions
+# make student  folders for a course: one that stands alone, one with the solutions
 # make seal   seals for the answers that are numbers
 # make paper  the paper's experiments, hours on two cores; results in book/results
 # Each target sets up .venv when it is missing or out of date.
@@ -20,7 +21,7 @@ export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: venv demo test test-quick check book lab bench colab student seal survive fuzz fuzz-silence sweep paper clean
+.PHONY: venv demo test test-quick check book book-course slides lab bench colab student seal survive fuzz fuzz-silence sweep paper clean
 
 venv: $(STAMP)
 
@@ -54,6 +55,14 @@ book: $(STAMP)
 	$(BIN)/python book/vendor.py
 	$(BIN)/python book/make_reference.py
 	$(BIN)/jupyter-book build . --toc book/_toc.yml -W --keep-going
+
+book-course: $(STAMP)
+	$(BIN)/python book/vendor.py
+	$(BIN)/python book/make_reference.py
+	$(BIN)/python book/course_book.py
+
+slides: $(STAMP)
+	$(BIN)/python book/slides.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

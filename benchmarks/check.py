@@ -182,12 +182,12 @@ def measure(case: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     motions = [dataclasses.asdict(motion) | {"doubts": motion.doubts} for motion in found.motions]
     survive = [motion for motion in found.motions if not motion.doubts]
     if case in SOUND:
-        right = found.sound
+        right = found.verdict == "sound"
     elif EXPECTED[case]:
         right = any(expected in name for name in names for expected in EXPECTED[case])
     else:
         right = not survive
-    about = {"case": case, "symptoms": names, "motions": motions, "sound": found.sound}
+    about = {"case": case, "symptoms": names, "motions": motions, "sound": found.verdict == "sound"}
     return about | {"right": right, "words": found.words(), "seconds": seconds}
 
 

@@ -4,6 +4,7 @@ checks of exercises.
 
 import hashlib
 import json
+import os
 import platform
 import sysconfig
 import time
@@ -78,20 +79,28 @@ def check(
     """Judge the answer to an exercise: none yet, right (with an afterword), or a hint.
 
     An answer that cannot be judged, because it is of another kind, gets the hint and the reason.
+    Raises AssertionError for all but a right one where the environment has CRYOSTAR_GRADE, as
+    graders need it.
     """
+    verdict, more = _judged(answer, is_right)
+    if verdict == "right":
+        more = afterword if isinstance(afterword, str) else afterword()
+    elif verdict != "no answer yet":
+        more = f"{more} {hint}"
+    words = f"{name}: {verdict}. {more.strip()}".rstrip()
+    if verdict != "right" and os.environ.get("CRYOSTAR_GRADE"):
+        raise AssertionError(words)
+    print(words)
+
+
+def _judged(answer: Any, is_right: Callable[[Any], Any]) -> tuple[str, str]:
+    """The verdict on an answer, and what there is to say about it."""
     if answer is None:
-        print(f"{name}: no answer yet. Fill in the cell above.")
-        return
+        return "no answer yet", "Fill in the cell above."
     try:
-        right = bool(is_right(answer))
+        return ("right" if is_right(answer) else "not right yet"), ""
     except Exception as error:
-        print(f"{name}: cannot be checked ({type(error).__name__}: {error}). {hint}")
-        return
-    if not right:
-        print(f"{name}: not right yet. {hint}".rstrip())
-        return
-    more = afterword if isinstance(afterword, str) else afterword()
-    print(f"{name}: right. {more}".rstrip())
+        return f"cannot be checked ({type(error).__name__}: {error})", ""
 
 
 def check_number(exercise: str, answer: Any) -> None:

@@ -46,7 +46,7 @@ def test_a_seal_shows_neither_the_answer_nor_the_afterword(seals):
 
 
 def test_an_unknown_exercise_is_refused(seals):
-    with pytest.raises(InputError, match=r"there is no exercise '99.3'; give one of 99.1, 99.2"):
+    with pytest.raises(InputError, match=r"there is no exercise 99.3; give one of 99.1, 99.2"):
         course.check_number("99.3", 1)
 
 

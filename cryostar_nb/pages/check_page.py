@@ -47,8 +47,7 @@ def check_page(found: Checked, title: str, chains: Shaped[np.ndarray, " residue"
         lines = Markup("").join(Markup("<p>{}</p>").format(line) for line in found.held_out)
         caption = "What the run says of particles that it was not trained on."
         sections.append(section("Particles held out", lines, caption))
-    verdict = "sound" if found.sound else "doubtful"
-    return page(f"{title}: {verdict}", "cryoSTAR check", Markup("").join(sections))
+    return page(f"{title}: {found.verdict}", "cryoSTAR check", Markup("").join(sections))
 
 
 def _motions(found: Checked, chains: Shaped[np.ndarray, " residue"]) -> list[Markup]:

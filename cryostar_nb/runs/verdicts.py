@@ -71,10 +71,13 @@ class Checked:
     particles: int = 0  # whose structures were compared
 
     @property
-    def sound(self) -> bool:
-        """Whether nothing speaks against the run, and a motion survives, where that was tried."""
-        survive = not self.motions or any(not motion.doubts for motion in self.motions)
-        return not self.symptoms and survive
+    def verdict(self) -> str:
+        """Of a run without symptoms "sound", if a motion survives, and where that was not tried "no
+        symptom"; of others "doubtful".
+        """
+        if self.symptoms or (self.motions and all(motion.doubts for motion in self.motions)):
+            return "doubtful"
+        return "sound" if self.motions else "no symptom"
 
     @property
     def summary(self) -> str:

@@ -73,11 +73,11 @@ def test_each_disagreement_is_a_doubt(change, doubt):
 
 def test_a_run_is_sound_without_symptoms_and_with_a_motion_that_survives(tmp_path):
     doubtful = dataclasses.replace(FINE, noise=4.0)
-    assert Checked(tmp_path, [], []).sound
-    assert Checked(tmp_path, [], [], [FINE, doubtful]).sound
-    assert not Checked(tmp_path, [], [], [doubtful]).sound
+    assert Checked(tmp_path, [], []).verdict == "no symptom"
+    assert Checked(tmp_path, [], [], [FINE, doubtful]).verdict == "sound"
+    assert Checked(tmp_path, [], [], [doubtful]).verdict == "doubtful"
     failed = Checked(tmp_path, [Symptom("collapsed", "0 Å")], [], [FINE, doubtful])
-    assert not failed.sound
+    assert failed.verdict == "doubtful"
     assert failed.summary == "collapsed; 1 of 2 motions survive other trainings"
     assert Checked(tmp_path, [], []).summary == "no symptom of a failure"
 
@@ -124,7 +124,7 @@ def test_an_interrupted_check_goes_on(run, no_symptoms, monkeypatch):
 
 def test_more_training_makes_a_check_stale(run, no_symptoms):
     run.check(trainings=False)
-    assert run.checked.motions == [] and run.checked.sound
+    assert run.checked.motions == [] and run.checked.verdict == "no symptom"
     line = '<a href="check/check.html">Checked</a>: no symptom of a failure.'
     assert line in run.report().read_text()
     newer = (run.folder / "check" / "check.json").stat().st_mtime + 100

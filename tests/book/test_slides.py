@@ -1,0 +1,34 @@
+"""Slides have the tagged figures, week by week."""
+
+import nbformat
+import pytest
+import slides
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from cryostar_nb.errors import InputError
+
+
+def notebook(tag, data):
+    output = new_output("display_data", data=data)
+    metadata = {"tags": [tag], "mystnb": {"image": {"alt": "A curve < 1 Å"}}}
+    cells = [
+        new_markdown_cell("# 04 · Fit\n\n## A landscape"),
+        new_code_cell("draw()", metadata=metadata, outputs=[output]),
+    ]
+    return new_notebook(cells=cells)
+
+
+def test_a_week_has_its_tagged_figures_with_heading_and_text(tmp_path):
+    nbformat.write(notebook("slide", {"image/png": "QUJD"}), tmp_path / "04_fit.ipynb")
+    nbformat.write(notebook("other", {"image/png": "REVG"}), tmp_path / "05_restraints.ipynb")
+    slides.write_slides(tmp_path, tmp_path)
+    first, second, *_ = (path.read_text() for path in sorted(tmp_path.glob("week_*.html")))
+    assert "base64" not in first and second.count("base64") == 1
+    assert "<h2>A landscape</h2>" in second and 'alt="A curve &lt; 1 Å"' in second
+    assert "base64,QUJD" in second and "http" not in second
+
+
+def test_a_tagged_cell_without_a_figure_is_refused(tmp_path):
+    nbformat.write(notebook("slide", {"text/plain": "1"}), tmp_path / "04_fit.ipynb")
+    with pytest.raises(InputError, match=r"04_fit\.ipynb: a slide has no figure"):
+        slides.write_slides(tmp_path, tmp_path)
