@@ -27,7 +27,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHARED = ("data", "book/results", "benchmarks/results", "book/images", "book/project")
-FILES = ("requirements.txt", "constraints.txt", "LICENSE")
+FILES = ("requirements.txt", "constraints.txt", "LICENSE", "book/make_turning_pair.py")
 BEGIN = """# The course
 
 Python 3.11 to 3.13 is needed. In this folder:

@@ -18,4 +18,8 @@ SMOKE = {
     "11_spliceosome": {"n_particles": 100, "steps": 4},
     "12_when_it_fails": {"n_particles": 400, "steps": 10, "n_noisy": 200},
     "13_does_the_paper_hold": {"n_nodes": 600},
+    "14_real_particles": {"n_particles": 150, "steps": 10, "n_new": 60},
+    "15_how_sure": {"n_particles": 120, "n_new": 40, "steps": 10, "n_draws": 300},
+    "16_maps_and_bias": {"n_particles": 200, "steps": 10},
+    "17_a_full_circle": {"n_particles": 120, "steps": 10},
 }
