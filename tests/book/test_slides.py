@@ -1,11 +1,15 @@
 """Slides have the tagged figures, week by week."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 import slides
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cryostar_nb.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def notebook(tag, data):
@@ -32,3 +36,10 @@ def test_a_tagged_cell_without_a_figure_is_refused(tmp_path):
     nbformat.write(notebook("slide", {"text/plain": "1"}), tmp_path / "04_fit.ipynb")
     with pytest.raises(InputError, match=r"04_fit\.ipynb: a slide has no figure"):
         slides.write_slides(tmp_path, tmp_path)
+
+
+def test_every_week_has_ten_figures():
+    notebooks = {path.name.split("_")[0]: path for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for lessons in slides.WEEKS.values():
+        cells = [c for name in lessons for c in nbformat.read(notebooks[name], as_version=4).cells]
+        assert sum("slide" in cell.metadata.get("tags", []) for cell in cells) == 10
