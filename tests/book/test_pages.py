@@ -28,6 +28,9 @@ from smoke import SMOKE
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
+# The outcomes of predictions are folded.
+OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true; })"
+
 pytestmark = chromium.MARKS
 
 
@@ -147,6 +150,7 @@ def elements(site, browser, mark, selector):
     for path in pages(site):
         if mark in path.read_text(encoding="utf-8"):
             page, _ = open_page(browser, path)
+            page.evaluate(OPEN_ALL)
             for element in page.query_selector_all(selector):
                 yield path.name, element
             page.context.close()
