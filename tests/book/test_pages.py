@@ -228,7 +228,8 @@ def test_each_3d_output_is_drawn_alone_in_an_empty_page(path, executed, browser)
 
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, monkeypatch):
     name = "00_tour"
-    shutil.copytree(ROOT / "data", tmp_path / "data")
+    for folder in ("data", "book/images"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "notebooks").mkdir()
     file = tmp_path / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
@@ -282,10 +283,11 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         def has_run():
             page.keyboard.press("Control+s")
             page.wait_for_timeout(1000)
-            cells = [
-                cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"
-            ]
-            return all(cell.execution_count for cell in cells)
+            text = file.read_text(encoding="utf-8")
+            if not text:  # it is being written
+                return False
+            cells = nbformat.reads(text, as_version=4).cells
+            return all(cell.execution_count for cell in cells if cell.cell_type == "code")
 
         assert wait_until(has_run)
         outputs = [
@@ -297,7 +299,7 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         assert len(outputs) > 5
         assert file.stat().st_size < 5e6  # bytes, of which 0.6 MB are copies of 3Dmol.js
         stages = page.locator('[id^="3dmolviewer_"]').all()
-        assert len(stages) == 3  # two structures and the explorer
+        assert len(stages) == 4  # two structures, the microscope and the explorer
         for stage in stages:
             stage.scroll_into_view_if_needed()
             assert wait_until(lambda stage=stage: stage.locator("canvas").count())
