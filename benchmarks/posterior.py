@@ -50,8 +50,8 @@ CASES = {
     "7pbl": "RuvB on a Holliday junction, two subunits of which open, each for itself",
 }
 OPENING = {"C": 25.0, "F": 25.0}  # subunits of RuvB, and by how many degrees each opens
-POSITIONS = 7  # of each subunit: 49 states
-LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0, "states": 49}
+POSITIONS = 7  # of each subunit
+LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0, "states": POSITIONS**2}
 
 
 def motion_of(case: str, folder: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def motion_of(case: str, folder: Path) -> dict[str, Any]:
 
 
 def two_motions() -> tuple[cs.Structure, np.ndarray]:
-    """RuvB, and the states (49, atom, 3) of two subunits that open independently, in Å."""
+    """RuvB, and the states (state, atom, 3) of two subunits that open independently, in Å."""
     atoms = cs.read_structure(RUVB)
     one, other = (
         turn_domains(atoms, {chain: angle}, POSITIONS) - atoms.positions

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from nbformat import NotebookNode
+from student import lesson_of
 
 from cryostar_nb.errors import InputError
 from cryostar_nb.io.files import write_text
@@ -44,10 +44,10 @@ addEventListener("keydown", (event) => {{
 """
 
 
-def figures(notebook: NotebookNode, name: str) -> Iterator[str]:
+def figures(path: Path) -> Iterator[str]:
     """The slides of a notebook. Raises InputError for a cell tagged `slide` without a figure."""
     heading = ""
-    for cell in notebook.cells:
+    for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.+)$", cell.source, re.M) or [heading])[-1]
         elif "slide" in cell.metadata.get("tags", []):
@@ -56,12 +56,12 @@ def figures(notebook: NotebookNode, name: str) -> Iterator[str]:
             ]
             if not pictures:
                 problem, remedy = "a slide has no figure", "python book/student.py --execute all"
-                raise InputError(problem, file=name, value=heading, remedy=remedy)
+                raise InputError(problem, file=path.name, value=heading, remedy=remedy)
             text = html.escape(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", ""))
             source = f"data:image/png;base64,{pictures[-1].strip()}"
             yield (
                 f'<section><h2>{html.escape(heading)}</h2><img alt="{text}" src="{source}">'
-                f"<p>{html.escape(name.split('_')[0])} · {text}</p></section>"
+                f"<p>{lesson_of(path)} · {text}</p></section>"
             )
 
 
@@ -71,7 +71,7 @@ def write_slides(notebooks: Path, out: Path) -> None:
         slides = [f"<section><h1>Week {html.escape(week)}</h1></section>"]
         for lesson in lessons:
             for path in sorted(notebooks.glob(f"{lesson}_*.ipynb")):
-                slides += figures(nbformat.read(path, as_version=4), path.name)
+                slides += figures(path)
         page = PAGE.format(title=f"Week {week}", slides="".join(slides))
         write_text(out / f"week_{week[0]}.html", page)
         print(f"{out / f'week_{week[0]}.html'}: {len(slides) - 1} figures")

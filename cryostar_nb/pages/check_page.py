@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from cryostar_nb.pages.figures import COLOURS
+from cryostar_nb.pages.figures import COLOURS, CYCLE
 from cryostar_nb.pages.html import page, picture, section, table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CAPTION = (
 LINES = {
     "half1": ("one half", COLOURS["cryoSTAR"], "--"),
     "half2": ("other half", COLOURS["cryoSTAR"], ":"),
-    "reference": ("other reference", COLOURS["normal modes"], "-"),
+    "reference": ("other reference", CYCLE[2], "-"),
     "null": ("noise alone", COLOURS["doing nothing"], "-"),
     "run": ("run", COLOURS["truth"], "-"),
 }

@@ -24,6 +24,11 @@ class Fragment(str):
     def __repr__(self) -> str:  # a notebook stores it beside the HTML
         return f"<HTML, {len(self):,} characters>"
 
+    @classmethod
+    def with_3dmol(cls, html: Markup) -> "Fragment":
+        """HTML that needs 3Dmol.js, and carries it: in Colab every output is a page of its own."""
+        return cls(own_3dmol() + html)
+
 
 def asset(name: str) -> Markup:
     """A style or a script of `cryostar_nb/assets`, as it stands."""

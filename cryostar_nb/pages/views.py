@@ -222,7 +222,7 @@ def microscope(atoms: Structure) -> Fragment:
 
     Sliders set the defocus and the SNR; the page computes the images itself.
     """
-    return Fragment(own_3dmol() + microscope_page(atoms))
+    return Fragment.with_3dmol(microscope_page(atoms))
 
 
 def _cube_text(volume: Float[np.ndarray, "z y x"], pixel_size: float) -> str:

@@ -467,9 +467,9 @@ class Run:
     def explorer(self, points: int = 100) -> "Fragment":
         """The latent space to walk through, as HTML that a notebook shows."""
         from cryostar_nb.pages.explorer import latent_explorer  # matplotlib is slow to import
-        from cryostar_nb.pages.html import Fragment, own_3dmol
+        from cryostar_nb.pages.html import Fragment
 
-        return Fragment(own_3dmol() + latent_explorer(self, points))
+        return Fragment.with_3dmol(latent_explorer(self, points))
 
     def report(self) -> Path:
         """Write latents, scores, a traversal and `report.html` into the folder; its path."""

@@ -84,10 +84,10 @@ class Maps:
 
     def view(self) -> "Fragment":
         """The maps in 3D, each about the model of its particles, as HTML that a notebook shows."""
-        from cryostar_nb.pages.html import Fragment, own_3dmol  # matplotlib is slow to import
+        from cryostar_nb.pages.html import Fragment  # matplotlib is slow to import
         from cryostar_nb.pages.map_view import map_view
 
-        return Fragment(own_3dmol() + map_view(self))
+        return Fragment.with_3dmol(map_view(self))
 
     @classmethod
     def of(cls, run: "Run") -> list["Maps"]:
