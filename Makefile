@@ -19,6 +19,8 @@ PYTHON ?= python3
 # Here for notebooks, which import torch first; cryostar_nb/__init__.py says why.
 export GOMP_SPINCOUNT ?= 2000
 BIN := .venv/bin
+# Two processes share the tests, file by file.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 
 .PHONY: venv demo test test-quick check book book-course slides lab bench colab student seal survive fuzz fuzz-silence sweep paper clean
@@ -40,10 +42,10 @@ demo: $(STAMP)
 	$(BIN)/cryostar-nb analyse demo/run
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not notebook and not browser and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not notebook and not browser and not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

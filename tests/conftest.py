@@ -225,33 +225,37 @@ def helix_data(helix_nodes, rng):
 
 
 @pytest.fixture(scope="session")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory, worker_id):
     """Run a notebook with small values, with every answer after its check, once in a session.
 
-    Returns the file with the outputs.
+    Returns the file with the outputs. All processes of a session share what one of them ran.
     """
     import nbformat
     import papermill
+    from filelock import FileLock
     from smoke import SMOKE
     from student import read_solutions, with_both
 
-    folder, done = tmp_path_factory.mktemp("executed"), {}
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "executed"
+    folder.mkdir(exist_ok=True)
 
     def execute(path):
-        if path.stem not in done:
-            prepared, target = folder / f"prepared_{path.name}", folder / path.name
-            notebook = with_both(nbformat.read(path, as_version=4), read_solutions(path))
-            nbformat.write(notebook, prepared)
-            papermill.execute_notebook(
-                str(prepared),
-                str(target),
-                SMOKE[path.stem],
-                kernel_name="python3",
-                cwd=str(path.parent),
-                progress_bar=False,
-            )
-            done[path.stem] = target
-        return done[path.stem]
+        prepared, running, done = (folder / f"{kind}{path.name}" for kind in ("in_", "run_", ""))
+        with FileLock(folder / f"{path.stem}.lock"):
+            if not done.exists():
+                notebook = with_both(nbformat.read(path, as_version=4), read_solutions(path))
+                nbformat.write(notebook, prepared)
+                papermill.execute_notebook(
+                    str(prepared),
+                    str(running),
+                    SMOKE[path.stem],
+                    kernel_name="python3",
+                    cwd=str(path.parent),
+                    progress_bar=False,
+                )
+                running.rename(done)
+        return done
 
     return execute
 

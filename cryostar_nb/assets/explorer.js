@@ -29,10 +29,11 @@ function exploreLatents(root, data, loaded) {
     data.points.forEach(([px, py], i) => {
       context.beginPath();
       context.arc(x(px), y(py), i === chosen ? 8 : 3, 0, 7);
-      context.fillStyle = i === chosen ? "#D55E00" : "rgba(255, 255, 255, 0.9)";
+      const colour = data.colours ? data.colours[i] : "rgba(255, 255, 255, 0.9)";
+      context.fillStyle = i === chosen && !data.colours ? "#D55E00" : colour;
       context.fill();
       context.lineWidth = i === chosen ? 2.5 : 1;
-      context.strokeStyle = i === chosen ? "#ffffff" : "#00476f";
+      context.strokeStyle = i === chosen ? (data.colours ? "#D55E00" : "#ffffff") : "#00476f";
       context.stroke();
     });
   }
@@ -55,7 +56,9 @@ function exploreLatents(root, data, loaded) {
     if (viewer) viewer.setFrame(index);
     root.dataset.chosen = index;
     const held = pinned ? " (held; click again to let go)" : "";
-    status.textContent = `Particle ${data.labels[index]}${held}`;
+    const state = data.states ? `, true state ${data.states[index]}` : "";
+    const apart = `${data.apart[index].toFixed(2)} Å from the reference`;
+    status.textContent = `Particle ${data.labels[index]}; ${apart}${state}${held}`;
   }
 
   function nearest(event) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cryostar_nb.errors import InputError
 from cryostar_nb.fourier import Band
+from cryostar_nb.geometry import rmsd
+from cryostar_nb.io.truth import read_truth
 from cryostar_nb.pages.figures import component_labels
 from cryostar_nb.pages.html import render
 from cryostar_nb.structure import Structure
@@ -47,11 +51,16 @@ def representatives(
     return np.unique(cKDTree(scaled).query(centres)[1])
 
 
-def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
+def latent_explorer(
+    run: Run, points: int = 100, truth: Path | str | None = None, *, seed: int = 0
+) -> Markup:
     """HTML of the explorer of a run, for a page that has 3Dmol.js; `Run.explorer` for notebooks.
 
     `points` is the largest number of particles that can be reached; their images are read. About
-    13 kB a point for a protein of 200 residues; a large complex gets fewer points.
+    13 kB a point for a protein of 200 residues; a large complex gets fewer points. With the `truth`
+    of a simulation, its `truth.npz`, points have the colours of their true states.
+
+    Raises InputError for the truth of other particles.
     """
     points = max(2, min(points, MOST_NODES // len(run.nodes)))
     pca = run.components()
@@ -60,6 +69,9 @@ def latent_explorer(run: Run, points: int = 100, *, seed: int = 0) -> Markup:
     structures = run.decode(run.latents[chosen])
     shown = run.gauge.apply(structures)  # projections are of structures in the frame of the poses
     data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, chosen)
+    data["apart"] = rmsd(shown, run.reference).tolist()  # Å
+    if truth is not None:
+        data |= _states(run, truth, chosen)
     axes = component_labels(pca.explained.tolist())[:2]
     name = f"latent-explorer-{next(_numbers)}"
     return render("explorer.html", name=name, data=data, axes=axes)
@@ -78,6 +90,25 @@ def _map(
         "labels": [f"{row + 1:,}: PC1 {x:.2f}, PC2 {y:.2f}" for row, (x, y) in named],
         "first": int(np.argmin(scores[chosen, 0])),
         "density": density.astype(int).tolist(),
+    }
+
+
+def _states(run: Run, truth: Path | str, chosen: Int[np.ndarray, " point"]) -> dict[str, Any]:
+    """The true states, counted from 1, and their colours, from the first state to the last."""
+    from matplotlib import colormaps, colors
+
+    true = read_truth(truth)
+    if len(true["state"]) != len(run.latents):
+        raise InputError(
+            f"is the truth of {len(true['state']):,} particles, and the run has"
+            f" {len(run.latents):,}",
+            file=truth,
+            remedy="give the truth.npz that was simulated with them",
+        )
+    states, last = true["state"][chosen], len(true["positions"]) - 1
+    return {
+        "states": (states + 1).tolist(),
+        "colours": [colors.to_hex(c) for c in colormaps["viridis"](states / max(last, 1))],
     }
 
 

@@ -464,12 +464,15 @@ class Run:
         rows = list(csv.DictReader(complete))
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
-    def explorer(self, points: int = 100) -> "Fragment":
-        """The latent space to walk through, as HTML that a notebook shows."""
+    def explorer(self, points: int = 100, truth: Path | str | None = None) -> "Fragment":
+        """The latent space to walk through, as HTML that a notebook shows.
+
+        With the `truth.npz` of a simulation its points have the colours of their true states.
+        """
         from cryostar_nb.pages.explorer import latent_explorer  # matplotlib is slow to import
         from cryostar_nb.pages.html import Fragment
 
-        return Fragment.with_3dmol(latent_explorer(self, points))
+        return Fragment.with_3dmol(latent_explorer(self, points, truth))
 
     def report(self) -> Path:
         """Write latents, scores, a traversal and `report.html` into the folder; its path."""

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from cryostar_nb.errors import InputError
 from cryostar_nb.pages.explorer import latent_explorer, representatives
 
 
@@ -46,6 +47,39 @@ def test_the_page_holds_the_structures_of_the_run_and_asks_for_nothing_else(run)
     pictures = unpacked(data["particles"], np.uint8, len(rows), data["side"], data["side"])
     assert (pictures.std(axis=(1, 2)) > 10).all()
     assert np.sum(data["density"]) == len(run.latents)
+
+
+def test_it_says_how_far_each_structure_is_from_the_reference(run):
+    data = data_of(latent_explorer(run, points=10))
+    shape = (len(data["points"]), len(run.nodes), 3)
+    moved = unpacked(data["structures"], np.int16, *shape) * data["step"]
+    reference = unpacked(data["reference"], np.int16, *shape[1:]) * data["step"]
+    apart = np.sqrt(((moved - reference) ** 2).sum(-1).mean(-1))
+    np.testing.assert_allclose(data["apart"], apart, atol=0.01)
+    assert "states" not in data
+
+
+def write_truth(path, run, count):
+    states = np.arange(count) % 5
+    np.savez(path, state=states, positions=np.zeros((5, len(run.nodes), 3)))
+    return states
+
+
+def test_points_have_the_colours_of_their_true_states(run, tmp_path):
+    states = write_truth(tmp_path / "truth.npz", run, len(run.latents))
+    html = latent_explorer(run, points=10, truth=tmp_path / "truth.npz")
+    data = data_of(html)
+    rows = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
+    assert data["states"] == (states[rows] + 1).tolist() and "true state" in html
+    alike = {state: colour for state, colour in zip(data["states"], data["colours"], strict=True)}
+    assert len(set(alike.values())) == len(alike) > 1
+    assert [alike[state] for state in data["states"]] == data["colours"]
+
+
+def test_the_truth_of_other_particles_is_refused(run, tmp_path):
+    write_truth(tmp_path / "truth.npz", run, len(run.latents) + 1)
+    with pytest.raises(InputError, match=r"truth\.npz.*truth of .* particles"):
+        latent_explorer(run, points=10, truth=tmp_path / "truth.npz")
 
 
 def test_two_explorers_of_a_page_have_names_of_their_own(run):
