@@ -3,14 +3,17 @@
     python benchmarks/check.py --work FOLDER
 
 Each failure is made as in notebook 12, with that notebook's settings (adenylate kinase, 64 x 64
-pixels of 2 Å, one Gaussian a residue, poses as given); sound runs have the default setting. It is
-caught where a symptom has the name that is expected of it, or, where particles do not move, where
-no motion survives. What is done is kept in FOLDER and goes on from there; images and runs are
+pixels of 2 Å, one Gaussian a residue, poses as given); sound runs have the default setting, that of
+the spliceosome's rehearsal the one of `book/paper_runs.py`. A failure is caught where a symptom has
+the name that is expected of it, or, where particles do not move, where no motion survives. The
+cases of EXTERNAL need files that are not part of the project, and are found through
+CRYOSTAR_EXTERNAL_DATA. What is done is kept in FOLDER and goes on from there; images and runs are
 deleted at the end, unless `--keep`.
 """
 
 import argparse
 import dataclasses
+import os
 import re
 import shutil
 import sys
@@ -27,8 +30,10 @@ from scipy.spatial.transform import Rotation
 import cryostar_nb as cs
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.io.stacks import write_stack
+from cryostar_nb.io.trajectories import read_trajectory
 
 sys.path.append(str(HERE.parent / "book"))
+import make_spliceosome
 from make_complex import MOTION, write_motion
 from provenance import provenance_of
 
@@ -55,11 +60,30 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "restraints too weak": ("helices deformed",),
     "phase-flipped": ("phase flipped",),
 }
-SOUND = ("closed reference", "open reference", "7PBL, two modes")
+REHEARSAL: dict[str, Any] = {
+    "density": "nodes",
+    "relaxation_percentile": 99.0,
+    "initial_blur": 15.0,
+    "elastic_between_chains": True,
+    "final_elastic_weight": 0.1,
+}
+META = "spliceosome/empiar10180_meta.npz"
+EXTERNAL = ("adenylate kinase, trajectory", "spliceosome, rehearsal")
+SOUND = ("closed reference", "open reference", "7PBL, two modes", *EXTERNAL)
+
+
+def external(name: str) -> Path:
+    """A file that is not part of the project."""
+    return Path(os.environ["CRYOSTAR_EXTERNAL_DATA"]) / name
 
 
 def particles_of(case: str, folder: Path, options: argparse.Namespace) -> Path:
     """The STAR file of a case, simulated."""
+    if case == "spliceosome, rehearsal":
+        model, meta = map(external, ("spliceosome/5nrl_rebuilt.cif.gz", META))
+        folder.mkdir(parents=True)
+        make_spliceosome.main(model, meta, folder, options.particles, seed=options.seed)
+        return folder / "particles.star"
     common: dict[str, Any] = {"start": KINASE, "end": OPEN, "out": folder, "seed": options.seed}
     common |= {"n_particles": options.particles, "box_size": BOX, "pixel_size": PIXEL_SIZE}
     if case == "noise, loose restraints":
@@ -67,6 +91,12 @@ def particles_of(case: str, folder: Path, options: argparse.Namespace) -> Path:
     if case == "7PBL, two modes":
         folder.mkdir(parents=True)
         common |= {"pixel_size": 3.0} | write_motion(cs.read_structure(RUVB), MOTION, 50, folder)
+        common.pop("end")
+    if case == "adenylate kinase, trajectory":
+        folder.mkdir(parents=True)
+        files = {"trajectory": external("adk/adk_dims.dcd"), "topology": external("adk/adk.psf")}
+        cs.write_structure(folder / "motion.pdb", read_trajectory(*files.values())[0])
+        common |= {"start": folder / "motion.pdb"} | files
         common.pop("end")
     cs.simulate(**{"snr": 0.1} | common)
     return folder / "particles.star"
@@ -125,6 +155,8 @@ def reference_of(case: str, folder: Path) -> Path:
         return RUVB
     if case == "open reference":
         return OPEN
+    if case in EXTERNAL:
+        return folder / "motion.pdb"
     atoms, out = cs.read_structure(KINASE), folder / "bad.cif"
     lid = (atoms.residue_numbers >= LID[0]) & (atoms.residue_numbers <= LID[1])
     positions = atoms.positions.copy()
@@ -152,7 +184,7 @@ def _turned(positions: np.ndarray, degrees: float) -> np.ndarray:
 def settings_of(case: str) -> dict[str, Any]:
     """The training settings of a case, beside those of all."""
     if case in SOUND:
-        return {}
+        return REHEARSAL if case == "spliceosome, rehearsal" else {}
     changes: dict[str, dict[str, Any]] = {
         "restraints too strong": {"final_elastic_weight": 1.0, "relaxation_percentile": 100.0},
         "restraints too weak": {"method": "cont"},
@@ -220,7 +252,7 @@ def table(cells: list[dict[str, Any]]) -> str:
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = options_of(__doc__, "check")
     add = parser.add_argument
-    add("--cases", nargs="+", choices=(*EXPECTED, *SOUND), default=[*EXPECTED, *SOUND])
+    add("--cases", nargs="+", choices=(*EXPECTED, *SOUND), default=[*EXPECTED, *SOUND[:3]])
     add("--particles", type=int, default=4000)
     add("--steps", type=int, default=500)
     add("--seed", type=int, default=0)

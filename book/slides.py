@@ -44,6 +44,9 @@ addEventListener("keydown", (event) => {{
 """
 
 
+REMEDY = "make student, then python book/student.py --execute all"
+
+
 def figures(path: Path) -> Iterator[str]:
     """The slides of a notebook. Raises InputError for a cell tagged `slide` without a figure."""
     heading = ""
@@ -55,8 +58,8 @@ def figures(path: Path) -> Iterator[str]:
                 o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
             ]
             if not pictures:
-                problem, remedy = "a slide has no figure", "python book/student.py --execute all"
-                raise InputError(problem, file=path.name, value=heading, remedy=remedy)
+                problem = "a slide has no figure"
+                raise InputError(problem, file=path.name, value=heading, remedy=REMEDY)
             text = html.escape(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", ""))
             source = f"data:image/png;base64,{pictures[-1].strip()}"
             yield (
@@ -66,12 +69,15 @@ def figures(path: Path) -> Iterator[str]:
 
 
 def write_slides(notebooks: Path, out: Path) -> None:
-    """A page for each week."""
+    """A page for each week. Raises InputError where a lesson's notebook is not there."""
     for week, lessons in WEEKS.items():
         slides = [f"<section><h1>Week {html.escape(week)}</h1></section>"]
         for lesson in lessons:
-            for path in sorted(notebooks.glob(f"{lesson}_*.ipynb")):
-                slides += figures(path)
+            found = sorted(notebooks.glob(f"{lesson}_*.ipynb"))
+            if not found:
+                problem = f"has no executed notebook of lesson {lesson}"
+                raise InputError(problem, file=notebooks, remedy=REMEDY)
+            slides += figures(found[0])
         page = PAGE.format(title=f"Week {week}", slides="".join(slides))
         write_text(out / f"week_{week[0]}.html", page)
         print(f"{out / f'week_{week[0]}.html'}: {len(slides) - 1} figures")

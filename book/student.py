@@ -146,7 +146,9 @@ def write_student(folder: Path) -> None:
 
 
 def wheel(folder: Path) -> Path:
-    """The toolkit, as one file in this folder."""
+    """The toolkit, as one file in this folder, in place of older ones."""
+    for old in folder.glob("cryostar_nb-*.whl"):
+        old.unlink()
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
     subprocess.run([*command, ROOT], check=True)
     return next(folder.glob("cryostar_nb-*.whl"))

@@ -22,7 +22,12 @@ def notebook(tag, data):
     return new_notebook(cells=cells)
 
 
-def test_a_week_has_its_tagged_figures_with_heading_and_text(tmp_path):
+@pytest.fixture
+def two_lessons(monkeypatch):
+    monkeypatch.setattr(slides, "WEEKS", {"1 Images": ("05",), "2 Physics backwards": ("04", "05")})
+
+
+def test_a_week_has_its_tagged_figures_with_heading_and_text(tmp_path, two_lessons):
     nbformat.write(notebook("slide", {"image/png": "QUJD"}), tmp_path / "04_fit.ipynb")
     nbformat.write(notebook("other", {"image/png": "REVG"}), tmp_path / "05_restraints.ipynb")
     slides.write_slides(tmp_path, tmp_path)
@@ -32,7 +37,14 @@ def test_a_week_has_its_tagged_figures_with_heading_and_text(tmp_path):
     assert "base64,QUJD" in second and "http" not in second
 
 
-def test_a_tagged_cell_without_a_figure_is_refused(tmp_path):
+def test_a_lesson_that_did_not_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no executed notebook of lesson 00.*--execute all"):
+        slides.write_slides(tmp_path, tmp_path)
+    assert not list(tmp_path.glob("week_*"))
+
+
+def test_a_tagged_cell_without_a_figure_is_refused(tmp_path, two_lessons):
+    nbformat.write(notebook("other", {"image/png": "REVG"}), tmp_path / "05_restraints.ipynb")
     nbformat.write(notebook("slide", {"text/plain": "1"}), tmp_path / "04_fit.ipynb")
     with pytest.raises(InputError, match=r"04_fit\.ipynb: a slide has no figure"):
         slides.write_slides(tmp_path, tmp_path)

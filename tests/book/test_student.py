@@ -23,6 +23,16 @@ def test_its_notebooks_find_their_data_in_it(folder):
     assert "cryostar_nb-0-py3-none-any.whl" in (folder / "README.md").read_text()
 
 
+def test_an_older_wheel_is_replaced(tmp_path, monkeypatch):
+    def build(command, *, check):
+        (command[command.index("--wheel-dir") + 1] / "cryostar_nb-2-py3-none-any.whl").touch()
+
+    monkeypatch.setattr(student.subprocess, "run", build)
+    (tmp_path / "cryostar_nb-1-py3-none-any.whl").touch()
+    assert student.wheel(tmp_path).name == "cryostar_nb-2-py3-none-any.whl"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_it_holds_no_solutions(folder):
     names = [path.name for path in folder.rglob("*")]
     assert "solutions" not in names and not any(name.endswith(".yml") for name in names)
