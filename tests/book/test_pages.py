@@ -127,6 +127,12 @@ def test_every_page_opens_without_an_error_or_a_request_to_the_network(visited):
     assert len(visited) > len(NOTEBOOKS) + 5
 
 
+def test_the_book_is_no_larger_than_60_megabytes(site):
+    """Without the sources: here they are the notebooks with their outputs, in the book without."""
+    files = (path for path in site.rglob("*") if path.is_file() and "_sources" not in path.parts)
+    assert 10e6 < sum(path.stat().st_size for path in files) < 60e6
+
+
 def test_every_link_inside_the_book_leads_somewhere(visited):
     broken = set()
     for name, (_, links, _) in visited.items():
