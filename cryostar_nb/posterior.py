@@ -17,11 +17,12 @@ its true posterior over the density it was drawn with.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from cryostar_nb.density import Density
 from cryostar_nb.fourier import Band
@@ -36,7 +37,7 @@ from cryostar_nb.training import TrainingData
 AT_ONCE = 64  # particles
 COMPONENTS = 16  # of the prior, at most
 LATENTS = 20_000  # that the first prior is fitted to
-SAMPLE, ROUNDS = 1536, 4  # particles that correct the prior, and how often
+SAMPLES = (192, 384, 768, 1536)  # particles that correct the prior, round by round
 DIFFERENCE = 0.05  # sd of the prior, of the finite differences
 ITERATIONS, LONGEST = 2, 1.5  # Gauss-Newton steps, and their greatest length in sd of the prior
 FROM_PRIOR = 0.25  # of the draws
@@ -140,14 +141,18 @@ class Inference:
         found = cls(network, density, band, directions, prior, flat, flat)
         if corrections is not None and corrections.widths.any():
             found = replace(found, widths=corrections.widths, centre=corrections.centre)
-        sample = rows[evenly_spaced(SAMPLE, len(rows))]
-        found = found._with_amplitudes(data, latents[sample, None], sample)
-        for turn in range(ROUNDS):
-            said = found.infer(data, latents, sample, corrections=corrections, seed=seed + turn)
-            places = directions.place(said.latents).flatten(0, 1).cpu()
-            prior = Mixture.fit(places, said.weights.flatten().double(), found.prior, steps=10)
-            found = replace(found, prior=prior)
-            found = found._with_amplitudes(data, said.resampled(LIKELY, seed + turn), sample)
+        samples = [rows[evenly_spaced(count, len(rows))] for count in SAMPLES]
+        found = found._with_amplitudes(data, latents[samples[-1], None], samples[-1])
+        total = sum(map(len, samples))
+        with tqdm(total=total, desc="learning noise and prior", unit="particle") as progress:
+            for turn, sample in enumerate(samples, start=seed):
+                said = found.infer(
+                    data, latents, sample, corrections=corrections, seed=turn, progress=progress
+                )
+                places = directions.place(said.latents).flatten(0, 1).cpu()
+                prior = Mixture.fit(places, said.weights.flatten().double(), found.prior, steps=10)
+                found = replace(found, prior=prior)
+                found = found._with_amplitudes(data, said.resampled(LIKELY, turn), sample)
         return found
 
     def _with_amplitudes(
@@ -192,10 +197,12 @@ class Inference:
         corrections: Corrections | None = None,
         draws: int = 48,
         seed: int = 0,
+        progress: "tqdm[Any] | None" = None,
     ) -> Posterior:
         """The posterior of these particles (all), on the CPU.
 
         `latents` are those of the encoder. `data` has the poses that `corrections` gave it.
+        `progress` is a bar that counts particles.
         """
         generator = torch.Generator().manual_seed(seed)
         rows = torch.arange(len(data)) if rows is None else rows
@@ -204,6 +211,8 @@ class Inference:
         for part in rows.split(at_once):
             batch = self._batch(data, part, corrections)
             parts.append(self._infer(batch, latents[part], draws, generator))
+            if progress is not None:
+                progress.update(len(part))
         return Posterior(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def _batch(self, data: TrainingData, part: Tensor, corrections: Corrections | None) -> _Batch:

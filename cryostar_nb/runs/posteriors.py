@@ -170,10 +170,16 @@ def _parts(
                 else:
                     part, latents, corrections = run.seen(part)
                 found = inference.infer(
-                    part, latents, corrections=corrections, draws=draws, seed=first
+                    part,
+                    latents,
+                    corrections=corrections,
+                    draws=draws,
+                    seed=first,
+                    progress=bar,
                 )
                 _write(path, found, about=about)
-            bar.update(len(found.weights))
+            else:
+                bar.update(len(found.weights))
             bar.set_postfix(sd=f"{float(found.spread.square().mean().sqrt()):.2f} Å")
             yield found
 

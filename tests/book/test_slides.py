@@ -38,7 +38,7 @@ def test_a_week_has_its_tagged_figures_with_heading_and_text(tmp_path, two_lesso
 
 
 def test_a_lesson_that_did_not_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no executed notebook of lesson 00.*--execute all"):
+    with pytest.raises(InputError, match=r"no executed notebook of lesson 00.*--execute all"):
         slides.write_slides(tmp_path, tmp_path)
     assert not list(tmp_path.glob("week_*"))
 

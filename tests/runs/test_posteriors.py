@@ -76,12 +76,15 @@ def test_what_was_found_is_not_found_again(copy, counted):
     torch.testing.assert_close(sd.square().mean(-1).sqrt(), told.spread[:5], rtol=0.01, atol=1e-3)
 
 
-def test_after_more_training_it_is_found_anew(copy, counted):
+def test_after_more_training_it_is_found_anew_and_progress_is_shown(copy, counted, capsys):
     newer = (copy.folder / "latents.npy").stat().st_mtime + 100
     for name in ("checkpoint.pt", "latents.npy", "quality.npy"):
         os.utime(copy.folder / name, (newer, newer))
     copy.posterior()
     assert sum(counted) > COUNT  # to learn the prior, too
+    shown = capsys.readouterr().err
+    assert f"learning noise and prior: 100%|██████████| {4 * COUNT}/{4 * COUNT}" in shown
+    assert f"inferring: 100%|██████████| {COUNT}/{COUNT}" in shown
 
 
 def test_an_interrupted_inference_goes_on(copy, monkeypatch, counted):
