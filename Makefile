@@ -2,7 +2,7 @@
 # make test   every test and every notebook     make check  style, types, layers
 # make test-quick  the tests without notebooks, browser and long trainings, about three minutes
 # make book   build the book                    make lab    JupyterLab on the notebooks
-# make book-course  the book without solutions  make slides  ten figures a week, for a course
+# make book-course  the book without solutions  make slides  ten figures a week, for a course; first: python book/student.py --execute all
 # make bench  measure the speed, under 15 minutes on two cores; PEER=path: beside a checkout of the peer (benchmarks/README.md)
 # make venv   only set up .venv
 # make fuzz   files changed at random against every reader, five minutes (SECONDS=...), then:
@@ -67,7 +67,7 @@ slides: $(STAMP)
 	$(BIN)/python book/slides.py
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/floor.py

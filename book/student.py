@@ -36,7 +36,7 @@ Python 3.11 to 3.13 is needed. In this folder:
 python3 -m venv .venv
 .venv/bin/pip install -r requirements.txt -c constraints.txt
 .venv/bin/pip install --no-deps {wheel}
-.venv/bin/jupyter lab notebooks
+.venv/bin/jupyter lab
 ```
 
 Begin with `notebooks/00_tour.ipynb`. In Colab, upload the wheel beside a notebook and write its
@@ -155,12 +155,23 @@ def wheel(folder: Path) -> Path:
 
 
 def write_teacher(folder: Path, execute: list[str]) -> None:
-    """Notebooks with their answers; of the lessons to `execute`, with their outputs, too."""
+    """Notebooks with their answers; of the lessons to `execute`, with their outputs, too.
+
+    A notebook that ran before is left as it is while its cells are the same.
+    """
     for path in NOTEBOOKS:
         target = folder / path.name
-        write(teacher_version(nbformat.read(path, as_version=4), read_solutions(path)), target)
+        version = teacher_version(nbformat.read(path, as_version=4), read_solutions(path))
         if {lesson_of(path), "all"} & set(execute):
+            write(version, target)
             papermill.execute_notebook(str(target), str(target), cwd=str(ROOT / "notebooks"))
+        elif not target.exists() or sources(nbformat.read(target, 4)) != sources(version):
+            write(version, target)
+
+
+def sources(notebook: NotebookNode) -> list[str]:
+    """The text of all cells."""
+    return [cell.source for cell in notebook.cells]
 
 
 def write(notebook: NotebookNode, target: Path) -> None:

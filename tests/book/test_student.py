@@ -67,5 +67,22 @@ def test_the_teachers_notebook_is_run_on_request(tmp_path, monkeypatch):
     monkeypatch.setattr(student, "NOTEBOOKS", student.NOTEBOOKS[:2])
     monkeypatch.setattr(student.papermill, "execute_notebook", lambda *a, **k: ran.append(a))
     student.write_teacher(tmp_path, ["01"])
-    assert [out for _, out in ran] == [str(tmp_path / student.NOTEBOOKS[1].name)]
+    target = tmp_path / student.NOTEBOOKS[1].name
+    assert [out for _, out in ran] == [str(target)]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_notebook_showed_stays_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(student, "NOTEBOOKS", student.NOTEBOOKS[:1])
+    target = tmp_path / student.NOTEBOOKS[0].name
+    student.write_teacher(tmp_path, [])
+    ran = nbformat.read(target, as_version=4)
+    output = nbformat.v4.new_output("stream", text="ran")
+    next(cell for cell in ran.cells if cell.cell_type == "code").outputs = [output]
+    nbformat.write(ran, target)
+    student.write_teacher(tmp_path, [])
+    assert "ran" in str(nbformat.read(target, as_version=4).cells)
+    ran.cells[0].source += " changed"
+    nbformat.write(ran, target)
+    student.write_teacher(tmp_path, [])
+    assert not any(cell.get("outputs") for cell in nbformat.read(target, as_version=4).cells)
