@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom with small settings, and is stored clean."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -55,6 +56,14 @@ def test_every_exercise_has_its_check_and_its_solution(notebook):
     )
     assert set(read_solutions(notebook)) == set(exercises)
     assert len(tagged(cells, "check")) == len(exercises)
+
+
+def test_its_head_adds_up_the_minutes_of_its_exercises(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    minutes = re.findall(r"^\*\*Exercise \d+.*?\*\([●○]{3}, (\d+) minutes, ", text, re.M)
+    assert len(minutes) == sum(bool(exercise_of(cell)) for cell in cells)
+    assert f"exercises {sum(map(int, minutes))}" in cells[0].source
 
 
 def test_the_teachers_version_has_the_answers(notebook):
