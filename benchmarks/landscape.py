@@ -110,11 +110,12 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
 
 def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
-    first = cells[0]
+    first, commits = cells[0], dict.fromkeys(cell["commit"] for cell in cells)
     lines = [
         f"Adenylate kinase in two populations, {first['particles']:,} particles,"
         f" {first['steps']:,} steps; the part of the particles nearer to the closed end, in %."
-        f" {first['machine']}; version {first['version']} ({first['commit']}), {first['date']}.",
+        f" {first['machine']}; version {first['version']} ({', '.join(commits)}),"
+        f" {first['date']}.",
         "",
         "| SNR | true | by the posteriors | sd | off, in sd | latent means | states found | bins |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
