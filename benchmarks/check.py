@@ -13,7 +13,6 @@ deleted at the end, unless `--keep`.
 
 import argparse
 import dataclasses
-import os
 import re
 import shutil
 import sys
@@ -35,6 +34,7 @@ from cryostar_nb.io.trajectories import read_trajectory
 sys.path.append(str(HERE.parent / "book"))
 import make_spliceosome
 from make_complex import MOTION, write_motion
+from paper_runs import SYSTEMS
 from provenance import provenance_of
 
 OPEN = HERE.parent / "data" / "4ake.pdb"
@@ -60,27 +60,21 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "restraints too weak": ("helices deformed",),
     "phase-flipped": ("phase flipped",),
 }
-REHEARSAL: dict[str, Any] = {
+REHEARSAL: dict[str, Any] = {  # of the preset `standard`, as in book/paper_runs.py
     "density": "nodes",
     "relaxation_percentile": 99.0,
     "initial_blur": 15.0,
     "elastic_between_chains": True,
     "final_elastic_weight": 0.1,
 }
-META = "spliceosome/empiar10180_meta.npz"
 EXTERNAL = ("adenylate kinase, trajectory", "spliceosome, rehearsal")
 SOUND = ("closed reference", "open reference", "7PBL, two modes", *EXTERNAL)
-
-
-def external(name: str) -> Path:
-    """A file that is not part of the project."""
-    return Path(os.environ["CRYOSTAR_EXTERNAL_DATA"]) / name
 
 
 def particles_of(case: str, folder: Path, options: argparse.Namespace) -> Path:
     """The STAR file of a case, simulated."""
     if case == "spliceosome, rehearsal":
-        model, meta = map(external, ("spliceosome/5nrl_rebuilt.cif.gz", META))
+        model, meta = SYSTEMS["spliceosome"].files
         folder.mkdir(parents=True)
         make_spliceosome.main(model, meta, folder, options.particles, seed=options.seed)
         return folder / "particles.star"
@@ -94,7 +88,7 @@ def particles_of(case: str, folder: Path, options: argparse.Namespace) -> Path:
         common.pop("end")
     if case == "adenylate kinase, trajectory":
         folder.mkdir(parents=True)
-        files = {"trajectory": external("adk/adk_dims.dcd"), "topology": external("adk/adk.psf")}
+        files = dict(zip(("trajectory", "topology"), SYSTEMS["adk_dims"].files, strict=True))
         cs.write_structure(folder / "motion.pdb", read_trajectory(*files.values())[0])
         common |= {"start": folder / "motion.pdb"} | files
         common.pop("end")
@@ -183,14 +177,13 @@ def _turned(positions: np.ndarray, degrees: float) -> np.ndarray:
 
 def settings_of(case: str) -> dict[str, Any]:
     """The training settings of a case, beside those of all."""
-    if case in SOUND:
-        return REHEARSAL if case == "spliceosome, rehearsal" else {}
     changes: dict[str, dict[str, Any]] = {
+        "spliceosome, rehearsal": REHEARSAL,
         "restraints too strong": {"final_elastic_weight": 1.0, "relaxation_percentile": 100.0},
         "restraints too weak": {"method": "cont"},
         "noise, loose restraints": {"method": "cont", "kl_weight": 0.0},
     }
-    return FAILING | changes.get(case, {})
+    return ({} if case in SOUND else FAILING) | changes.get(case, {})
 
 
 def measure(case: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -251,8 +244,8 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = options_of(__doc__, "check")
-    add = parser.add_argument
-    add("--cases", nargs="+", choices=(*EXPECTED, *SOUND), default=[*EXPECTED, *SOUND[:3]])
+    add, cases = parser.add_argument, (*EXPECTED, *SOUND)
+    add("--cases", nargs="+", choices=cases, default=[c for c in cases if c not in EXTERNAL])
     add("--particles", type=int, default=4000)
     add("--steps", type=int, default=500)
     add("--seed", type=int, default=0)

@@ -35,15 +35,14 @@ from provenance import provenance_of
 COMMAND = "python benchmarks/circle.py"
 SIZES = ("particles", "steps", "snr", "box", "pixel", "low_pass", "seed")
 SHOWN = 1000  # particles whose latents are kept, to be drawn
-STIFF = {
+STIFF_CHAIN = {
+    "decoder": "chain",
     "elastic_weight": 5.0,
     "final_elastic_weight": 1.0,
     "relaxation_percentile": 100.0,
 }
-STIFF_CHAIN = STIFF | {"decoder": "chain"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "stiff": STIFF,
     "along chains, stiff": STIFF_CHAIN,
     "the same, 2,500 steps": STIFF_CHAIN | {"steps": 2500},
 }

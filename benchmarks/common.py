@@ -202,6 +202,12 @@ def machine_line(of: dict[str, Any]) -> str:
     return f"{device}{processor}; {versions}; {of['date']}, {load}"
 
 
+def made_with(cells: list[dict[str, Any]]) -> str:
+    """Machine, version, commits and date of cells that were made one by one."""
+    first, commits = cells[0], dict.fromkeys(cell["commit"] for cell in cells)
+    return f"{first['machine']}; version {first['version']} ({', '.join(commits)}), {first['date']}"
+
+
 def _value(path: str, name: str) -> str | None:
     """The value of a name in one of the files of Linux about a machine."""
     if not Path(path).exists():

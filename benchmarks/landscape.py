@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import HERE, KINASE, kept_cell, options_of
+from common import HERE, KINASE, kept_cell, made_with, options_of
 
 import cryostar_nb as cs
 from cryostar_nb.io.files import write_json, write_text
@@ -110,12 +110,11 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
 
 def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
-    first, commits = cells[0], dict.fromkeys(cell["commit"] for cell in cells)
+    first = cells[0]
     lines = [
         f"Adenylate kinase in two populations, {first['particles']:,} particles,"
         f" {first['steps']:,} steps; the part of the particles nearer to the closed end, in %."
-        f" {first['machine']}; version {first['version']} ({', '.join(commits)}),"
-        f" {first['date']}.",
+        f" {made_with(cells)}.",
         "",
         "| SNR | true | by the posteriors | sd | off, in sd | latent means | states found | bins |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -17,7 +17,6 @@ are found through CRYOSTAR_EXTERNAL_DATA), and RuvB, two subunits of which open,
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, KINASE, RUVB, kept_cell, options_of, split
+from common import HERE, KINASE, RUVB, kept_cell, made_with, options_of, split
 
 import cryostar_nb as cs
 from cryostar_nb.calibration import SILENT, node_sd
@@ -39,6 +38,7 @@ from cryostar_nb.runs.posteriors import compare_runs, home, infer, model_errors
 
 sys.path.append(str(HERE.parent / "book"))
 from make_complex import turn_domains
+from paper_runs import SYSTEMS
 from provenance import provenance_of
 
 OPEN = HERE.parent / "data" / "4ake.pdb"
@@ -63,8 +63,7 @@ def motion_of(case: str, folder: Path) -> dict[str, Any]:
         turned = {"reference_rotamers": 0.5} if case == "rotamers" else {}
         return {"start": KINASE, "end": OPEN} | turned
     if case == "dims":
-        home = Path(os.environ["CRYOSTAR_EXTERNAL_DATA"]) / "adk"
-        files = {"trajectory": home / "adk_dims.dcd", "topology": home / "adk.psf"}
+        files = dict(zip(("trajectory", "topology"), SYSTEMS["adk_dims"].files, strict=True))
         atoms, frames = read_trajectory(*files.values())
     else:
         files = {"trajectory": folder / "motion.dcd"}
@@ -154,8 +153,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     lines = [
         f"{CASES[first['case']]}: {first['particles']:,} particles, {first['steps']:,} steps;"
         f" errors of {first['new']:,} new particles, Cα, in Å, unaligned: mean / last five states."
-        f" {first['machine']}; version {first['version']}"
-        f" ({', '.join(dict.fromkeys(cell['commit'] for cell in cells))}), {first['date']}.",
+        f" {made_with(cells)}.",
         "",
         "| SNR | encoder | posterior mean | its sd | says nothing | training | inference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -27,6 +27,7 @@ WEEKS = {
     "3 Learning": ("06", "06b", "06c", "07", "08"),
     "4 Judgement": ("09", "10", "12", "13", "14", "15", "16"),
 }
+REMEDY = "python book/student.py --execute all"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>
 html {{ scroll-snap-type: y mandatory; font: 1.6rem system-ui, sans-serif; }}
 body {{ margin: 0; }}
@@ -42,9 +43,6 @@ addEventListener("keydown", (event) => {{
 }});
 </script></body></html>
 """
-
-
-REMEDY = "make student, then python book/student.py --execute all"
 
 
 def figures(path: Path) -> Iterator[str]:

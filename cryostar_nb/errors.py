@@ -1,5 +1,7 @@
 """The one exception that means "your input, not our bug"."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,3 +33,14 @@ class InputError(ValueError):
         shown = f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
         remedy = f"; {self.remedy}" if self.remedy else ""
         return f"{place}{particle}{self.problem.replace('{value}', shown)}{remedy}"
+
+
+@contextmanager
+def about_file(file: Path | str) -> Iterator[None]:
+    """Errors that name no file name this one."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is None:
+            error.file = Path(file)
+        raise

@@ -56,7 +56,8 @@ function exploreLatents(root, data, loaded) {
     if (viewer) viewer.setFrame(index);
     root.dataset.chosen = index;
     const held = pinned ? " (held; click again to let go)" : "";
-    const state = data.states ? `, true state ${data.states[index]}` : "";
+    const state = !data.states ? "" : data.states[index] ? `, true state ${data.states[index]}`
+      : ", no good particle";
     const apart = `${data.apart[index].toFixed(2)} Å from the reference`;
     status.textContent = `Particle ${data.labels[index]}; ${apart}${state}${held}`;
   }

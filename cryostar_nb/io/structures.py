@@ -7,7 +7,7 @@ import gemmi
 import numpy as np
 from jaxtyping import Float
 
-from cryostar_nb.errors import InputError
+from cryostar_nb.errors import about_file
 from cryostar_nb.io.atom_records import read_document
 from cryostar_nb.io.elements import UNKNOWN
 from cryostar_nb.io.files import refuse, tell, write_text
@@ -136,11 +136,8 @@ def _atom_rows(path: Path, chain: gemmi.Chain, residue: gemmi.Residue) -> list[t
 def read_atoms_and_nodes(path: Path | str) -> tuple[Structure, Structure]:
     """Read a structure file; return it, and one node for each of its residues."""
     atoms = read_structure(path)
-    try:
+    with about_file(path):
         return atoms, coarse_grain(atoms)
-    except InputError as error:
-        error.file = Path(path)
-        raise
 
 
 def read_nodes(path: Path | str) -> Structure:

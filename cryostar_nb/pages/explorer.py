@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from markupsafe import Markup
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryostar_nb.errors import InputError
+from cryostar_nb.errors import about_file
+from cryostar_nb.evaluation import compared
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.truth import read_truth
@@ -66,12 +68,11 @@ def latent_explorer(
     pca = run.components()
     scores = pca.scores[:, :2].numpy().astype(np.float64)
     chosen = representatives(scores, points, seed)
+    data = {} if truth is None else _states(run, truth, chosen)
     structures = run.decode(run.latents[chosen])
     shown = run.gauge.apply(structures)  # projections are of structures in the frame of the poses
-    data = _map(scores, chosen) | _structures(run, shown) | _pictures(run, chosen)
+    data |= _map(scores, chosen) | _structures(run, shown) | _pictures(run, chosen)
     data["apart"] = rmsd(shown, run.reference).tolist()  # Å
-    if truth is not None:
-        data |= _states(run, truth, chosen)
     axes = component_labels(pca.explained.tolist())[:2]
     name = f"latent-explorer-{next(_numbers)}"
     return render("explorer.html", name=name, data=data, axes=axes)
@@ -94,22 +95,20 @@ def _map(
 
 
 def _states(run: Run, truth: Path | str, chosen: Int[np.ndarray, " point"]) -> dict[str, Any]:
-    """The true states, counted from 1, and their colours, from the first state to the last."""
+    """The true states, counted from 1, and their colours, from the first state to the last.
+
+    An image without a good particle has the state 0, and is white.
+    """
     from matplotlib import colormaps, colors
 
-    true = read_truth(truth)
-    if len(true["state"]) != len(run.latents):
-        raise InputError(
-            f"is the truth of {len(true['state']):,} particles, and the run has"
-            f" {len(run.latents):,}",
-            file=truth,
-            remedy="give the truth.npz that was simulated with them",
-        )
-    states, last = true["state"][chosen], len(true["positions"]) - 1
-    return {
-        "states": (states + 1).tolist(),
-        "colours": [colors.to_hex(c) for c in colormaps["viridis"](states / max(last, 1))],
-    }
+    with about_file(truth):
+        of_good, positions, good = compared(read_truth(truth), len(run.latents), len(run.nodes))
+    states = torch.zeros(len(good), dtype=torch.long)
+    states[good] = of_good.long() + 1
+    shown = states[chosen].tolist()
+    shades = colormaps["viridis"](np.linspace(0, 1, len(positions)))
+    colours = ["#ffffff", *map(colors.to_hex, shades)]
+    return {"states": shown, "colours": [colours[state] for state in shown]}
 
 
 def _structures(run: Run, structures: Float[Tensor, "point atom 3"]) -> dict[str, Any]:

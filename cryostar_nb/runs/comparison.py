@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from cryostar_nb.errors import about_file
 from cryostar_nb.evaluation import Evaluation, compared, evaluate, good_particles, pose_errors
 from cryostar_nb.io.files import write_json
 from cryostar_nb.io.particles import Particles
@@ -69,7 +70,8 @@ def _score(
 ) -> Evaluation:
     """The evaluation of these latents, and of poses where the truth has them."""
     true, shared = read_truth(truth), None if posterior is None else model_errors(run)
-    score = evaluate(run.model.decoder, latents, run.nodes, true, posterior, shared)
+    with about_file(truth):
+        score = evaluate(run.model.decoder, latents, run.nodes, true, posterior, shared)
     states, positions, shown = compared(true, len(latents), len(run.nodes))
     volumes = volume_scores(
         run.model.decoder,

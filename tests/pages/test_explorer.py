@@ -76,9 +76,22 @@ def test_points_have_the_colours_of_their_true_states(run, tmp_path):
     assert [alike[state] for state in data["states"]] == data["colours"]
 
 
+def test_an_image_without_a_good_particle_has_no_state(run, tmp_path):
+    states = write_truth(tmp_path / "truth.npz", run, len(run.latents))
+    junk = (np.arange(len(states)) % 2).astype(int)
+    positions = np.zeros((5, len(run.nodes), 3))
+    np.savez(tmp_path / "truth.npz", state=states, positions=positions, junk=junk)
+    data = data_of(latent_explorer(run, points=10, truth=tmp_path / "truth.npz"))
+    rows = [int(label.split(":")[0].replace(",", "")) - 1 for label in data["labels"]]
+    assert data["states"] == np.where(junk[rows], 0, states[rows] + 1).tolist()
+    assert [c == "#ffffff" for c in data["colours"]] == (junk[rows] == 1).tolist()
+
+
 def test_the_truth_of_other_particles_is_refused(run, tmp_path):
     write_truth(tmp_path / "truth.npz", run, len(run.latents) + 1)
-    with pytest.raises(InputError, match=r"truth\.npz.*truth of .* particles"):
+    count = len(run.latents)
+    message = rf"truth\.npz: the truth holds state of {count + 1} particles; compared are {count}"
+    with pytest.raises(InputError, match=message):
         latent_explorer(run, points=10, truth=tmp_path / "truth.npz")
 
 

@@ -355,7 +355,13 @@ def test_the_truth_of_another_simulation_is_refused(small_run, refused, tmp_path
 def test_a_truth_whose_arrays_are_of_other_particles_is_refused(small_run, refused, tmp_path):
     truth = dict(np.load(small_run / "sim" / "truth.npz"))
     np.savez(tmp_path / "other.npz", **(truth | {"junk": truth["junk"][:100]}))
-    refused(f"evaluate {small_run}/run --truth {tmp_path}/other.npz", "100", "junk", "160")
+    refused(
+        f"evaluate {small_run}/run --truth {tmp_path}/other.npz",
+        "other.npz: ",
+        "100",
+        "junk",
+        "160",
+    )
 
 
 def test_new_particles_are_evaluated_and_the_run_stays_as_it_is(
