@@ -268,7 +268,7 @@ def test_new_particles_are_compared_with_their_own_truth_and_nothing_is_written(
     true, states = torch.from_numpy(truth["positions"]).float(), truth["state"][rows]
     found = rmsd(run.decode(run.infer(run.particles[rows])), true[states]).mean()
     assert score.rmsd_mean == pytest.approx(float(found), rel=1e-5)
-    with refused(value=len(rows)):
+    with refused("some.npz", value=len(rows)):
         run.evaluate(copy / "some.npz", particles / "particles.star")
 
 
