@@ -223,14 +223,14 @@ def model_density(
     x, y, z = positions[order].float().mT.contiguous()
     scale = amplitudes[order].float() / (math.sqrt(2 * math.pi) * width) ** 3
     first, last = (torch.searchsorted(z, axis + end * 5 * width).tolist() for end in (-1, 1))
+    along_x, along_y = (
+        torch.exp(-(axis - place[:, None]).square() / (2 * width**2)) for place in (x, y)
+    )
     volume = torch.zeros(box_size, box_size, box_size)
     for plane in range(box_size):
         near = slice(first[plane], last[plane])
-        across, up = (
-            torch.exp(-(axis - place[near, None]).square() / (2 * width**2)) for place in (x, y)
-        )
         depth = scale[near] * torch.exp(-(axis[plane] - z[near]).square() / (2 * width**2))
-        volume[plane] = (up * depth[:, None]).mT @ across
+        volume[plane] = (along_y[near] * depth[:, None]).mT @ along_x[near]
     if width == sigma:
         return volume
     k = frequency_axis(box_size, pixel_size).float()

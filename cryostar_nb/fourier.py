@@ -98,18 +98,21 @@ def shell_correlation(
             value=f"{tuple(first.shape)} and {tuple(second.shape)}",
             remedy="give two cubes or two squares of one size",
         )
-    box_size = first.shape[0]
-    axis = (torch.arange(box_size, device=first.device) - box_size // 2).double()
-    grid = torch.stack(torch.meshgrid(*[axis] * first.ndim, indexing="ij"))
-    radius = grid.square().sum(0).sqrt().round().long()
-    a, b = centred_fft(first.double(), first.ndim), centred_fft(second.double(), first.ndim)
+    box_size, count = first.shape[0], (first.shape[0] - 1) // 2
+    axis = torch.fft.fftfreq(box_size, 1 / box_size, dtype=torch.float64, device=first.device)
+    halved = axis[: box_size // 2 + 1].abs()  # of real arrays, half of the transform says all
+    grid = torch.meshgrid(*[axis] * (first.ndim - 1), halved, indexing="ij")
+    radius = torch.stack(grid).square().sum(0).sqrt().round().long()
+    kept = radius <= count
+    shell, weight = radius[kept], torch.where(grid[-1][kept] > 0, 2.0, 1.0).double()
+    a, b = (torch.fft.rfftn(array.double())[kept] for array in (first, second))
 
-    def shell_sum(values: Tensor) -> Tensor:
-        total = torch.zeros(int(radius.max()) + 1, dtype=torch.float64, device=first.device)
-        return total.index_add(0, radius.flatten(), values.flatten())[1 : (box_size - 1) // 2 + 1]
+    def shell_sum(one: Tensor, other: Tensor) -> Tensor:
+        total = torch.zeros(count + 1, dtype=torch.float64, device=first.device)
+        values = one.real * other.real + one.imag * other.imag
+        return total.index_add(0, shell, weight * values)[1:]
 
-    cross = shell_sum((a * b.conj()).real)
-    power = shell_sum(a.abs().square()) * shell_sum(b.abs().square())
+    cross, power = shell_sum(a, b), shell_sum(a, a) * shell_sum(b, b)
     shells = torch.arange(1, len(cross) + 1, device=first.device) / (box_size * pixel_size)
     return shells, cross / power.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
 

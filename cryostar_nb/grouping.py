@@ -12,7 +12,9 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
@@ -40,7 +42,7 @@ def group_atoms(
     mean, over random directions, of that of two clean images down to `resolution` Å, without CTF:
     one of all atoms, `sigma` Å wide, and one of the groups, as wide as `group_width` says.
     """
-    trees = [linkage(positions[a:b], "ward") if b - a > 1 else None for a, b in ranges]
+    joints, heights = _trees(positions, ranges)
     band, rotations = _band_of(positions, resolution), _views(0)
     positions = positions - positions.mean(0)
 
@@ -50,13 +52,17 @@ def group_atoms(
         return _images(centres, np.bincount(groups, electrons), width, band, rotations)
 
     exact = images(np.arange(len(positions)))
-    low, high = 0.0, max((tree[-1, 2] for tree in trees if tree is not None), default=0.0)
-    best, coarsest = _groups(trees, low), _groups(trees, high)
+
+    def cut(height: float) -> Int[np.ndarray, " atom"]:
+        return _groups(joints[heights <= height], len(positions))
+
+    low, high = 0.0, float(heights.max(initial=0.0))
+    best, coarsest = cut(low), cut(high)
     if torch.cosine_similarity(images(coarsest), exact, dim=-1).mean() >= correlation:
         return coarsest
     while high - low > HEIGHT_STEP:
         height = (low + high) / 2
-        groups = _groups(trees, height)
+        groups = cut(height)
         if torch.cosine_similarity(images(groups), exact, dim=-1).mean() >= correlation:
             low, best = height, groups
         else:
@@ -107,16 +113,34 @@ def _images(
     return project_band(turned, torch.as_tensor(amplitudes).float(), width, band)
 
 
-def _groups(trees: list[np.ndarray | None], height: float) -> Int[np.ndarray, " atom"]:
-    """Cut the tree of every residue at one height, in Å; None stands for a single atom."""
-    labels, count = [], 0
-    for tree in trees:
-        of_residue = np.ones(1, dtype=np.int64)
-        if tree is not None:
-            of_residue = fcluster(tree, height, "distance").astype(np.int64)
-        labels.append(of_residue - 1 + count)
-        count += int(of_residue.max())
-    return np.concatenate(labels)
+def _trees(
+    positions: Float[np.ndarray, "atom 3"], ranges: list[tuple[int, int]]
+) -> tuple[Int[np.ndarray, "joint 2"], Float[np.ndarray, " joint"]]:
+    """The trees of all residues: which node hangs on which, and at which height, in Å.
+
+    Atoms are the first nodes, and unions follow.
+    """
+    joints, heights, count = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)], len(positions)
+    for first, last in ranges:
+        size = last - first
+        if size == 1:
+            continue
+        tree = linkage(positions[first:last], "ward")
+        parts = tree[:, :2].astype(np.int64)
+        parts += np.where(parts < size, first, count - size)
+        unions = np.arange(count, count + len(tree))
+        joints.append(np.stack([unions.repeat(2), parts.ravel()], axis=1))
+        heights.append(tree[:, 2].repeat(2))
+        count += len(tree)
+    return np.concatenate(joints), np.concatenate(heights)
+
+
+def _groups(joints: Int[np.ndarray, "joint 2"], atoms: int) -> Int[np.ndarray, " atom"]:
+    """The group of each atom where only these joints hold."""
+    size = max(atoms, int(joints.max(initial=0)) + 1)
+    graph = coo_array((np.ones(len(joints)), tuple(joints.T)), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1][:atoms]
+    return np.unique(labels, return_inverse=True)[1]
 
 
 def _band_of(positions: Float[np.ndarray, "atom 3"], resolution: float) -> Band:

@@ -20,8 +20,10 @@ from cryostar_nb.projector import make_images
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData
 
-# The tests' tensors are tiny: threads that wait for each other cost more than they give.
+# The tests' tensors are tiny: threads that wait for each other cost more than they give. The
+# processes that tests start, such as kernels of notebooks, heed the variable.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

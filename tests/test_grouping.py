@@ -5,11 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from cryostar_nb.density import atom_density, group_density
 from cryostar_nb.fourier import Band
 from cryostar_nb.geometry import random_rotations
-from cryostar_nb.grouping import centroids, fitted_centres, group_atoms, group_width
+from cryostar_nb.grouping import (
+    _groups,
+    _trees,
+    centroids,
+    fitted_centres,
+    group_atoms,
+    group_width,
+)
 from cryostar_nb.io.structures import read_structure
 from cryostar_nb.losses import correlation_loss
 from cryostar_nb.projector import project_band, rotate
@@ -33,6 +41,19 @@ def correlation(atoms, density, resolution):
 
     exact = images(atom_density(atoms, 0.8))
     return torch.cosine_similarity(images(density), exact, dim=-1).mean().item()
+
+
+@pytest.mark.parametrize("height", [0.0, 1.3, 2.0, 3.5, 100.0])
+def test_all_residues_are_cut_at_one_height(height, atoms):
+    ranges = residue_ranges(atoms)
+    joints, heights = _trees(atoms.positions, ranges)
+    found = _groups(joints[heights <= height], len(atoms))
+    assert sorted(set(found)) == list(range(found.max() + 1))
+    for first, last in ranges:
+        expected = fcluster(linkage(atoms.positions[first:last], "ward"), height, "distance")
+        pairs = set(zip(found[first:last].tolist(), expected.tolist(), strict=True))
+        assert len(pairs) == len(set(expected)) == len(set(found[first:last]))
+    assert len(set(found)) == sum(len(set(found[first:last])) for first, last in ranges)
 
 
 @pytest.mark.parametrize(("resolution", "wanted"), [(4.0, 0.995), (6.0, 0.995), (4.0, 0.99)])
