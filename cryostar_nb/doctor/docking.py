@@ -15,6 +15,7 @@ the best are refined by gradients at a finer one.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Placement:
         """The body's points, placed."""
         return positions @ self.matrix.to(positions).mT + self.move.to(positions)
 
-    @property
+    @cached_property
     def mirrored(self) -> bool:
         """Whether it turns a right hand into a left one."""
         return bool(torch.linalg.det(self.matrix) < 0)
