@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import gemmi
 import numpy as np
@@ -243,8 +244,26 @@ def test_the_doctor_has_a_say(run, monkeypatch):
         run.particles, rotations=run.particles.rotations.mT.contiguous()
     )
     monkeypatch.setattr(symptoms, "SEARCHED", 50)
-    found = symptoms._of_doctor(run)
+    found = symptoms._of_doctor(run, moved=False)
     assert names(found) == ["transpose"] and "correlate" in found[0].words
+
+
+@pytest.mark.parametrize(
+    ("faults", "moved", "named"),
+    [
+        (("model orientation",), False, []),
+        (("model orientation",), True, ["model orientation"]),
+        (("hand", "model offset"), False, ["hand + model offset"]),
+        ((), True, []),
+    ],
+)
+def test_another_place_of_the_reference_counts_where_training_went_there(
+    faults, moved, named, run, monkeypatch
+):
+    score = SimpleNamespace(mean=0.2)
+    told = SimpleNamespace(faults=faults, winner=score, default=score)
+    monkeypatch.setattr(symptoms, "diagnose", lambda *_, **__: told)
+    assert names(symptoms._of_doctor(run, moved=moved)) == named
 
 
 def test_what_the_run_says_of_particles_held_out_is_a_symptom(run):
