@@ -135,7 +135,8 @@ def write_student(folder: Path) -> None:
     """A folder with all that a student needs."""
     for name in SHARED:
         shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
-    for path in (*map(ROOT.joinpath, FILES), *(ROOT / "book").glob("*.md")):
+    pages = (path for path in (ROOT / "book").glob("*.md") if path.name != "teaching.md")
+    for path in (*map(ROOT.joinpath, FILES), *pages):
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @settings
 class Train:
-    """Learn the atomic shape behind every particle.
+    """Learn the structure behind every particle.
 
     Writes a run folder: checkpoint.pt, metrics.csv, config.json, reference.cif, latents.npy, and
     held_out.json, which says whether images were learned by heart.
@@ -47,7 +47,7 @@ class Train:
     out: Path
     """Run folder to write to."""
     preset: Literal["standard", "paper"] = "standard"
-    """standard: what works best. paper: every constant as the paper prints it. Other flags
+    """standard: the one to begin with. paper: every constant as the paper prints it. Other flags
     override."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""

@@ -87,7 +87,7 @@ def locate(
         if not allow_outside and os.path.commonpath([base, path]) != base:
             source.refuse(
                 names.first_row(index),
-                f"has its image in {name!r}, which leads out of the project root {base}",
+                f"has its image in {name!r}, which leads out of the project root ({base})",
                 name,
                 "give the root that holds it (--root), or --allow-outside if you trust the file",
             )
