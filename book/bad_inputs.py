@@ -780,7 +780,7 @@ def other_box(folder):
 @case(
     "an image outside the project",
     "particles.star: particle 2 has its image in '../stack.mrcs', which leads out of the "
-    "project root the folder of the file; give the root that holds it (--root), or "
+    "project root (the folder of the file); give the root that holds it (--root), or "
     "--allow-outside if you trust the file",
     file="particles.star",
     row=2,
