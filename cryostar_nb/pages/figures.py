@@ -33,6 +33,11 @@ COLOURS = {
     "doing nothing": "#999999",
     "accent": "#D55E00",
 }
+LOSSES = {  # structural
+    "elastic": COLOURS["normal modes"],
+    "continuity": COLOURS["cryoSTAR"],
+    "clash": COLOURS["accent"],
+}
 METHODS = {"star": "cryoSTAR", "cont": "continuity alone", "nma": "normal modes"}  # in words
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _TICKS = (100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5)  # Å
@@ -121,21 +126,20 @@ def training(metrics: Mapping[str, Sequence[float]]) -> Figure:
 
     Dots: the image loss of particles held out, and of as many that are trained on, without blur.
     """
-    structural = [name for name in ("elastic", "continuity", "clash") if name in metrics]
+    structural = [name for name in LOSSES if name in metrics]
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, *rest = figure.subplots(1, 2 if structural else 1, squeeze=False)[0]
     left.plot(metrics["step"], metrics["image"], color=COLOURS["cryoSTAR"], label="batch")
-    for name, colour in (("trained", COLOURS["cryoSTAR"]), ("held_out", CYCLE[1])):
+    for name, colour in (("trained", COLOURS["cryoSTAR"]), ("held_out", COLOURS["accent"])):
         if name in metrics:  # NaN, which is not drawn, between checkpoints
             label = name.replace("_", " ")
             left.plot(metrics["step"], metrics[name], "o", color=colour, markersize=4, label=label)
             left.legend(frameon=False)
     left.set(xlabel="step", ylabel="image loss")
     for right in rest:
-        for name, colour in zip(structural, CYCLE[1:], strict=False):
-            right.plot(
-                metrics["step"], np.maximum(metrics[name], _LEAST_LOSS), label=name, color=colour
-            )
+        for name in structural:
+            values = np.maximum(metrics[name], _LEAST_LOSS)
+            right.plot(metrics["step"], values, label=name, color=LOSSES[name])
         right.set(xlabel="step", ylabel="structural loss (Å²)", yscale="log")
         right.legend(frameon=False)
     return figure
