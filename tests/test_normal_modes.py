@@ -266,4 +266,6 @@ def test_prody_finds_the_same_modes_of_adenylate_kinase(prody, adk, solver):
 
 @pytest.mark.slow
 def test_prody_finds_the_same_modes_of_a_complex(prody, external_data):
-    assert_prody_agrees(prody, read_nodes(external_data / "complex" / "pdb7pbl.pdb.gz").positions)
+    nodes = read_nodes(external_data / "complex" / "pdb7pbl.pdb.gz")
+    three = np.isin(nodes.chains, ["A", "B", "C"])  # ProDy takes a minute for all nine
+    assert_prody_agrees(prody, nodes.positions[three])
