@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, KINASE, RUVB, kept_cell, options_of
+from common import HERE, KINASE, RUVB, kept_cell, made_with, options_of
 from scipy.spatial.transform import Rotation
 
 import cryostar_nb as cs
@@ -218,12 +218,9 @@ def measure(case: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 
 def table(cells: list[dict[str, Any]]) -> str:
     """All numbers as Markdown."""
-    first = cells[0]
     right = sum(cell["right"] for cell in cells)
-    commits = ", ".join(sorted({cell["commit"].removesuffix("-dirty") for cell in cells}))
     lines = [
-        f"{right} of {len(cells)} verdicts are right. {first['machine']}; version"
-        f" {first['version']} ({commits}), {first['date']}.",
+        f"{right} of {len(cells)} verdicts are right. {made_with(cells)}.",
         "",
         "| run | right | symptoms | motions, Å | training, check in s |",
         "| --- | --- | --- | --- | ---: |",

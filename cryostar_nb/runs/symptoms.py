@@ -16,6 +16,7 @@ from torch import Tensor
 from cryostar_nb.backbone import local_geometry
 from cryostar_nb.doctor.diagnosis import diagnose
 from cryostar_nb.doctor.hypotheses import name_of
+from cryostar_nb.doctor.scoring import is_docked
 from cryostar_nb.doctor.thresholds import SEARCH_ROTATIONS
 from cryostar_nb.fast.nufft import adjoint_transform
 from cryostar_nb.gauge import superpose_weighted
@@ -232,8 +233,8 @@ def _of_doctor(run: "Run", *, moved: bool) -> list[Symptom]:
     found = diagnose(
         run.particles, atoms=atoms, count=count, invert=run.inputs.invert, rotations=SEARCHED
     )
-    only_moved = all(name.startswith("model") for name in found.faults)
-    if not found.faults or (only_moved and not moved):
+    others = [name for name in found.faults if not is_docked((name,))]
+    if not found.faults or not (others or moved):
         return []
     winner, default = found.winner, found.default
     assert winner is not None
