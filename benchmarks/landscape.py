@@ -6,14 +6,16 @@ For each SNR and each share of the first state, particles of adenylate kinase ar
 populations, about 20 % and 80 % of the way from the closed to the open structure; the default
 setting is trained on them, `infer` finds the posterior of every particle, and `landscape` their
 populations along the first component. The share on the closed side of the middle of the way is
-compared with that of the truth, beside the share of the latent means there. What is done is kept
-in FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
+compared with that of the truth, beside the share of the latent means there. A second run of as many
+steps, from the open structure, tells the error that a bootstrap cannot see. What is done is kept in
+FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
 """
 
 import argparse
 import shutil
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,28 +35,33 @@ OPEN = HERE.parent / "data" / "4ake.pdb"
 COMMAND = "python benchmarks/landscape.py"
 
 
-def trained(folder: Path, snr: float, share: float, options: argparse.Namespace) -> cs.Run:
-    """A run on two populations with its posteriors; what is missing of it is made."""
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        cs.simulate(
-            start=KINASE,
-            end=OPEN,
-            out=folder,
-            n_particles=options.particles,
-            snr=snr,
-            populations="two",
-            first_share=share,
-            seed=options.seed,
-        )
-        (folder / "done").touch()
-    out = folder / "run"
+def simulate(folder: Path, snr: float, share: float, options: argparse.Namespace) -> None:
+    """Particles in two populations, unless they are there."""
+    if (folder / "done").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    cs.simulate(
+        start=KINASE,
+        end=OPEN,
+        out=folder,
+        n_particles=options.particles,
+        snr=snr,
+        populations="two",
+        first_share=share,
+        seed=options.seed,
+    )
+    (folder / "done").touch()
+
+
+def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
+    """A run of this name with its posteriors; what is missing of it is made."""
+    out = folder / name
     if (out / "latents.npy").exists():
         run = cs.open_run(out)
     elif (out / "checkpoint.pt").exists():
         run = cs.train(out=out, resume=True)
     else:
-        run = cs.train(folder / "particles.star", reference=KINASE, out=out, steps=options.steps)
+        run = cs.train(folder / "particles.star", reference=reference, out=out, steps=steps)
     if not was_inferred(run):
         infer(run)
     return run
@@ -79,7 +86,8 @@ def score_of_the_middle(run: cs.Run, truth: dict[str, np.ndarray]) -> float:
 
 def measure(snr: float, share: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR and one share."""
-    run = trained(folder, snr, share, options)
+    simulate(folder, snr, share, options)
+    run = trained(folder, "run", KINASE, options.steps)
     with np.load(folder / "truth.npz") as arrays:
         truth = {name: arrays[name] for name in ("state", "positions")}
     began = time.perf_counter()
@@ -87,6 +95,10 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
     seconds = time.perf_counter() - began
     middle = score_of_the_middle(run, truth)
     above, error = found.share_above(middle)
+    other = trained(folder, "other", OPEN, options.steps)
+    beside = run.landscape([other], quality=0.0)
+    assert beside.others is not None
+    by_other = replace(found, populations=beside.others[0]).share_above(middle)[0]
     scores = run.components().scores[:, 0].numpy()
     states = [{"share": state.share, "error": state.error} for state in found.states()]
     return {
@@ -95,6 +107,8 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
         "true": float((truth["state"] < (len(truth["positions"]) - 1) / 2).mean()),
         "found": 1 - above,
         "error": error,
+        "by_other": 1 - by_other,
+        "error_with_other": beside.share_above(middle)[1],
         "bare": float((scores < middle).mean()),
         "states": states,
         "displacement": found.displacement.tolist(),
@@ -116,15 +130,17 @@ def table(cells: list[dict[str, Any]]) -> str:
         f" {first['steps']:,} steps; the part of the particles nearer to the closed end, in %."
         f" {made_with(cells)}.",
         "",
-        "| SNR | true | by the posteriors | sd | off, in sd | latent means | states found | bins |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| SNR | true | by the posteriors | sd | by the second run | sd with it | off, in sd |"
+        " latent means | states found | bins |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for cell in cells:
-        off = (cell["found"] - cell["true"]) / cell["error"] if cell["error"] else float("nan")
+        sd = cell["error_with_other"]
+        off = (cell["found"] - cell["true"]) / sd if sd else float("nan")
+        shares = (100 * cell[k] for k in ("true", "found", "error", "by_other", "error_with_other"))
         lines.append(
-            f"| {cell['snr']:g} | {100 * cell['true']:.1f} | {100 * cell['found']:.1f}"
-            f" | {100 * cell['error']:.1f} | {off:+.1f} | {100 * cell['bare']:.1f}"
-            f" | {len(cell['states'])} | {len(cell['populations'])} |"
+            f"| {cell['snr']:g} | {' | '.join(f'{share:.1f}' for share in shares)} | {off:+.1f}"
+            f" | {100 * cell['bare']:.1f} | {len(cell['states'])} | {len(cell['populations'])} |"
         )
     return "\n".join([*lines, ""])
 

@@ -6,8 +6,8 @@ For each SNR: particles are simulated, the default setting is trained on `--part
 the first state, and `infer` finds the posterior of every particle. Then `--new` particles that
 training has not seen are compared with their truth: the encoder's structures, the posterior's mean
 structures, and how often intervals hold the truth. Errors that all particles share are told by a
-second run, from the last state, with half as many steps. What is done is kept in FOLDER and goes on
-from there; images are deleted at the end, unless `--keep`.
+second run, from the last state, with half as many steps or `--second-steps`. What is done is kept
+in FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
 
 Cases: adenylate kinase from 1AKE (`adk`), from 1AKE with half of its side chains in another rotamer
 (`rotamers`), along a trajectory of all atoms (`dims`; its files are not part of the project, and
@@ -50,6 +50,7 @@ CASES = {
     "7pbl": "RuvB on a Holliday junction, two subunits of which open, each for itself",
 }
 OPENING = {"C": 25.0, "F": 25.0}  # subunits of RuvB, and by how many degrees each opens
+OPTIONS = ("case", "particles", "new", "steps", "second_steps", "seed")
 POSITIONS = 7  # of each subunit
 LARGE = {"box_size": 96, "pixel_size": 2.0, "resolution": 4.0, "states": POSITIONS**2}
 
@@ -122,7 +123,7 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
         write_json(home(run) / "seconds.json", {"infer": time.perf_counter() - began})
     seconds |= json.loads((home(run) / "seconds.json").read_text(encoding="utf-8"))
     if model_errors(run) is None:
-        compare_runs(run, [trained(folder, "other", folder / "last.pdb", options.steps // 2)])
+        compare_runs(run, [trained(folder, "other", folder / "last.pdb", options.second_steps)])
     errors = model_errors(run)
     assert errors is not None
     score = run.evaluate(folder / "new.npz", folder / "new.star")
@@ -139,7 +140,7 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
         "node_sd": sds.square().mean(0).sqrt().tolist(),  # Å, of the posteriors
         "node_shared_sd": node_sd(errors).tolist(),
         "seconds": seconds,
-        **{name: getattr(options, name) for name in ("case", "particles", "new", "steps", "seed")},
+        **{name: getattr(options, name) for name in OPTIONS},
     }
 
 
@@ -151,9 +152,9 @@ def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
     first = cells[0]
     lines = [
-        f"{CASES[first['case']]}: {first['particles']:,} particles, {first['steps']:,} steps;"
-        f" errors of {first['new']:,} new particles, Cα, in Å, unaligned: mean / last five states."
-        f" {made_with(cells)}.",
+        f"{CASES[first['case']]}: {first['particles']:,} particles, {first['steps']:,} steps,"
+        f" {first['second_steps']:,} of the second run; errors of {first['new']:,} new particles,"
+        f" Cα, in Å, unaligned: mean / last five states. {made_with(cells)}.",
         "",
         "| SNR | encoder | posterior mean | its sd | says nothing | training | inference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -192,8 +193,11 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     add("--particles", type=int, default=50_000, help="to train on")
     add("--new", type=int, default=5000, help="to compare with their truth")
     add("--steps", type=int, default=12_000)
+    add("--second-steps", type=int, help="of the run beside it; half of --steps without")
     add("--seed", type=int, default=7, help="of the particles")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    options.second_steps = options.second_steps or options.steps // 2
+    return options
 
 
 def main(words: list[str] | None = None) -> None:

@@ -9,10 +9,13 @@ coordinate raise the likelihood of the images,
 by expectation-maximisation: a particle is shared out among the bins by p_b L_ib, and p_b is
 the mean share. Each bin has four parts, whose populations are found likewise, so that its particles
 may lie anywhere in it; their sum alone is told. The maximum itself follows the noise, so the steps
-stop before; the errors are those of the bootstrap, whose samples stop sooner or later.
+stop before; the errors are those of the bootstrap, whose samples stop sooner or later. What all
+particles share, a decoder that is wrong, it cannot see: the populations of the same bins by other
+trainings tell, and are added in quadrature.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +54,7 @@ class Landscape:
     samples: Float[Tensor, "sample bin"]  # the same by the bootstrap
     bare: Float[Tensor, " bin"]  # the histogram of the latent means
     particles: int
+    others: Float[Tensor, "run bin"] | None = None  # the same populations by other trainings
 
     @property
     def centres(self) -> Float[Tensor, " bin"]:
@@ -60,7 +64,7 @@ class Landscape:
     @property
     def errors(self) -> Float[Tensor, " bin"]:
         """The sd of each population."""
-        return self.samples.std(0)
+        return self._sd(lambda populations: populations)
 
     @property
     def bare_errors(self) -> Float[Tensor, " bin"]:
@@ -75,18 +79,34 @@ class Landscape:
     @property
     def energy_errors(self) -> Float[Tensor, " bin"]:
         """The sd of each energy; 0 of the lowest, which the others are measured from."""
-        logs = self.samples.log()
-        return (logs[:, self.populations.argmax(), None] - logs).std(0)
+        lowest = self.populations.argmax()
+        return self._sd(lambda p: (p[..., lowest, None] / p).log())
 
     def share_above(self, score: float) -> tuple[float, float]:
         """How much of the population lies above a score, and the sd of that.
 
-        Within a bin the population is taken to be even.
+        Within a bin the population is taken to be even. No image resolves where it is: a bin that
+        the score cuts adds the variance of all its particles at one place, wherever that is.
         """
         place = np.interp(score, self.edges.numpy(), np.arange(len(self.edges)))
         bins = torch.arange(len(self.populations)).double()
         parts = (bins + 1 - float(place)).clamp(0, 1)
-        return float(self.populations @ parts), float((self.samples @ parts).std())
+        return self._share(parts)
+
+    def _share(self, parts: Float[Tensor, " bin"]) -> tuple[float, float]:
+        """The share in these parts of the bins, and its sd."""
+        unresolved = self.populations.square() @ (parts * (1 - parts))
+        variance = self._sd(lambda p: p @ parts).square() + unresolved
+        return float(self.populations @ parts), float(variance.sqrt())
+
+    def _sd(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sd of a function of the populations: of the bootstrap, and of the difference to other
+        trainings, half of whose mean square is the variance if all are wrong alike.
+        """
+        variance = of(self.samples).var(0)
+        if self.others is not None:
+            variance = variance + (of(self.others) - of(self.populations)).square().mean(0) / 2
+        return variance.sqrt()
 
     def states(self) -> list[State]:
         """Peaks with a valley between them, by the rule of `latents.latent_modes`.
@@ -116,8 +136,7 @@ class Landscape:
         places = np.interp([low, high], self.edges.numpy(), np.arange(count + 1))
         bins = torch.arange(count).double()
         parts = (bins + 1 - places[0]).clamp(0, 1) - (bins + 1 - places[1]).clamp(0, 1)
-        share, error = float(self.populations @ parts), float((self.samples @ parts).std())
-        return State(low, high, share, error)
+        return State(low, high, *self._share(parts))
 
     def words(self) -> list[str]:
         """What it says, in a few lines."""
@@ -126,6 +145,10 @@ class Landscape:
             f"populations of {count} bins from {self.particles:,} particles, by their posteriors;"
             f" the end is {float(self.displacement[-1]):.1f} Å rms from the start",
         ]
+        if self.others is not None:
+            count = len(self.others)
+            more = "1 more training says" if count == 1 else f"{count} more trainings say"
+            lines.append(f"errors hold what {more} of these bins")
         highest = int(self.energies.argmax())
         value, error = float(self.energies[highest]), float(self.energy_errors[highest])
         lines.append(f"the least populated bin is {value:.1f} ± {error:.1f} kT above the most")
@@ -198,20 +221,35 @@ def make_landscape(
     seed: int = 0,
 ) -> Landscape:
     """The populations between these edges, beside the histogram of the scores of latent means."""
-    fine = torch.cat([torch.lerp(edges[:-1], edges[1:], part / PARTS) for part in range(PARTS)])
-    fine = torch.cat([fine, edges[-1:]]).sort().values
-    of_parts, start = likelihoods.of_bins(fine), likelihoods.prior_of_bins(fine)
-    everyone = torch.ones(1, len(of_parts), dtype=torch.float64)
-    steps = steps_of(len(of_parts), len(edges) - 1)
+    of_parts, start, steps = _by_parts(likelihoods, edges)
     bare = torch.bucketize(means.double(), edges[1:-1].contiguous())
     return Landscape(
         edges,
         displacement,
-        _of_bins(populations(of_parts, start, everyone, torch.tensor([steps])))[0],
+        populations_between(likelihoods, edges),
         _of_bins(bootstrap(of_parts, start, steps, seed=seed)),
         bare.bincount(minlength=len(edges) - 1).double() / len(bare),
         len(bare),
     )
+
+
+def populations_between(
+    likelihoods: Likelihoods, edges: Float[Tensor, " edge"]
+) -> Float[Tensor, " bin"]:
+    """The populations between these edges, without errors."""
+    of_parts, start, steps = _by_parts(likelihoods, edges)
+    everyone = torch.ones(1, len(of_parts), dtype=torch.float64)
+    return _of_bins(populations(of_parts, start, everyone, torch.tensor([steps])))[0]
+
+
+def _by_parts(
+    likelihoods: Likelihoods, edges: Float[Tensor, " edge"]
+) -> tuple[Float[Tensor, "particle part"], Float[Tensor, " part"], int]:
+    """The likelihoods of the parts of the bins, the prior there, and how many steps to make."""
+    fine = torch.cat([torch.lerp(edges[:-1], edges[1:], part / PARTS) for part in range(PARTS)])
+    fine = torch.cat([fine, edges[-1:]]).sort().values
+    of_parts, start = likelihoods.of_bins(fine), likelihoods.prior_of_bins(fine)
+    return of_parts, start, steps_of(len(of_parts), len(edges) - 1)
 
 
 def _of_bins(parts: Float[Tensor, "sample part"]) -> Float[Tensor, "sample bin"]:

@@ -174,5 +174,27 @@ def test_energies_are_logarithms_with_the_errors_of_the_bootstrap():
     assert found.energies.tolist() == pytest.approx([0, np.log(2.6), np.log(6.5)])
     ratios = np.log([0.6 / 0.3, 0.7 / 0.2]).std(ddof=1), np.log([6.0, 7.0]).std(ddof=1)
     assert found.energy_errors.tolist() == pytest.approx([0, *ratios])
-    assert found.share_above(1.5)[0] == pytest.approx(0.125 + 0.1)
+    share, error = found.share_above(1.5)
+    assert share == pytest.approx(0.125 + 0.1)
+    scatter = (samples @ torch.tensor([0, 0.5, 1]).double()).var()
+    assert error**2 == pytest.approx(float(scatter) + 0.25**2 / 4)  # a bin is cut in two
+    assert found.share_above(2.0)[1] == pytest.approx(0, abs=1e-9)  # between two bins
     assert found.share_above(-1)[0] == pytest.approx(1) and found.share_above(9)[0] == 0
+
+
+def test_what_other_trainings_say_is_in_the_errors():
+    """Half of the mean squared difference, beside the variance of the bootstrap."""
+    samples = torch.tensor([[0.6, 0.3, 0.1], [0.7, 0.2, 0.1]], dtype=torch.float64)
+    middle = torch.tensor([0.65, 0.25, 0.1], dtype=torch.float64)
+    others = torch.tensor([[0.55, 0.35, 0.1], [0.65, 0.15, 0.2]], dtype=torch.float64)
+    edges, zeros = torch.linspace(0, 3, 4).double(), torch.zeros(3).double()
+    found = Landscape(edges, zeros, middle, samples, zeros, 100, others)
+    squares = np.array([0.1**2 / 2, 0.1**2, 0.1**2 / 2]) / 2
+    assert found.errors.numpy() == pytest.approx(np.sqrt(samples.var(0).numpy() + squares))
+    share, error = found.share_above(2.0)
+    assert share == pytest.approx(0.1) and error == pytest.approx(0.1 / 2)
+    energies = [np.log(p[0] / p[2]) - np.log(6.5) for p in ((0.55, 0, 0.1), (0.65, 0, 0.2))]
+    alone = np.log([6.0, 7.0]).var(ddof=1)
+    expected = np.sqrt(alone + np.square(energies).mean() / 2)
+    assert float(found.energy_errors[2]) == pytest.approx(expected)
+    assert found.energy_errors[0] == 0

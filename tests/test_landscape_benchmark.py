@@ -21,6 +21,7 @@ def test_shares_stand_beside_the_truth_and_what_is_done_is_not_done_again(
     assert cell["true"] == 0.25 and 0 <= cell["found"] <= 1 and cell["error"] > 0
     assert len(cell["populations"]) == len(cell["displacement"]) >= 2 and "commit" in cell
     page = (tmp_path / "landscape.md").read_text()
+    assert cell["error_with_other"] >= cell["error"] and 0 <= cell["by_other"] <= 1
     assert f"| 1 | 25.0 | {100 * cell['found']:.1f} |" in page
     assert not (tmp_path / "work" / "snr1_share0.25").exists()
     monkeypatch.setattr(bench, "measure", pytest.fail)

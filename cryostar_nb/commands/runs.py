@@ -225,6 +225,10 @@ class Landscape:
 
     run_folder: Positional[Path]
     """Run folder of `train`, after `infer`."""
+    beside: tuple[Path, ...] = ()
+    """Run folders of other trainings of the same molecule, after `infer`, from another reference or
+    from other particles: what they say of the same bins tells how large the errors of populations
+    are that particles share."""
     config: OmitArgPrefixes[LandscapeConfig] = field(default_factory=LandscapeConfig)
     """Which clusters, along which motion."""
 
@@ -233,7 +237,8 @@ class Landscape:
         from cryostar_nb.runs.folder import open_run
         from cryostar_nb.runs.landscapes import make_map
 
-        return make_map(open_run(self.run_folder), self.config)
+        others = [open_run(folder) for folder in self.beside]
+        return make_map(open_run(self.run_folder), self.config, others)
 
 
 @settings

@@ -400,11 +400,13 @@ class Run:
 
         return clusters_of(self, count)
 
-    def landscape(self, **choice: Any) -> "Landscape":
-        """Its population along a component, after `infer` (`LandscapeConfig`)."""
+    def landscape(self, beside: "Sequence[Run]" = (), **choice: Any) -> "Landscape":
+        """Its population along a component, after `infer` (`LandscapeConfig`); other runs of the
+        same molecule, `beside` it, tell an error that its particles share.
+        """
         from cryostar_nb.runs.landscapes import landscape_of
 
-        return landscape_of(self, LandscapeConfig(**choice))
+        return landscape_of(self, LandscapeConfig(**choice), beside)
 
     @property
     def mapped(self) -> "Mapped | None":

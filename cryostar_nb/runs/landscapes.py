@@ -1,7 +1,8 @@
 """Clusters of a run's particles, their population along a motion, and a path between clusters."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from cryostar_nb.clusters import Clusters
 from cryostar_nb.errors import InputError
+from cryostar_nb.gauge import superpose_weighted
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import replacing, write_json
 from cryostar_nb.io.structures import write_structure
 from cryostar_nb.io.trajectories import write_trajectory
-from cryostar_nb.landscape import Landscape, make_landscape
+from cryostar_nb.landscape import Landscape, make_landscape, populations_between
 from cryostar_nb.latents import path_of_highest_density
 from cryostar_nb.runs.kept import kept
 from cryostar_nb.runs.parts import SHAPING, clusters_of, good_particles
-from cryostar_nb.runs.posteriors import inference_of, posterior_of, was_inferred
+from cryostar_nb.runs.posteriors import common_nodes, inference_of, posterior_of, was_inferred
 from cryostar_nb.runs.run_config import LandscapeConfig
 from cryostar_nb.score_likelihoods import Likelihoods, resolved_bins, span
 
@@ -31,6 +33,8 @@ FOLDER, LABELS, NUMBERS = "landscape", "landscape/clusters.npy", "landscape/land
 LEAST_PARTICLES = 50  # whose populations are looked for
 AROUND = 0.02  # of the particles, around a score, that make its structure
 MODELS = 5  # of a path
+LEAST_BIN = 1e-3  # of the length of a path, between two edges that stand at one place
+PLACES = 201  # along the path of another run, where an edge of a bin may stand
 OF_A_CHOICE = ("clusters.npy", "cluster_*.cif", "path.cif", "path.xtc", "landscape.csv")
 
 
@@ -54,9 +58,11 @@ class Mapped:
         told = json.loads((run.folder / NUMBERS).read_text(encoding="utf-8"))
         found = told["landscape"]
         if found is not None:
-            count = found.pop("particles")
+            count, others = found.pop("particles"), found.pop("others", None)
             tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()}
             found = Landscape(**tensors, particles=count)
+            if others is not None:
+                found = replace(found, others=torch.tensor(others, dtype=torch.float64))
         path = None if told["path"] is None else tuple(told["path"])
         return cls(run.folder / FOLDER, Clusters(labels), found, told["pc"], path)
 
@@ -85,11 +91,33 @@ def kept_clusters(run: "Run") -> Clusters:
     return Clusters(labels)
 
 
-def landscape_of(run: "Run", config: LandscapeConfig) -> Landscape:
-    """The populations along a component of a run, by the posteriors of its good particles.
+def landscape_of(run: "Run", config: LandscapeConfig, beside: Sequence["Run"] = ()) -> Landscape:
+    """The populations along a component of a run, by the posteriors of its good particles, with
+    those of the same bins by other runs of the molecule.
 
-    Raises InputError where there is no posterior, for a component that the run lacks, for fewer
-    than 50 particles, and where all of them are in one place.
+    Raises InputError where there is no posterior, for a component that a run lacks, for fewer than
+    50 particles, where all of them are in one place, and for runs without common nodes.
+    """
+    likelihoods, ends, rows = _seen(run, config)
+    count = config.bins or resolved_bins(likelihoods.sds, ends)
+    edges = torch.linspace(*ends, count + 1, dtype=torch.float64)
+    frames = _frames_at(run, config.pc, (edges[1:] + edges[:-1]) / 2)
+    found = make_landscape(
+        likelihoods,
+        run.components().scores[rows, config.pc - 1],
+        edges=edges,
+        displacement=rmsd(frames, frames[0]).double(),
+        seed=run.config.seed,
+    )
+    others = [populations_beside(run, edges, other, config) for other in beside]
+    return replace(found, others=torch.stack(others)) if others else found
+
+
+def _seen(
+    run: "Run", config: LandscapeConfig
+) -> tuple[Likelihoods, tuple[float, float], Int[Tensor, " particle"]]:
+    """What good particles say of their scores, the scores between which these lie, and which
+    particles they are.
     """
     if not was_inferred(run):
         problem = "has no posterior of its particles yet, which populations come from"
@@ -109,33 +137,46 @@ def landscape_of(run: "Run", config: LandscapeConfig) -> Landscape:
         raise InputError(problem, file=run.folder, value=ends[0], remedy="give another --pc")
     directions = inference.directions
     offset = float((directions.mean - pca.mean.double()) @ axis)
-    likelihoods = Likelihoods.of(
-        scores, posterior.weights, inference.prior.along(directions.axes @ axis, offset)
-    )
-    count = config.bins or resolved_bins(likelihoods.sds, ends)
-    edges = torch.linspace(*ends, count + 1, dtype=torch.float64)
-    means = pca.scores[:, config.pc - 1]
-    return make_landscape(
-        likelihoods,
-        means[rows],
-        edges=edges,
-        displacement=_displacement(run, means, (edges[1:] + edges[:-1]) / 2),
-        seed=run.config.seed,
-    )
+    prior = inference.prior.along(directions.axes @ axis, offset)
+    return Likelihoods.of(scores, posterior.weights, prior), ends, rows
 
 
-def _displacement(
-    run: "Run", scores: Float[Tensor, " particle"], places: Float[Tensor, " place"]
-) -> Float[Tensor, " place"]:
-    """How far the structures at these scores are from the first of them, in Å rms.
+def populations_beside(
+    run: "Run", edges: Float[Tensor, " edge"], other: "Run", config: LandscapeConfig
+) -> Float[Tensor, " bin"]:
+    """The populations of the bins of a run by another run, by its own posteriors.
 
-    Each is that of the mean latent of the 2 % of particles nearest to its score.
+    An edge between two bins is a structure, and stands where the path of the other run along its
+    component comes nearest to that.
     """
+    here, there = common_nodes(run, other)
+    likelihoods, ends, _ = _seen(other, config)
+    places = torch.linspace(*ends, PLACES, dtype=torch.float64)
+    path = _frames_at(other, config.pc, places)[:, there]
+    path = superpose_weighted(path, run.reference[here], run.gauge.weights[here])
+    own = _frames_at(run, config.pc, edges)[:, here]
+    nearest = torch.stack([rmsd(path, structure).argmin() for structure in own])
+    back = bool(nearest[-1] < nearest[0])  # the other's component leads the other way
+    found = places[nearest.flip(0) if back else nearest].cummax(0).values
+    apart = LEAST_BIN * (ends[1] - ends[0]) * torch.arange(len(found))
+    parts = populations_between(likelihoods, found + apart)
+    return parts.flip(0) if back else parts
+
+
+def _frames_at(
+    run: "Run", pc: int, places: Float[Tensor, " place"]
+) -> Float[Tensor, "place atom 3"]:
+    """The structures at these scores, in Å, where the part that moves least lies on the reference.
+
+    Each is that of the mean of the 2 % of latents nearest to its score, one drawn from the
+    posterior of each particle: means of posteriors do not reach the ends where images say little.
+    """
+    pca = run.components()
+    latents = posterior_of(run).resampled(1, run.config.seed)[:, 0]
+    scores = (latents - pca.mean) @ pca.components[pca.place(pc)]
     count = max(1, round(AROUND * len(scores)))
     near = [(scores - place).abs().argsort()[:count] for place in places]
-    frames = run.decode(torch.stack([run.latents[rows].mean(0) for rows in near]))
-    frames = run.gauge.apply(frames)
-    return rmsd(frames, frames[0]).double()
+    return run.gauge.apply(run.decode(torch.stack([latents[rows].mean(0) for rows in near])))
 
 
 def path_between(
@@ -157,15 +198,16 @@ def path_between(
     return path_of_highest_density(run.latents, scores, first, last, frames)
 
 
-def make_map(run: "Run", config: LandscapeConfig) -> Mapped:
+def make_map(run: "Run", config: LandscapeConfig, beside: Sequence["Run"] = ()) -> Mapped:
     """Find clusters, populations and a path, and write them to the folder `landscape` of a run.
+    Other runs `beside` it tell errors of the populations.
 
     `clusters.npy`, the cluster of every particle, from 1, 0 where it is in none; `clusters.csv`,
     the same with the particles' numbers from 1; `cluster_N.cif`, the structure in the middle of
     each; `path.xtc` and `path.cif`, frames of the path and five models of it, with every heavy atom
     where the run knows them; `landscape.csv` and `landscape.json`, the populations.
     """
-    landscape = landscape_of(run, config) if config.populations else None
+    landscape = landscape_of(run, config, beside) if config.populations else None
     clusters = clusters_of(run, config.clusters)
     ends = _ends_of_path(clusters, config.between)
     folder = run.folder / FOLDER

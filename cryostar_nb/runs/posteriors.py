@@ -243,15 +243,9 @@ def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample n
     rows = evenly_spaced(COMPARED, len(run.particles))
     some = run.particles[rows]
     mine = run.gauge.apply(posterior_of(run).part(rows).structures(run.model.decoder)[0])
-    places = {key: place for place, key in enumerate(run.nodes.residue_keys)}
     found = []
     for other in others:
-        shared = [(places[k], j) for j, k in enumerate(other.nodes.residue_keys) if k in places]
-        if len(shared) < 3:
-            problem = f"has {{value}} nodes in common with {run.folder}"
-            remedy = "give runs of one molecule"
-            raise InputError(problem, file=other.folder, value=len(shared), remedy=remedy)
-        here, there = map(list, zip(*shared, strict=True))
+        here, there = common_nodes(run, other)
         theirs = posterior_of(other, some).structures(other.model.decoder)[0][:, there]
         weights = run.gauge.weights[here]
         theirs = superpose_weighted(theirs, run.reference[here], weights)
@@ -262,6 +256,20 @@ def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample n
     with replacing(home(run) / "errors.npy") as temporary:
         np.save(temporary, errors.numpy())
     return errors
+
+
+def common_nodes(run: "Run", other: "Run") -> tuple[list[int], list[int]]:
+    """The nodes that two runs have in common: their places in the one and in the other.
+
+    Raises InputError for fewer than three.
+    """
+    places = {key: place for place, key in enumerate(run.nodes.residue_keys)}
+    shared = [(places[k], j) for j, k in enumerate(other.nodes.residue_keys) if k in places]
+    if len(shared) < 3:
+        problem = f"has {{value}} nodes in common with {run.folder}"
+        remedy = "give runs of one molecule"
+        raise InputError(problem, file=other.folder, value=len(shared), remedy=remedy)
+    return [here for here, _ in shared], [there for _, there in shared]
 
 
 def model_errors(run: "Run") -> Float[Tensor, "sample node 3"] | None:

@@ -58,6 +58,22 @@ def test_every_exercise_has_its_check_and_its_solution(notebook):
     assert len(tagged(cells, "check")) == len(exercises)
 
 
+def test_checks_that_compute_an_answer_are_folded(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    open_ones = [
+        cell.source
+        for cell in tagged(cells, "check")
+        if len(cell.source.splitlines()) > 1
+        and not (
+            cell.metadata.get("jupyter", {}).get("source_hidden")  # JupyterLab
+            and cell.metadata.get("cellView") == "form"  # Colab
+            and cell.source.startswith("# @title Check of exercise ")
+            and "hide-input" in cell.metadata.tags  # the built book
+        )
+    ]
+    assert open_ones == []
+
+
 def test_its_head_adds_up_the_minutes_of_its_exercises(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")

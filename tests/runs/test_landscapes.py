@@ -16,7 +16,14 @@ from refusals import refused
 from cryostar_nb.io.options import Reading
 from cryostar_nb.io.reading import read_particles
 from cryostar_nb.runs.folder import open_run
-from cryostar_nb.runs.landscapes import Mapped, kept_clusters, landscape_of, make_map, path_between
+from cryostar_nb.runs.landscapes import (
+    Mapped,
+    kept_clusters,
+    landscape_of,
+    make_map,
+    path_between,
+    populations_beside,
+)
 from cryostar_nb.runs.posteriors import infer
 from cryostar_nb.runs.run_config import LandscapeConfig
 
@@ -63,7 +70,7 @@ def test_what_is_written_fits_together(run):
 
 def test_what_is_kept_is_what_was_found_until_there_is_more_training(run):
     assert run.mapped is None
-    found = make_map(run, ALL)
+    found = make_map(run, ALL, [run])
     again = open_run(run.folder).mapped
     assert again.words() == found.words() and again.path == found.path
     for name, values in vars(found.landscape).items():
@@ -96,6 +103,36 @@ def test_the_landscape_is_of_the_good_particles_along_the_component_that_is_aske
     assert run.landscape(quality=float(good), bins=4).particles == int((run.quality >= good).sum())
 
 
+def test_a_run_beside_it_that_says_the_same_adds_hardly_an_error(run, tmp_path):
+    alone = run.landscape(quality=0.0, bins=4)
+    shutil.copytree(run.folder, tmp_path / "same")
+    same = run.landscape([open_run(tmp_path / "same")], quality=0.0, bins=4)
+    assert alone.others is None and same.others.shape == (1, 4)
+    torch.testing.assert_close(same.others[0], same.populations, atol=0.1, rtol=0)
+    assert float((same.errors / alone.errors).max()) < 3
+    assert torch.equal(same.populations, alone.populations)
+
+
+def test_a_component_that_leads_the_other_way_is_turned_round(run, monkeypatch):
+    """The same run, with its populations mirrored, as one from the other end has them."""
+    found = run.landscape(quality=0.0, bins=4)
+    other = open_run(run.folder)
+    ahead = populations_beside(run, found.edges, other, LandscapeConfig(quality=0.0))
+    pca = other.components()
+    turned = dataclasses.replace(pca, components=-pca.components, scores=-pca.scores)
+    monkeypatch.setattr(type(other), "components", lambda self: turned if self is other else pca)
+    back = populations_beside(run, found.edges, other, LandscapeConfig(quality=0.0))
+    torch.testing.assert_close(back, ahead, atol=0.05, rtol=0)
+    assert float((back - back.flip(0)).abs().max()) > 0.05  # which a mirror image would not pass
+
+
+def test_runs_of_two_molecules_are_refused(run):
+    other = open_run(run.folder)
+    other.nodes.chains[:] = "other"
+    with refused("run", value=0):
+        run.landscape([other], quality=0.0)
+
+
 def test_what_cannot_be_found_is_refused(run):
     with refused(value=99):
         landscape_of(run, LandscapeConfig(pc=99))
@@ -126,7 +163,10 @@ def test_without_a_posterior_the_remedy_is_to_infer(run):
 def test_the_shell_maps_and_the_particles_of_a_cluster_are_chosen(run, tmp_path, shell):
     before = shell(f"select {run.folder} --cluster 1 --out {tmp_path}/a.star")
     assert before.code == 2 and f"cryostar-nb landscape {run.folder}" in before.error
-    answer = shell(f"landscape {run.folder} --clusters 3 --quality 0 --between 3 1")
+    beside = f"--between 3 1 --beside {run.folder}"
+    answer = shell(f"landscape {run.folder} --clusters 3 --quality 0 {beside}")
+    assert "errors hold what 1 more training says" in answer.out
+    assert open_run(run.folder).mapped.landscape.others.shape[0] == 1
     assert answer.code == 0 and "3 clusters" in answer.out, answer
     assert "from cluster 3 to cluster 1" in answer.out and "path.xtc" in answer.out
     rows = run.clusters(3).rows(2)
