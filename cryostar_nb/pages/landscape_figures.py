@@ -43,10 +43,12 @@ def populations(
     bare: tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]],
     energies: tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]],
     scores: Float[np.ndarray, " bin"],
+    others: Sequence[Float[np.ndarray, " bin"]] = (),
 ) -> Figure:
     """Populations of bins along a motion beside the histogram of latent means, and energies.
 
     Each is (value, sd); energies are in kT. Ticks of the upper axis are `displacement`, in Å.
+    `others`: the populations by other trainings.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -56,6 +58,10 @@ def populations(
         (found, blue, "by the posteriors"),
     ):
         left.errorbar(scores, *values, fmt="o-", markersize=3, capsize=2, color=colour, label=label)
+    if len(others):
+        columns = np.stack(others, axis=1)
+        lines = left.plot(scores, columns, "s:", markersize=3, lw=1, color=COLOURS["accent"])
+        lines[0].set_label("by another training")
     left.set(xlabel="score", ylabel="population of a bin", ylim=(0, None))
     left.legend(frameon=False)
     right.errorbar(scores, *energies, fmt="o-", markersize=3, capsize=2, color=blue)

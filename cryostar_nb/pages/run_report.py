@@ -186,6 +186,7 @@ def _landscape(mapped: Mapped | None) -> Markup | None:
         (found.bare.numpy(), found.bare_errors.numpy()),
         (found.energies.numpy(), found.energy_errors.numpy()),
         found.centres.numpy(),
+        () if found.others is None else list(found.others.numpy()),
     )
     return picture(chart, "populations and energies along a component, with errors")
 

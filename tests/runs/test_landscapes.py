@@ -182,7 +182,7 @@ def test_the_shell_maps_and_the_particles_of_a_cluster_are_chosen(run, tmp_path,
 def test_the_report_shows_clusters_and_landscape_once_they_are_there(run):
     page = run.report().read_text()
     assert "Clusters and landscape" not in page
-    found = make_map(run, ALL)
+    found = make_map(run, ALL, [run])
     page = run.report().read_text()
     section = re.search("Clusters and landscape.*?</section>", page, re.DOTALL).group()
     assert section.count("data:image/png") == 2 and found.words()[-1][1:] in section
