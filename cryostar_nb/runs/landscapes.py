@@ -24,7 +24,7 @@ from cryostar_nb.runs.kept import kept
 from cryostar_nb.runs.parts import SHAPING, clusters_of, good_particles
 from cryostar_nb.runs.posteriors import common_nodes, inference_of, posterior_of, was_inferred
 from cryostar_nb.runs.run_config import LandscapeConfig
-from cryostar_nb.score_likelihoods import Likelihoods, resolved_bins, span
+from cryostar_nb.score_likelihoods import OUTSIDE, Likelihoods, resolved_bins, span
 
 if TYPE_CHECKING:
     from cryostar_nb.runs.folder import Run
@@ -146,21 +146,41 @@ def populations_beside(
 ) -> Float[Tensor, " bin"]:
     """The populations of the bins of a run by another run, by its own posteriors.
 
-    An edge between two bins is a structure, and stands where the path of the other run along its
-    component comes nearest to that.
+    An edge between two bins is a structure, and stands where the path of the other run comes
+    nearest to it: that of the component, of its first three, which comes nearest to all of them.
     """
     here, there = common_nodes(run, other)
-    likelihoods, ends, _ = _seen(other, config)
-    places = torch.linspace(*ends, PLACES, dtype=torch.float64)
-    path = _frames_at(other, config.pc, places)[:, there]
-    path = superpose_weighted(path, run.reference[here], run.gauge.weights[here])
     own = _frames_at(run, config.pc, edges)[:, here]
-    nearest = torch.stack([rmsd(path, structure).argmin() for structure in own])
-    back = bool(nearest[-1] < nearest[0])  # the other's component leads the other way
-    found = places[nearest.flip(0) if back else nearest].cummax(0).values
-    apart = LEAST_BIN * (ends[1] - ends[0]) * torch.arange(len(found))
-    parts = populations_between(likelihoods, found + apart)
+    found = []
+    for pc in range(1, min(SHAPING, len(other.components().components)) + 1):
+        places = _places(other, pc)
+        path = _frames_at(other, pc, places)[:, there]
+        path = superpose_weighted(path, run.reference[here], run.gauge.weights[here])
+        off, nearest = torch.stack([rmsd(path, structure) for structure in own]).min(1)
+        found.append((float(off.mean()), pc, places[nearest]))
+    _, pc, at = min(found, key=lambda one: one[0])
+    back = bool(at[-1] < at[0])  # the component leads the other way
+    at = (at.flip(0) if back else at).cummax(0).values
+    likelihoods, ends, _ = _seen(other, replace(config, pc=pc))
+    apart = LEAST_BIN * (ends[1] - ends[0]) * torch.arange(len(at))
+    parts = populations_between(likelihoods, at + apart)
     return parts.flip(0) if back else parts
+
+
+def _drawn(run: "Run", pc: int) -> tuple[Tensor, Float[Tensor, " particle"]]:
+    """A latent drawn from the posterior of each particle, and its score: means of posteriors do not
+    reach the ends where images say little.
+    """
+    pca = run.components()
+    latents = posterior_of(run).resampled(1, run.config.seed)[:, 0]
+    return latents, (latents - pca.mean) @ pca.components[pca.place(pc)]
+
+
+def _places(run: "Run", pc: int) -> Float[Tensor, " place"]:
+    """Scores along the way of a component."""
+    parts = torch.tensor([OUTSIDE, 1 - OUTSIDE])
+    low, high = _drawn(run, pc)[1].quantile(parts).tolist()
+    return torch.linspace(low, high, PLACES, dtype=torch.float64)
 
 
 def _frames_at(
@@ -168,12 +188,9 @@ def _frames_at(
 ) -> Float[Tensor, "place atom 3"]:
     """The structures at these scores, in Å, where the part that moves least lies on the reference.
 
-    Each is that of the mean of the 2 % of latents nearest to its score, one drawn from the
-    posterior of each particle: means of posteriors do not reach the ends where images say little.
+    Each is that of the mean of the 2 % of drawn latents whose scores are nearest.
     """
-    pca = run.components()
-    latents = posterior_of(run).resampled(1, run.config.seed)[:, 0]
-    scores = (latents - pca.mean) @ pca.components[pca.place(pc)]
+    latents, scores = _drawn(run, pc)
     count = max(1, round(AROUND * len(scores)))
     near = [(scores - place).abs().argsort()[:count] for place in places]
     return run.gauge.apply(run.decode(torch.stack([latents[rows].mean(0) for rows in near])))

@@ -126,6 +126,20 @@ def test_a_component_that_leads_the_other_way_is_turned_round(run, monkeypatch):
     assert float((back - back.flip(0)).abs().max()) > 0.05  # which a mirror image would not pass
 
 
+def test_the_component_of_another_run_is_that_of_the_same_motion(run, monkeypatch):
+    """The same run, with its first two components exchanged, says the same of the first."""
+    found = run.landscape(quality=0.0, bins=4)
+    other = open_run(run.folder)
+    ahead = populations_beside(run, found.edges, other, LandscapeConfig(quality=0.0))
+    pca, order = other.components(), [1, 0, *range(2, 8)]
+    swapped = dataclasses.replace(
+        pca, components=pca.components[order], scores=pca.scores[:, order]
+    )
+    monkeypatch.setattr(type(other), "components", lambda self: swapped if self is other else pca)
+    again = populations_beside(run, found.edges, other, LandscapeConfig(quality=0.0))
+    torch.testing.assert_close(again, ahead)
+
+
 def test_runs_of_two_molecules_are_refused(run):
     other = open_run(run.folder)
     other.nodes.chains[:] = "other"
