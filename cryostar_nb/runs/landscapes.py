@@ -95,9 +95,14 @@ def landscape_of(run: "Run", config: LandscapeConfig, beside: Sequence["Run"] = 
     """The populations along a component of a run, by the posteriors of its good particles, with
     those of the same bins by other runs of the molecule.
 
-    Raises InputError where there is no posterior, for a component that a run lacks, for fewer than
+    Raises InputError where a run has no posterior, for a component that one lacks, for fewer than
     50 particles, where all of them are in one place, and for runs without common nodes.
     """
+    for each in (run, *beside):
+        if not was_inferred(each):
+            problem = "has no posterior of its particles yet, which populations come from"
+            remedy = f"first: cryostar-nb infer {each.folder}"
+            raise InputError(problem, file=each.folder, remedy=remedy)
     likelihoods, ends, rows = _seen(run, config)
     count = config.bins or resolved_bins(likelihoods.sds, ends)
     edges = torch.linspace(*ends, count + 1, dtype=torch.float64)
@@ -119,9 +124,6 @@ def _seen(
     """What good particles say of their scores, the scores between which these lie, and which
     particles they are.
     """
-    if not was_inferred(run):
-        problem = "has no posterior of its particles yet, which populations come from"
-        raise InputError(problem, file=run.folder, remedy=f"first: cryostar-nb infer {run.folder}")
     pca, inference = run.components(), inference_of(run)
     axis = pca.components[pca.place(config.pc)].double()
     rows = torch.from_numpy(np.flatnonzero(good_particles(run, config.quality)))

@@ -174,6 +174,15 @@ def test_without_a_posterior_the_remedy_is_to_infer(run):
     assert run.clusters(2).count == 2  # which needs none
 
 
+def test_a_run_beside_it_without_a_posterior_is_refused_before_anything_is_done(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "posterior")
+    with refused("other") as caught:
+        run.landscape([open_run(tmp_path / "other")], quality=0.0)
+    assert f"cryostar-nb infer {tmp_path / 'other'}" in caught.value.remedy
+    assert not (tmp_path / "other" / "posterior").exists()
+
+
 def test_the_shell_maps_and_the_particles_of_a_cluster_are_chosen(run, tmp_path, shell):
     before = shell(f"select {run.folder} --cluster 1 --out {tmp_path}/a.star")
     assert before.code == 2 and f"cryostar-nb landscape {run.folder}" in before.error
