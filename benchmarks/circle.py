@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, figures, kept_cell, options_of
+from common import HERE, figures, kept_cell, options_of, trained
 from common import table as table_of
 
-import cryostar_nb as cs
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.latents import principal_components
@@ -94,16 +93,10 @@ def seconds_of_a_step(metrics: dict[str, list[float]]) -> float:
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one setting."""
-    particles, out = particles_of(options), folder / "run"
-    if (out / "latents.npy").exists():
-        run = cs.open_run(out)
-    elif (out / "checkpoint.pt").exists():
-        run = cs.train(out=out, resume=True)
-    else:
-        reference = particles / "motion.pdb"
-        star = particles / "particles.star"
-        same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
-        run = cs.train(star, reference=reference, out=out, **(same | SETTINGS[name]))
+    particles = particles_of(options)
+    star, reference = particles / "particles.star", particles / "motion.pdb"
+    same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
+    run = trained(folder / "run", star, reference=reference, **(same | SETTINGS[name]))
     began = time.perf_counter()
     score = run.evaluate(particles / "truth.npz")
     with np.load(particles / "truth.npz") as truth:

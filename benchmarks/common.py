@@ -69,6 +69,16 @@ def kept_cell(
     return cell
 
 
+def trained(out: Path, star: Path, **choice: Any) -> cryostar_nb.Run:
+    """The run in a folder, trained on these particles unless it is there; a cut one goes on."""
+    if (out / "latents.npy").exists():
+        return cryostar_nb.open_run(out)
+    if (out / "checkpoint.pt").exists():
+        return cryostar_nb.train(out=out, resume=True)
+    shutil.rmtree(out, ignore_errors=True)
+    return cryostar_nb.train(star, out=out, **choice)
+
+
 def split(star: Path, trained: int, count: int) -> None:
     """Beside simulated particles, trained.star and new.star: the first ones and the other ones.
 

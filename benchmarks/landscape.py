@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import HERE, KINASE, kept_cell, made_with, options_of
+from common import HERE, KINASE, kept_cell, made_with, options_of, trained
 
 import cryostar_nb as cs
 from cryostar_nb.io.files import write_json, write_text
+from cryostar_nb.runs.landscapes import populations_beside
 from cryostar_nb.runs.posteriors import infer, was_inferred
+from cryostar_nb.runs.run_config import LandscapeConfig
 
 sys.path.append(str(HERE.parent / "book"))
 from provenance import provenance_of
@@ -53,15 +55,9 @@ def simulate(folder: Path, snr: float, share: float, options: argparse.Namespace
     (folder / "done").touch()
 
 
-def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
+def inferred(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
     """A run of this name with its posteriors; what is missing of it is made."""
-    out = folder / name
-    if (out / "latents.npy").exists():
-        run = cs.open_run(out)
-    elif (out / "checkpoint.pt").exists():
-        run = cs.train(out=out, resume=True)
-    else:
-        run = cs.train(folder / "particles.star", reference=reference, out=out, steps=steps)
+    run = trained(folder / name, folder / "particles.star", reference=reference, steps=steps)
     if not was_inferred(run):
         infer(run)
     return run
@@ -87,7 +83,7 @@ def score_of_the_middle(run: cs.Run, truth: dict[str, np.ndarray]) -> float:
 def measure(snr: float, share: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR and one share."""
     simulate(folder, snr, share, options)
-    run = trained(folder, "run", KINASE, options.steps)
+    run = inferred(folder, "run", KINASE, options.steps)
     with np.load(folder / "truth.npz") as arrays:
         truth = {name: arrays[name] for name in ("state", "positions")}
     began = time.perf_counter()
@@ -95,10 +91,9 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
     seconds = time.perf_counter() - began
     middle = score_of_the_middle(run, truth)
     above, error = found.share_above(middle)
-    other = trained(folder, "other", OPEN, options.steps)
-    beside = run.landscape([other], quality=0.0)
-    assert beside.others is not None
-    by_other = replace(found, populations=beside.others[0]).share_above(middle)[0]
+    other = inferred(folder, "other", OPEN, options.steps)
+    told = populations_beside(run, found.edges, other, LandscapeConfig(quality=0.0))
+    by_other = replace(found, populations=told).share_above(middle)[0]
     scores = run.components().scores[:, 0].numpy()
     states = [{"share": state.share, "error": state.error} for state in found.states()]
     return {
@@ -108,7 +103,7 @@ def measure(snr: float, share: float, options: argparse.Namespace, folder: Path)
         "found": 1 - above,
         "error": error,
         "by_other": 1 - by_other,
-        "error_with_other": beside.share_above(middle)[1],
+        "error_with_other": replace(found, others=told[None]).share_above(middle)[1],
         "bare": float((scores < middle).mean()),
         "states": states,
         "displacement": found.displacement.tolist(),

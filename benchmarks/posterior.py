@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, KINASE, RUVB, kept_cell, made_with, options_of, split
+from common import HERE, KINASE, RUVB, kept_cell, made_with, options_of, split, trained
 
 import cryostar_nb as cs
 from cryostar_nb.calibration import SILENT, node_sd
@@ -101,21 +101,11 @@ def simulate(folder: Path, snr: float, options: argparse.Namespace) -> None:
     (folder / "done").touch()
 
 
-def trained(folder: Path, name: str, reference: Path, steps: int) -> cs.Run:
-    """A run of this name, trained unless it is there."""
-    out = folder / name
-    if (out / "latents.npy").exists():
-        return cs.open_run(out)
-    if (out / "checkpoint.pt").exists():
-        return cs.train(out=out, resume=True)
-    return cs.train(folder / "trained.star", reference=reference, out=out, steps=steps)
-
-
 def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All numbers of one SNR."""
     simulate(folder, snr, options)
-    first = next(folder.glob("first.*"))
-    run = trained(folder, "run", first, options.steps)
+    star, first = folder / "trained.star", next(folder.glob("first.*"))
+    run = trained(folder / "run", star, reference=first, steps=options.steps)
     seconds = {"train": run.metrics["seconds"][-1]}
     if not (home(run) / "seconds.json").exists():
         began = time.perf_counter()
@@ -123,7 +113,8 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
         write_json(home(run) / "seconds.json", {"infer": time.perf_counter() - began})
     seconds |= json.loads((home(run) / "seconds.json").read_text(encoding="utf-8"))
     if model_errors(run) is None:
-        compare_runs(run, [trained(folder, "other", folder / "last.pdb", options.second_steps)])
+        last = {"reference": folder / "last.pdb", "steps": options.second_steps}
+        compare_runs(run, [trained(folder / "other", star, **last)])
     errors = model_errors(run)
     assert errors is not None
     score = run.evaluate(folder / "new.npz", folder / "new.star")

@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import HERE, KINASE, RUVB, options_of, split
+from common import HERE, KINASE, RUVB, options_of, split, trained
 from robustness_report import write_tables
 
 import cryostar_nb as cs
@@ -179,14 +179,11 @@ def simulate(cell: Cell, options: argparse.Namespace) -> Path:
 def train(cell: Cell, folder: Path, options: argparse.Namespace) -> tuple[cs.Run, Path]:
     """The trained run of a cell, and its folder; one that was stopped goes on."""
     out = options.work / "runs" / cell_file(cell, options).stem
-    if (out / "checkpoint.pt").exists():
-        return cs.train(out=out, resume=True), out
-    shutil.rmtree(out, ignore_errors=True)
     reference = SYSTEMS[cell.system].reference
     if cell.fault in WITH_REFERENCE:
         reference = folder / "reference.cif"
     values = METHODS[cell.method] | {"steps": options.steps, "seed": cell.seed}
-    return cs.train(folder / "trained.star", reference=reference, out=out, **values), out
+    return trained(out, folder / "trained.star", reference=reference, **values), out
 
 
 def make(cell: Cell, options: argparse.Namespace) -> None:

@@ -221,13 +221,13 @@ def make_landscape(
     seed: int = 0,
 ) -> Landscape:
     """The populations between these edges, beside the histogram of the scores of latent means."""
-    of_parts, start, steps = _by_parts(likelihoods, edges)
+    parts = _by_parts(likelihoods, edges)
     bare = torch.bucketize(means.double(), edges[1:-1].contiguous())
     return Landscape(
         edges,
         displacement,
-        populations_between(likelihoods, edges),
-        _of_bins(bootstrap(of_parts, start, steps, seed=seed)),
+        _estimate(*parts),
+        _of_bins(bootstrap(*parts, seed=seed)),
         bare.bincount(minlength=len(edges) - 1).double() / len(bare),
         len(bare),
     )
@@ -237,7 +237,12 @@ def populations_between(
     likelihoods: Likelihoods, edges: Float[Tensor, " edge"]
 ) -> Float[Tensor, " bin"]:
     """The populations between these edges, without errors."""
-    of_parts, start, steps = _by_parts(likelihoods, edges)
+    return _estimate(*_by_parts(likelihoods, edges))
+
+
+def _estimate(
+    of_parts: Float[Tensor, "particle part"], start: Float[Tensor, " part"], steps: int
+) -> Float[Tensor, " bin"]:
     everyone = torch.ones(1, len(of_parts), dtype=torch.float64)
     return _of_bins(populations(of_parts, start, everyone, torch.tensor([steps])))[0]
 

@@ -132,6 +132,13 @@ def residue_ranges(atoms: Structure) -> list[tuple[int, int]]:
     return list(itertools.pairwise(starts))
 
 
+def shared_residues(first: Structure, second: Structure) -> tuple[list[int], list[int]]:
+    """Places, in the one and in the other, of the nodes of residues that both have."""
+    places = {key: place for place, key in enumerate(second.residue_keys)}
+    both = [(i, places[key]) for i, key in enumerate(first.residue_keys) if key in places]
+    return [i for i, _ in both], [j for _, j in both]
+
+
 def bonds(nodes: Structure) -> Int[np.ndarray, "bond 2"]:
     """Pairs of nodes that are neighbours in their chain *and* in space; a gap makes no bond."""
     left = np.arange(len(nodes) - 1)

@@ -13,7 +13,7 @@ from cryostar_nb.io.structures import read_atoms_and_nodes, write_structure
 from cryostar_nb.normal_modes import normal_modes
 from cryostar_nb.poses import transfer_of
 from cryostar_nb.posterior import Inference
-from cryostar_nb.structure import Structure
+from cryostar_nb.structure import Structure, shared_residues
 from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def other_reference(run: "Run", path: Path | None, folder: Path) -> tuple[Struct
 
 def common_nodes(first: Structure, second: Structure) -> tuple[list[int], list[int]]:
     """Places of the nodes that both have, by chain and residue."""
-    places = {key: place for place, key in enumerate(second.residue_keys)}
-    both = [(i, places[key]) for i, key in enumerate(first.residue_keys) if key in places]
-    if 2 * len(both) < len(first):
+    here, there = shared_residues(first, second)
+    if 2 * len(here) < len(first):
         problem = f"shares {{value}} of {len(first)} residues with the run's reference"
         remedy = "give a model of the same molecule, with the same chains and residue numbers"
-        raise InputError(problem, value=len(both), remedy=remedy)
-    return [i for i, _ in both], [j for _, j in both]
+        raise InputError(problem, value=len(here), remedy=remedy)
+    return here, there

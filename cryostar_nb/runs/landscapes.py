@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from cryostar_nb.landscape import Landscape, make_landscape, populations_between
 from cryostar_nb.latents import path_of_highest_density
 from cryostar_nb.runs.kept import kept
 from cryostar_nb.runs.parts import SHAPING, clusters_of, good_particles
-from cryostar_nb.runs.posteriors import common_nodes, inference_of, posterior_of, was_inferred
+from cryostar_nb.runs.posteriors import inference_of, nodes_of_both, posterior_of, was_inferred
 from cryostar_nb.runs.run_config import LandscapeConfig
 from cryostar_nb.score_likelihoods import OUTSIDE, Likelihoods, resolved_bins, span
 
@@ -106,7 +106,7 @@ def landscape_of(run: "Run", config: LandscapeConfig, beside: Sequence["Run"] = 
     likelihoods, ends, rows = _seen(run, config)
     count = config.bins or resolved_bins(likelihoods.sds, ends)
     edges = torch.linspace(*ends, count + 1, dtype=torch.float64)
-    frames = _frames_at(run, config.pc, (edges[1:] + edges[:-1]) / 2)
+    frames = _frames_at(run, _drawn(run), config.pc, (edges[1:] + edges[:-1]) / 2)
     found = make_landscape(
         likelihoods,
         run.components().scores[rows, config.pc - 1],
@@ -151,12 +151,13 @@ def populations_beside(
     An edge between two bins is a structure, and stands where the path of the other run comes
     nearest to it: that of the component, of its first three, which comes nearest to all of them.
     """
-    here, there = common_nodes(run, other)
-    own = _frames_at(run, config.pc, edges)[:, here]
-    found = []
-    for pc in range(1, min(SHAPING, len(other.components().components)) + 1):
-        places = _places(other, pc)
-        path = _frames_at(other, pc, places)[:, there]
+    here, there = nodes_of_both(run, other)
+    own = _frames_at(run, _drawn(run), config.pc, edges)[:, here]
+    drawn, found = _drawn(other), []
+    for pc in range(1, min(SHAPING, drawn.scores.shape[1]) + 1):
+        low, high = drawn.scores[:, pc - 1].quantile(torch.tensor([OUTSIDE, 1 - OUTSIDE])).tolist()
+        places = torch.linspace(low, high, PLACES, dtype=torch.float64)
+        path = _frames_at(other, drawn, pc, places)[:, there]
         path = superpose_weighted(path, run.reference[here], run.gauge.weights[here])
         off, nearest = torch.stack([rmsd(path, structure) for structure in own]).min(1)
         found.append((float(off.mean()), pc, places[nearest]))
@@ -169,30 +170,29 @@ def populations_beside(
     return parts.flip(0) if back else parts
 
 
-def _drawn(run: "Run", pc: int) -> tuple[Tensor, Float[Tensor, " particle"]]:
-    """A latent drawn from the posterior of each particle, and its score: means of posteriors do not
-    reach the ends where images say little.
+class _Drawn(NamedTuple):
+    """A latent drawn from the posterior of each particle: means of posteriors do not reach the ends
+    where images say little.
     """
+
+    latents: Float[Tensor, "particle latent"]
+    scores: Float[Tensor, "particle component"]
+
+
+def _drawn(run: "Run") -> _Drawn:
     pca = run.components()
     latents = posterior_of(run).resampled(1, run.config.seed)[:, 0]
-    return latents, (latents - pca.mean) @ pca.components[pca.place(pc)]
-
-
-def _places(run: "Run", pc: int) -> Float[Tensor, " place"]:
-    """Scores along the way of a component."""
-    parts = torch.tensor([OUTSIDE, 1 - OUTSIDE])
-    low, high = _drawn(run, pc)[1].quantile(parts).tolist()
-    return torch.linspace(low, high, PLACES, dtype=torch.float64)
+    return _Drawn(latents, (latents - pca.mean) @ pca.components.mT)
 
 
 def _frames_at(
-    run: "Run", pc: int, places: Float[Tensor, " place"]
+    run: "Run", drawn: _Drawn, pc: int, places: Float[Tensor, " place"]
 ) -> Float[Tensor, "place atom 3"]:
     """The structures at these scores, in Å, where the part that moves least lies on the reference.
 
     Each is that of the mean of the 2 % of drawn latents whose scores are nearest.
     """
-    latents, scores = _drawn(run, pc)
+    latents, scores = drawn.latents, drawn.scores[:, pc - 1]
     count = max(1, round(AROUND * len(scores)))
     near = [(scores - place).abs().argsort()[:count] for place in places]
     return run.gauge.apply(run.decode(torch.stack([latents[rows].mean(0) for rows in near])))

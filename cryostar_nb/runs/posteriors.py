@@ -22,6 +22,7 @@ from cryostar_nb.mixture import Mixture
 from cryostar_nb.poses import Corrections
 from cryostar_nb.posterior import Inference, Posterior
 from cryostar_nb.runs.kept import is_fresh
+from cryostar_nb.structure import shared_residues
 from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample n
     mine = run.gauge.apply(posterior_of(run).part(rows).structures(run.model.decoder)[0])
     found = []
     for other in others:
-        here, there = common_nodes(run, other)
+        here, there = nodes_of_both(run, other)
         theirs = posterior_of(other, some).structures(other.model.decoder)[0][:, there]
         weights = run.gauge.weights[here]
         theirs = superpose_weighted(theirs, run.reference[here], weights)
@@ -258,18 +259,17 @@ def compare_runs(run: "Run", others: Sequence["Run"]) -> Float[Tensor, "sample n
     return errors
 
 
-def common_nodes(run: "Run", other: "Run") -> tuple[list[int], list[int]]:
+def nodes_of_both(run: "Run", other: "Run") -> tuple[list[int], list[int]]:
     """The nodes that two runs have in common: their places in the one and in the other.
 
     Raises InputError for fewer than three.
     """
-    places = {key: place for place, key in enumerate(run.nodes.residue_keys)}
-    shared = [(places[k], j) for j, k in enumerate(other.nodes.residue_keys) if k in places]
-    if len(shared) < 3:
+    here, there = shared_residues(run.nodes, other.nodes)
+    if len(here) < 3:
         problem = f"has {{value}} nodes in common with {run.folder}"
         remedy = "give runs of one molecule"
-        raise InputError(problem, file=other.folder, value=len(shared), remedy=remedy)
-    return [here for here, _ in shared], [there for _, there in shared]
+        raise InputError(problem, file=other.folder, value=len(here), remedy=remedy)
+    return here, there
 
 
 def model_errors(run: "Run") -> Float[Tensor, "sample node 3"] | None:
