@@ -10,8 +10,10 @@ which costs what pictures cost.
 * A part's time is that of running it alone, forward and backward: the median over the repeats, the
   parts interleaved.
 * The step's is that of `run_training()`, loading included: its log tells the time after every few
-  steps, and the first few do not count. On one GPU it replays a recorded step; the parts there are
-  launched one by one and add up to more.
+  steps, and the first few and the last do not count. On one GPU it replays a recorded step; the parts there are
+  launched one by one and add up to more. Poses that are corrected have shifts in a step, and no
+  round of corrections between steps: a training has four, however many its steps.
+* A round's is the time to correct the pose of a particle once, with one Gauss-Newton iteration.
 * The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every
   number of nodes, and at 214 nodes for every box, beside the preset `paper`, whose settings it has;
   with the default the same time is compared. For 214 nodes at 128 x 128 it reads its particles
@@ -56,9 +58,10 @@ from cryostar_nb.fourier import Band
 from cryostar_nb.io.batches import batches_from, gather, resident
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.io.structures import read_atoms_and_nodes
+from cryostar_nb.likelihood import likelihood_loss
 from cryostar_nb.losses import Restraints, correlation_loss, kl_divergence
 from cryostar_nb.models import make_network
-from cryostar_nb.projector import make_images
+from cryostar_nb.poses import AT_ONCE, Corrections, correct
 from cryostar_nb.runs.engine import run_training
 from cryostar_nb.runs.machine import keep_freed_memory
 from cryostar_nb.structure import Structure
@@ -114,6 +117,8 @@ def parts_of(
     gradient = torch.randn_like(positions)
     side_chains = getattr(model.decoder, "side_chains", None)
     turns = None if side_chains is None else 0.1 * torch.randn_like(positions)
+    image_loss = likelihood_loss if config.image_loss == "likelihood" else correlation_loss
+    scale, blur = model.radial_scale, torch.ones(band.size, device=on)
     moving = [x.requires_grad_() for x in (positions, turns) if x is not None]
     latent = torch.randn(size, model.latent_dim, device=on, requires_grad=True)
     with contextlib.closing(batches_from(data.vectors, size, seed=0, device=on)) as batches:
@@ -121,7 +126,8 @@ def parts_of(
         images = vectors.float()
         looks = images if its_images else gather(data.looks, rows, on).float()
         rows = rows.to(on)
-        pose = {"rotations": data.rotations[rows], "ctf": data.ctf[rows]}
+        shifts = None if data.shifts is None else data.shifts[rows]
+        pose = {"rotations": data.rotations[rows], "ctf": data.ctf[rows], "shifts": shifts}
 
         def loading() -> None:
             rows, vectors = next(batches)
@@ -137,10 +143,13 @@ def parts_of(
             torch.autograd.grad(made, [latent, *decoder_weights], [gradient] * len(made))
 
         def projector() -> None:
-            predictions = make_images(
-                density.centres(positions, turns), density.amplitudes, density.sigma, band, **pose
-            )
-            torch.autograd.grad(correlation_loss(images, predictions), moving)
+            predictions, seen = density.images(positions, band, turns=turns, **pose), images
+            if scale is not None:
+                scale.update(images, predictions.detach())
+                predictions = scale(predictions)
+            if config.initial_blur > 0:
+                seen, predictions = images * blur, predictions * blur
+            torch.autograd.grad(image_loss(seen, predictions), moving)
 
         def structural_losses() -> None:
             losses = restraints.losses(positions)
@@ -159,6 +168,31 @@ def parts_of(
         }
 
 
+def with_shifts(config: TrainConfig, data: TrainingData) -> tuple[TrainConfig, TrainingData]:
+    """A training whose steps are those of corrected poses, without the rounds between them."""
+    if config.poses == "given":
+        return config, data
+    shifts = data.rotations.new_zeros(len(data), 2)
+    return dataclasses.replace(config, poses="given"), dataclasses.replace(data, shifts=shifts)
+
+
+def round_time(
+    config: TrainConfig, data: TrainingData, nodes: Structure, density: Density, band: Band
+) -> float:
+    """Milliseconds to correct the pose of a particle once."""
+    on, some = data.rotations.device, data.part(slice(0, 2 * AT_ONCE))
+    model = make_network(config, ModelConfig(), nodes, band).to(on)
+    some = with_looks(model.encoder, some)
+    none = Corrections.none(some.rotations, model.decoder.reference.mean(0))
+    on_device = density.to(on)
+
+    def one_round() -> None:
+        correct(none, some, model, density=on_device, band=band)
+
+    times = milliseconds({"round": one_round}, repeats=3, warm_up=1, device=on.type)
+    return times["round"] / len(some)
+
+
 def train_times(
     config: TrainConfig,
     data: TrainingData,
@@ -170,14 +204,15 @@ def train_times(
 ) -> list[float]:
     """Milliseconds a step of training, over stretches of `span` steps.
 
-    Set-up and the first stretch are left out.
+    Set-up and the first stretch are left out, and the last, which ends with the particles held out.
     """
-    config = dataclasses.replace(config, steps=span * (SPANS + 1), log_every=span)
+    config, data = with_shifts(config, data)
+    config = dataclasses.replace(config, steps=span * (SPANS + 2), log_every=span)
     with tempfile.TemporaryDirectory() as folder:
         run_training(config, data, nodes, band, Path(folder), density=density, fabric=fabric)
         with (Path(folder) / "metrics.csv").open(newline="") as handle:
             seconds = [float(row["seconds"]) for row in csv.DictReader(handle)]
-    return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds)]
+    return [1e3 * (after - before) / span for before, after in itertools.pairwise(seconds[:-1])]
 
 
 def peer_step(
@@ -217,7 +252,7 @@ def measure(
     band = quarter_band(nodes, box_size)
     config = dataclasses.replace(PRESETS[preset], batch_size=batch, low_pass=band.resolution)
     data, density = training_data(band, device), make_density(config, atoms, nodes)
-    with parts_of(config, data, nodes, density, band, device) as parts:
+    with parts_of(*with_shifts(config, data), nodes, density, band, device) as parts:
         times = milliseconds(parts, repeats, at_most=5.0, device=device)
     span = int(np.clip(1e3 * SPAN_SECONDS / sum(times.values()), 50 if device != "cpu" else 1, 100))
     ours: list[float] = []
@@ -244,6 +279,9 @@ def measure(
         "band": band.size,
         "parts": times,
         "step": statistics.median(ours),
+        "pose": round_time(config, data, nodes, density, band)
+        if config.poses == "refined"
+        else None,
         "work": {name: dataclasses.asdict(work) for name, work in works.items()},
         "peer": statistics.median(theirs[1:]) if theirs else None,
     }

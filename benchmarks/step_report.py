@@ -64,6 +64,7 @@ def summary(result: dict[str, Any]) -> str:
         size.append(f"{entry['gaussians']:,}")
         times = [figures(step), figures(floor), figures(step / floor, 2)]
         compared.append([*size, *times, figures(peer), figures(peer and peer / step)])
+        compared[-1].append(figures(entry["pose"], 2))
         pairs = [(entry["parts"][part], entry["floor_parts"][part]) for part in parts]
         alone.append([*size, *(f"{figures(ms)} ({figures(least, 2)})" for ms, least in pairs)])
     text = f"{machine_line(result['machine'])} Batch {result['batch']}; milliseconds. "
@@ -72,7 +73,10 @@ def summary(result: dict[str, Any]) -> str:
     text += "".join(f" N = {count:,} is {name}." for name, count in result["structures"].items())
     text += "\n\n"
     text += table(
-        ["preset", "N", "D", "Gaussians", "step", "floor", "step / floor", "peer", "peer / step"],
+        [
+            *("preset", "N", "D", "Gaussians", "step", "floor", "step / floor"),
+            *("peer", "peer / step", "a pose, corrected once"),
+        ],
         compared,
     )
     text += "\n" + "\n".join(f"* {line}" for line in exponents(entries)) + "\n\n"

@@ -44,6 +44,8 @@ def worker(preset: str, structure: str, box_size: int, pixel_size: float, span: 
     band, steps = Band(box_size, pixel_size, 4 * pixel_size), (STRETCHES + 1) * span
     atoms, nodes = read_atoms_and_nodes(Path(structure))
     changes = {"steps": steps, "log_every": span, "low_pass": band.resolution}
+    if hasattr(presets[preset], "poses"):  # no round of corrections, which are few in a training
+        changes["poses"] = "given"
     config = dataclasses.replace(presets[preset], **changes)
     drawn = draw_poses(SimulationConfig(n_particles=2048), np.random.default_rng(0))
     terms = ctf_terms(drawn.ctf.to(torch.float32))
