@@ -10,9 +10,10 @@ which costs what pictures cost.
 * A part's time is that of running it alone, forward and backward: the median over the repeats, the
   parts interleaved.
 * The step's is that of `run_training()`, loading included: its log tells the time after every few
-  steps, and the first few and the last do not count. On one GPU it replays a recorded step; the parts there are
-  launched one by one and add up to more. Poses that are corrected have shifts in a step, and no
-  round of corrections between steps: a training has four, however many its steps.
+  steps, and the first few and the last do not count. On one GPU it replays a recorded step; the
+  parts there are launched one by one and add up to more. Poses that are corrected have shifts in a
+  step, and no round of corrections between steps: a training has five at most, however many its
+  steps.
 * A round's is the time to correct the pose of a particle once, with one Gauss-Newton iteration.
 * The peer's is that of its own step, in the same run and in turn with ours: at 128 x 128 for every
   number of nodes, and at 214 nodes for every box, beside the preset `paper`, whose settings it has;
