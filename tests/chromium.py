@@ -3,6 +3,7 @@
 Every wait ends when the thing has happened; a slow machine may take minutes.
 """
 
+import base64
 import io
 import shutil
 import time
@@ -18,6 +19,17 @@ PlaywrightError = playwright_api.Error
 PATIENCE = 600  # seconds that anything may take
 LOCAL = ("file:", "data:", "blob:", "about:", "http://localhost:")
 APPEND = "html => document.body.append(document.createRange().createContextualFragment(html))"
+PICTURE = """element => {
+  const canvas = element.matches("canvas") ? element : element.querySelector("canvas");
+  const { width, height } = canvas ? canvas.getBoundingClientRect() : {};
+  if (!width || !height || !canvas.checkVisibility()) return "";
+  const copy = Object.assign(document.createElement("canvas"), { width, height });
+  const context = copy.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(canvas, 0, 0, width, height);
+  return copy.toDataURL();
+}"""
 MARKS = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -63,10 +75,24 @@ def show(browser, html, head=""):
     return page, faults
 
 
+def bring_near(element):
+    """Scroll to an element. Playwright's own way waits for frames, which moving molecules delay."""
+    element.evaluate("element => element.scrollIntoView({ block: 'center' })")
+
+
 def pixels(element):
+    """What the canvas holds that an element is, or has, on white; nothing where it has no size.
+
+    A screenshot shows the same, and waits for tens of frames; a moving molecule takes half a second
+    for each where there is no GPU.
+    """
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"), dtype=float)
+    picture = element.evaluate(PICTURE)
+    if not picture:
+        return np.zeros((1, 1, 3))
+    data = base64.b64decode(picture.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=float)
 
 
 def is_drawn(element):

@@ -16,6 +16,7 @@ import pytest
 from chromium import (
     PlaywrightError,
     all_drawn,
+    bring_near,
     is_drawn,
     new_page,
     open_page,
@@ -165,7 +166,7 @@ def elements(site, browser, mark, selector):
 def test_molecules_are_drawn(site, browser):
     blank, seen = [], 0
     for name, stage in elements(site, browser, "3dmolviewer_", '[id^="3dmolviewer_"]'):
-        stage.scroll_into_view_if_needed()
+        bring_near(stage)
         seen += 1
         if not wait_until(lambda stage=stage: is_drawn(stage)):
             blank.append((name, stage.get_attribute("id")))
@@ -180,7 +181,7 @@ def test_a_motion_moves(site, visit):
         for s in page.query_selector_all('[id^="3dmolviewer_"]')
         if "loop" in s.evaluate("s => s.parentNode.innerHTML")
     )
-    stage.scroll_into_view_if_needed()
+    bring_near(stage)
     assert wait_until(lambda: is_drawn(stage))
     before = pixels(stage)
     assert wait_until(lambda: np.abs(pixels(stage) - before).max() > 30)
@@ -198,7 +199,7 @@ def test_plotly_figures_are_drawn(site, browser):
 def test_the_explorer_shows_another_structure_where_one_clicks(site, visit):
     page, wrong = visit(site / "notebooks" / "00_tour.html")
     root = page.query_selector(".latent-explorer")
-    root.scroll_into_view_if_needed()
+    bring_near(root)
     assert wait_until(lambda: root.get_attribute("data-ready") == "yes")
     map_, molecule, picture = (
         root.query_selector(f".{name}") for name in ("map", "molecule", "particle")
@@ -307,15 +308,15 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, tmp_path, mon
         stages = page.locator('[id^="3dmolviewer_"]').all()
         assert len(stages) == 4  # two structures, the microscope and the explorer
         for stage in stages:
-            stage.scroll_into_view_if_needed()
+            bring_near(stage)
             assert wait_until(lambda stage=stage: stage.locator("canvas").count())
             assert wait_until(lambda stage=stage: is_drawn(stage)), faults
         canvases = page.locator('.jp-OutputArea canvas:not([id^="3dmolviewer_"] canvas)')
         for canvas in canvases.all()[-2:]:  # of the player and of the sliders
-            canvas.scroll_into_view_if_needed()
+            bring_near(canvas)
             assert wait_until(lambda canvas=canvas: is_drawn(canvas))
         figure = page.locator(".main-svg").first
-        figure.scroll_into_view_if_needed()
+        bring_near(figure)
         assert wait_until(lambda: figure.is_visible())
         label = page.locator(".widget-label", has_text="particle ").first
         before = label.inner_text()
