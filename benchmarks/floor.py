@@ -106,6 +106,7 @@ class Sizes:
     edges: int
     gaussians: int  # that the images are made of
     carried: bool  # whether they go with the frames of nodes
+    turning: bool  # whether the decoder says how they turn, beside where the nodes are
     looks: int  # numbers that the encoder is given
     band: Band
 
@@ -117,7 +118,8 @@ def step_work(
     model, band, nodes, gaussians = model or ModelConfig(), sizes.band, sizes.nodes, sizes.gaussians
     b, c, pairs = batch, band.size // 2, sizes.bonds + sizes.edges
     encoder = layer_sizes((sizes.looks, *model.encoder_widths, 2 * model.latent_dim))
-    decoder = layer_sizes((model.latent_dim, *model.decoder_widths, 3 * nodes))
+    decoded = (6 if sizes.turning else 3) * nodes
+    decoder = layer_sizes((model.latent_dim, *model.decoder_widths, decoded))
     p_e, p_d = sum(encoder), sum(decoder)
     vectors, looks, structures = b * band.size, b * sizes.looks, b * 3 * nodes  # in a batch
     read = vectors if looks == vectors else vectors + looks
@@ -125,11 +127,11 @@ def step_work(
     return {
         "loading": Work(read, HALF * read),
         "encoder": Work(2 * b * (3 * p_e - encoder[0]), FLOAT * (3 * p_e - encoder[0] + looks)),
-        "decoder": Work(2 * b * 3 * p_d, FLOAT * (3 * p_d + 2 * structures)),
+        "decoder": Work(2 * b * 3 * p_d, FLOAT * (3 * p_d + 2 * b * decoded)),
         "projector": Work(
             b * (projection_operations(gaussians, band) + 24 * gaussians + carrying + 30 * c)
             + 10 * vectors,
-            FLOAT * (2 * structures + vectors),
+            FLOAT * (2 * b * decoded + vectors),
         ),
         "structural losses": Work(
             b * (34 * pairs + 30 * nodes), FLOAT * (2 * structures + 3 * pairs)
@@ -145,9 +147,9 @@ def sizes_of(preset: str, density: Density, nodes: Structure, band: Band) -> Siz
     looks = encoder.look_size if isinstance(encoder, StructureEncoder) else band.size
     edges = len(elastic_edges(nodes, config.elastic_cutoff))
     carried = density.carried is not None
-    return Sizes(
-        len(nodes), len(bonds(nodes)), edges, len(density.amplitudes), carried, looks, band
-    )
+    turning = carried and config.side_chain_sd > 0
+    sizes = len(nodes), len(bonds(nodes)), edges, len(density.amplitudes)
+    return Sizes(*sizes, carried, turning, looks, band)
 
 
 def main(
