@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 from chromium import (
+    PATIENCE,
     PlaywrightError,
     all_drawn,
     bring_near,
@@ -173,7 +174,7 @@ def test_molecules_are_drawn(site, browser):
     assert blank == [] and seen >= 5
 
 
-def test_a_motion_moves(site, visit):
+def test_a_motion_moves_while_it_is_in_sight(site, visit):
     """The softest normal mode of adenylate kinase, which no training has to find first."""
     page, _ = visit(site / "notebooks" / "08_baselines_and_interlock.html")
     stage = next(
@@ -181,10 +182,18 @@ def test_a_motion_moves(site, visit):
         for s in page.query_selector_all('[id^="3dmolviewer_"]')
         if "loop" in s.evaluate("s => s.parentNode.innerHTML")
     )
+
+    def moves(seconds):
+        before = pixels(stage)
+        return wait_until(lambda: np.abs(pixels(stage) - before).max() > 30, seconds)
+
     bring_near(stage)
     assert wait_until(lambda: is_drawn(stage))
-    before = pixels(stage)
-    assert wait_until(lambda: np.abs(pixels(stage) - before).max() > 30)
+    assert moves(PATIENCE)
+    page.evaluate("window.scrollTo(0, 0)")
+    assert wait_until(lambda: not moves(5), 60), "out of sight it rests"
+    bring_near(stage)
+    assert moves(PATIENCE)
 
 
 def test_plotly_figures_are_drawn(site, browser):
