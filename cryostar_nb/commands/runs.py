@@ -22,10 +22,10 @@ from cryostar_nb.runs.run_config import (
 
 if TYPE_CHECKING:
     from cryostar_nb.evaluation import Evaluation
-    from cryostar_nb.runs.folder import Run
     from cryostar_nb.runs.landscapes import Mapped
     from cryostar_nb.runs.maps import Maps
     from cryostar_nb.runs.posteriors import Inferred
+    from cryostar_nb.runs.run import Run
     from cryostar_nb.runs.verdicts import Checked
 
 

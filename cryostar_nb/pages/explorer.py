@@ -30,7 +30,7 @@ from cryostar_nb.pages.html import render
 from cryostar_nb.structure import Structure
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 SIDE = 64  # pixels of a picture
 BINS = (36, 48)  # of the density of particles, upwards and to the right

@@ -33,8 +33,8 @@ from cryostar_nb.pages.terminal import describe_poses
 from cryostar_nb.structure import residue_ranges
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
     from cryostar_nb.runs.landscapes import Mapped
+    from cryostar_nb.runs.run import Run
 
 SHOWN = 6  # particles on the page
 WRITTEN, STATES = 3, 5  # components with all atoms, and models of each

@@ -16,7 +16,7 @@ from cryostar_nb.io.structures import pdb_text
 from cryostar_nb.structure import Structure
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 
 def trajectory_player(nodes: Structure, frames: Float[np.ndarray | Tensor, "frame atom 3"]) -> Any:

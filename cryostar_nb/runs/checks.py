@@ -37,7 +37,7 @@ from cryostar_nb.runs.verdicts import FOLDER, Checked, Motion
 from cryostar_nb.training import TrainingData, infer_latents
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 COMPARED = 1000  # particles whose structures are compared
 GOOD = 0.5  # their least probability of being good

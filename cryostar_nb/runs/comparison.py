@@ -24,7 +24,7 @@ from cryostar_nb.runs.posteriors import (
 from cryostar_nb.volume_scores import volume_scores
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 
 def compare(run: "Run", truth: Path | str) -> Evaluation:

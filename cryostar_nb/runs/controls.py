@@ -17,7 +17,7 @@ from cryostar_nb.structure import Structure, shared_residues
 from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 BENT, MOST_BENT = 2.0, 6.0  # Å rms over the nodes, and Å of one, of the other reference
 SOFTEST = 3  # normal modes that bend it

@@ -27,7 +27,7 @@ from cryostar_nb.runs.run_config import LandscapeConfig
 from cryostar_nb.score_likelihoods import OUTSIDE, Likelihoods, resolved_bins, span
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 FOLDER, LABELS, NUMBERS = "landscape", "landscape/clusters.npy", "landscape/landscape.json"
 LEAST_PARTICLES = 50  # whose populations are looked for

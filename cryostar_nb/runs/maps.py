@@ -41,7 +41,7 @@ from cryostar_nb.runs.run_config import MapConfig
 
 if TYPE_CHECKING:
     from cryostar_nb.pages.html import Fragment
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 FEWEST = 2  # particles of a half-map
 BALL = 6.0  # Å, least radius within which model and map are compared about a residue

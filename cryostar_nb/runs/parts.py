@@ -15,7 +15,7 @@ from cryostar_nb.runs.posteriors import posterior_of, was_inferred
 from cryostar_nb.runs.run_config import MapConfig
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 SHAPING = 3  # components in which density is looked at
 LEAST_WEIGHT = 0.01  # of a particle in a map; less is left out

@@ -26,7 +26,7 @@ from cryostar_nb.structure import shared_residues
 from cryostar_nb.training import TrainingData
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 PART = 2048  # particles; each part is kept as it is done
 GOOD = 0.5  # probability of the particles that the prior is learned from

@@ -23,10 +23,11 @@ from cryostar_nb.io.vectors import open_looks, open_vectors
 from cryostar_nb.models import DeformationVAE
 from cryostar_nb.poses import Corrections
 from cryostar_nb.runs.engine import check_batch, run_training, training_data
-from cryostar_nb.runs.folder import FILES, Run, band_of, open_run
+from cryostar_nb.runs.folder import FILES, open_run
 from cryostar_nb.runs.kept import save_latents, save_quality
 from cryostar_nb.runs.low_pass import low_pass_from_map
 from cryostar_nb.runs.machine import check_hardware, start_fabric
+from cryostar_nb.runs.run import Run, band_of
 from cryostar_nb.runs.run_config import Grid, Hardware, InputFiles, RunConfig, read_config
 from cryostar_nb.structure import Structure
 from cryostar_nb.training import TrainingData

@@ -26,7 +26,7 @@ from cryostar_nb.likelihood import contrasts
 from cryostar_nb.poses import transfer_of
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 SAMPLE = 600  # particles whose residuals make the difference map
 DOCTORED, SEARCHED = 500, SEARCH_ROTATIONS  # particles that the doctor looks at, and rotations

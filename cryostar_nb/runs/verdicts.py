@@ -10,7 +10,7 @@ from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.runs.symptoms import Symptom
 
 if TYPE_CHECKING:
-    from cryostar_nb.runs.folder import Run
+    from cryostar_nb.runs.run import Run
 
 FOLDER = "check"
 LEAST_AGREEMENT = 0.5  # correlation of the scores of two trainings along a motion

@@ -13,7 +13,7 @@ from chromium import all_drawn, new_page, show, wait_until
 
 from cryostar_nb.pages import figures, views
 from cryostar_nb.pages.html import own_3dmol
-from cryostar_nb.runs.folder import Run
+from cryostar_nb.runs.run import Run
 
 pytestmark = chromium.MARKS
 FRAGMENTS = (
