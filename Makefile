@@ -1,4 +1,4 @@
-# make demo   adenylate kinase from two PDB files to moving atoms, about two minutes on two cores
+# make demo   adenylate kinase from two PDB files to moving atoms, about three minutes on two idle cores
 # make test   every test and every notebook     make check  style, types, layers
 # make test-quick  the tests without notebooks, browser and long trainings, about three minutes
 # make book   build the book                    make lab    JupyterLab on the notebooks

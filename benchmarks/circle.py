@@ -6,8 +6,9 @@ Two copies of adenylate kinase on a stiff arm are simulated, one of which turns 
 100 states (book/make_turning_pair.py). Each setting of SETTINGS is trained on the same particles
 from the first state, and compared with the truth: errors per state, FSC-AUC as CryoBench defines
 it, and the ring: the winding number and the order of the latents, and the largest step between
-structures of neighbouring states. What is done is kept in FOLDER and goes on from there; images are
-deleted at the end, unless `--keep`.
+structures of neighbouring states. `infer` finds the posterior of every particle: its mean structure
+stands beside the encoder's, and how many of both are off by more than FAR. What is done is kept in
+FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from common import table as table_of
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.latents import principal_components
+from cryostar_nb.runs.posteriors import infer
 
 sys.path.append(str(HERE.parent / "book"))
 import make_turning_pair
@@ -34,6 +36,7 @@ from provenance import provenance_of
 COMMAND = "python benchmarks/circle.py"
 SIZES = ("particles", "steps", "snr", "box", "pixel", "low_pass", "seed")
 SHOWN = 1000  # particles whose latents are kept, to be drawn
+FAR = 10.0  # Å, by which a structure is on the wrong side
 STIFF_CHAIN = {
     "decoder": "chain",
     "elastic_weight": 5.0,
@@ -85,6 +88,12 @@ def ring(points: torch.Tensor, states: torch.Tensor, count: int) -> dict[str, An
     return {"winding": round(abs(float(steps.sum())) / (2 * np.pi)), "order": float(order)}
 
 
+def spread_of(errors: torch.Tensor) -> dict[str, float]:
+    """What the errors of the particles have in common, and how many of them are far off, in Å."""
+    far = float((errors > FAR).double().mean())
+    return {"rmsd": float(errors.mean()), "median": float(errors.median()), "far": far}
+
+
 def seconds_of_a_step(metrics: dict[str, list[float]]) -> float:
     """The median over the lines of a log: a pause of the machine does not count."""
     seconds, steps = (np.diff([0, *metrics[name]]) for name in ("seconds", "step"))
@@ -98,6 +107,9 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
     run = trained(folder / "run", star, reference=reference, **(same | SETTINGS[name]))
     began = time.perf_counter()
+    infer(run)
+    inference_seconds = time.perf_counter() - began
+    told, began = run.posterior(), time.perf_counter()
     score = run.evaluate(particles / "truth.npz")
     with np.load(particles / "truth.npz") as truth:
         states = torch.from_numpy(truth["state"]).long()
@@ -108,12 +120,20 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     some = slice(0, 2000)
     structures = run.decode(run.latents[some]).flatten(1)
     scores = principal_components(run.latents).scores[:SHOWN, :2]
+    likely = torch.cat(
+        [
+            told.part(rows).structures(run.model.decoder)[0]
+            for rows in torch.arange(len(states)).split(500)
+        ]
+    )
     assert score.volumes is not None
     return {
         "setting": name,
         "options": SETTINGS[name],
         "rmsd": score.rmsd_mean,
         "rmsd_per_state": score.rmsd_per_state,
+        "encoder": spread_of(rmsd(run.decode(run.latents), true[states])),
+        "posterior": spread_of(rmsd(likely, true[states])),
         "idle": score.idle.rmsd_mean,
         "idle_per_state": score.idle.rmsd_per_state,
         "volumes": score.volumes,
@@ -122,6 +142,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "largest_step": float(rmsd(path.roll(-1, 0), path).max()),
         "true_step": float(rmsd(true[1], true[0])),
         "training_seconds": run.step * seconds_of_a_step(run.metrics),
+        "inference_seconds": inference_seconds,
         "evaluation_seconds": time.perf_counter() - began,
         "latents": scores.numpy().round(2).tolist(),
         "states": states[: len(scores)].tolist(),
@@ -133,18 +154,22 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
     first = cells[0]
-    head = ["setting", "RMSD, Å", "median state", "worst state", "FSC-AUC, image"]
-    head += ["conformation", "winding", "order", "largest step, Å", "minutes"]
+    head = ["setting", "RMSD, Å", "median state", "worst state", f"beyond {FAR:g} Å"]
+    head += ["posterior's mean, Å", f"beyond {FAR:g} Å", "FSC-AUC, image", "conformation"]
+    head += ["winding", "order", "largest step, Å", "minutes"]
     idle, volumes = first["idle_per_state"], first["volumes"]
-    nothing = [first["idle"], np.median(idle), max(idle), *2 * [volumes["fsc_auc_do_nothing"]]]
-    rows = [["doing nothing", *map(figures, nothing), "", "", "", ""]]
+    nothing = [*map(figures, (first["idle"], np.median(idle), max(idle))), "", "", ""]
+    nothing += 2 * [figures(volumes["fsc_auc_do_nothing"])]
+    rows = [["doing nothing", *nothing, "", "", "", ""]]
     for cell in cells:
         states, areas, latents = cell["rmsd_per_state"], cell["volumes"], cell["ring_of_latents"]
-        numbers = [cell["rmsd"], np.median(states), max(states)]
-        numbers += [areas[f"fsc_auc_per_{kind}"] for kind in ("image", "conformation")]
+        numbers = [figures(value) for value in (cell["rmsd"], np.median(states), max(states))]
+        numbers += [f"{cell['encoder']['far']:.1%}", figures(cell["posterior"]["rmsd"])]
+        numbers += [f"{cell['posterior']['far']:.1%}"]
+        numbers += [figures(areas[f"fsc_auc_per_{kind}"]) for kind in ("image", "conformation")]
         about = [str(latents["winding"]), f"{latents['order']:.2f}", figures(cell["largest_step"])]
         minutes = figures(cell["training_seconds"] / 60, 2)
-        rows.append([cell["setting"], *map(figures, numbers), *about, minutes])
+        rows.append([cell["setting"], *numbers, *about, minutes])
     return (
         f"Two copies of adenylate kinase, one of which turns a full circle; {first['particles']:,}"
         f" particles of {first['box']}² at {first['pixel']:g} Å, SNR {first['snr']:g},"

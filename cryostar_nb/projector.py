@@ -29,7 +29,7 @@ from cryostar_nb.fast.nufft import transform_nodes
 from cryostar_nb.fourier import Band, coordinate_axis, turn_phases
 
 Method = Literal["auto", "exact", "spread"]
-FEW_NODES = 100  # up to here the matrix products are faster (benchmarks/projector.py)
+FEW_NODES = 100  # up to here matrix products are as fast or faster (benchmarks/projector.py)
 TABLE_FLOATS = 1 << 22  # numbers in the tables of the exact sum at a time
 
 
