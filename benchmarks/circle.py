@@ -7,8 +7,9 @@ Two copies of adenylate kinase on a stiff arm are simulated, one of which turns 
 from the first state, and compared with the truth: errors per state, FSC-AUC as CryoBench defines
 it, and the ring: the winding number and the order of the latents, and the largest step between
 structures of neighbouring states. `infer` finds the posterior of every particle: its mean structure
-stands beside the encoder's, and how many of both are off by more than FAR. What is done is kept in
-FOLDER and goes on from there; images are deleted at the end, unless `--keep`.
+stands beside the encoder's, how many of both are off by more than FAR, and the largest step between
+the means of neighbouring states. What is done is kept in FOLDER and goes on from there; images are
+deleted at the end, unless `--keep`.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def ring(points: torch.Tensor, states: torch.Tensor, count: int) -> dict[str, An
 
 
 def spread_of(errors: torch.Tensor) -> dict[str, float]:
-    """What the errors of the particles have in common, and how many of them are far off, in Å."""
+    """Mean and median of the errors of the particles, in Å, and the share beyond FAR."""
     far = float((errors > FAR).double().mean())
     return {"rmsd": float(errors.mean()), "median": float(errors.median()), "far": far}
 
@@ -126,6 +127,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             for rows in torch.arange(len(states)).split(500)
         ]
     )
+    told_path = torch.stack([likely[states == state].mean(0) for state in range(count)])
     assert score.volumes is not None
     return {
         "setting": name,
@@ -140,6 +142,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "ring_of_latents": ring(run.latents, states, count),
         "ring_of_structures": ring(structures, states[some], count),
         "largest_step": float(rmsd(path.roll(-1, 0), path).max()),
+        "largest_step_of_posteriors": float(rmsd(told_path.roll(-1, 0), told_path).max()),
         "true_step": float(rmsd(true[1], true[0])),
         "training_seconds": run.step * seconds_of_a_step(run.metrics),
         "inference_seconds": inference_seconds,
@@ -155,21 +158,21 @@ def table(cells: list[dict[str, Any]]) -> str:
     """The numbers as a page."""
     first = cells[0]
     head = ["setting", "RMSD, Å", "median state", "worst state", f"beyond {FAR:g} Å"]
-    head += ["posterior's mean, Å", f"beyond {FAR:g} Å", "FSC-AUC, image", "conformation"]
-    head += ["winding", "order", "largest step, Å", "minutes"]
+    head += ["FSC-AUC, image", "conformation", "winding", "order", "largest step, Å", "minutes"]
+    head += ["posterior's mean, Å", f"beyond {FAR:g} Å", "largest step, Å"]
     idle, volumes = first["idle_per_state"], first["volumes"]
-    nothing = [*map(figures, (first["idle"], np.median(idle), max(idle))), "", "", ""]
+    nothing = [*map(figures, (first["idle"], np.median(idle), max(idle))), ""]
     nothing += 2 * [figures(volumes["fsc_auc_do_nothing"])]
-    rows = [["doing nothing", *nothing, "", "", "", ""]]
+    rows = [["doing nothing", *nothing, *7 * [""]]]
     for cell in cells:
         states, areas, latents = cell["rmsd_per_state"], cell["volumes"], cell["ring_of_latents"]
-        numbers = [figures(value) for value in (cell["rmsd"], np.median(states), max(states))]
-        numbers += [f"{cell['encoder']['far']:.1%}", figures(cell["posterior"]["rmsd"])]
-        numbers += [f"{cell['posterior']['far']:.1%}"]
-        numbers += [figures(areas[f"fsc_auc_per_{kind}"]) for kind in ("image", "conformation")]
-        about = [str(latents["winding"]), f"{latents['order']:.2f}", figures(cell["largest_step"])]
-        minutes = figures(cell["training_seconds"] / 60, 2)
-        rows.append([cell["setting"], *numbers, *about, minutes])
+        row = [figures(value) for value in (cell["rmsd"], np.median(states), max(states))]
+        row += [f"{cell['encoder']['far']:.1%}"]
+        row += [figures(areas[f"fsc_auc_per_{kind}"]) for kind in ("image", "conformation")]
+        row += [str(latents["winding"]), f"{latents['order']:.2f}", figures(cell["largest_step"])]
+        row += [figures(cell["training_seconds"] / 60, 2), figures(cell["posterior"]["rmsd"])]
+        row += [f"{cell['posterior']['far']:.1%}", figures(cell["largest_step_of_posteriors"])]
+        rows.append([cell["setting"], *row])
     return (
         f"Two copies of adenylate kinase, one of which turns a full circle; {first['particles']:,}"
         f" particles of {first['box']}² at {first['pixel']:g} Å, SNR {first['snr']:g},"

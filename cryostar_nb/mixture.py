@@ -92,6 +92,18 @@ class Mixture:
         weights = torch.softmax(self.weights.log() + spread + gained / 2, -1)
         return Mixture(weights, means, factors)
 
+    def part(self, rows: Int[Tensor, " row"]) -> "Mixture":
+        """Some mixtures of a batch."""
+        return Mixture(self.weights[rows], self.means[rows], self.factors[rows])
+
+    def beside(self, other: "Mixture") -> "Mixture":
+        """The components of two mixtures, each of which has half of the weight."""
+        return Mixture(
+            torch.cat([self.weights, other.weights], -1) / 2,
+            torch.cat([self.means, other.means], -2),
+            torch.cat([self.factors, other.factors], -3),
+        )
+
     def widened(self, times: float) -> "Mixture":
         """The same mixture, each component so many times as wide."""
         return Mixture(self.weights, self.means, self.factors / times)

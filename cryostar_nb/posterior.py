@@ -12,7 +12,8 @@ enter linearly: their integral is exact. What is left is the posterior of z. It 
 importance sampling: from the encoder's latent two Gauss-Newton steps lead to the best one; there
 the likelihood is nearly Gaussian, and the prior times that Gaussian is a mixture again, of which
 most draws come. The others come from the prior, for what lies elsewhere. Each draw is weighed by
-its true posterior over the density it was drawn with.
+its true posterior over the density it was drawn with. Where a few draws have nearly all the weight,
+the encoder was far off: a second look starts from the best of them, too.
 """
 
 import math
@@ -41,6 +42,7 @@ SAMPLES = (192, 384, 768, 1536)  # particles that correct the prior, round by ro
 DIFFERENCE = 0.05  # sd of the prior, of the finite differences
 ITERATIONS, LONGEST = 2, 1.5  # Gauss-Newton steps, and their greatest length in sd of the prior
 FROM_PRIOR = 0.25  # of the draws
+FEW = 5.0  # draws: where all of them are worth fewer, there is a second look
 WIDER = 1.2  # than the approximation, are the components that the others come from
 NEAR = 1.0  # Å rms, from the encoder's structure
 LEAST_CONTRAST_SD = 0.02  # of contrasts, whose mean is 1
@@ -96,6 +98,11 @@ class _Batch(NamedTuple):
     rotations: Float[Tensor, "batch 3 3"]
     shifts: Float[Tensor, "batch 2"] | None
     values: Float[Tensor, "batch 5"] | None  # corrections of the poses, as they are
+
+    def part(self, rows: Int[Tensor, " row"]) -> "_Batch":
+        """Some of these."""
+        some = [None if values is None else values[rows] for values in (self.shifts, self.values)]
+        return _Batch(self.images[rows], self.factors[rows], self.rotations[rows], *some)
 
 
 @dataclass(frozen=True)
@@ -242,6 +249,27 @@ class Inference:
     ) -> tuple[Tensor, ...]:
         places = self.directions.place(latents)
         nuisance = self._nuisance(batch, places)
+        nearby = self._nearby(batch, places, nuisance)
+        places = self._draw(nearby, draws, generator)
+        found = self._weighed(batch, places, nearby, nuisance)
+        few = (found.effective < FEW).nonzero().squeeze(1)
+        if len(few):
+            batch, nearby = batch.part(few), nearby.part(few)
+            best = places[few, found.weights[few].argmax(1)].to(self.directions.mean)
+            nuisance = self._nuisance(batch, best)
+            other = self._nearby(batch, best, nuisance)
+            places = torch.cat([places[few], self._draw(other, draws, generator)], dim=1)
+            pool = self._weighed(batch, places, nearby.beside(other), nuisance)
+            for values, better in zip(found, pool.resampled(draws, generator), strict=True):
+                values[few] = better
+        structures = self.network.decoder(found.latents)
+        here = self.network.decoder(latents.to(structures))[:, None]
+        near = (found.weights * (rmsd(structures, here) < NEAR).cpu()).sum(1)
+        sd = mean_and_sd(structures, found.weights.to(structures.device))[1]
+        return *found, near, sd.square().mean(-1).sqrt()
+
+    def _nearby(self, batch: _Batch, places: Tensor, nuisance: "_Nuisance") -> Mixture:
+        """What the image makes of the prior, nearly, where the best place near these ones is."""
         for turn in range(ITERATIONS):
             slope, curvature = self._expand(batch, places, nuisance)
             nearby = self.prior.times_gaussian(slope.cpu(), curvature.cpu())
@@ -249,15 +277,26 @@ class Inference:
                 change = nearby.mode().to(places) - places
                 excess = change.norm(dim=-1, keepdim=True) / LONGEST
                 places = places + change / excess.clamp(min=1)
-        nearby, count = nearby.widened(WIDER), round(draws * FROM_PRIOR)
-        elsewhere = self.prior.draw(len(latents) * count, generator)
-        places = torch.cat(
-            [nearby.draw(draws - count, generator), elsewhere.unflatten(0, (len(latents), count))],
-            dim=1,
-        )
+        return nearby.widened(WIDER)
+
+    def _draw(
+        self, nearby: Mixture, draws: int, generator: torch.Generator
+    ) -> Float[Tensor, "batch draw direction"]:
+        """Places drawn from a mixture for each particle, and from the prior."""
+        size, count = len(nearby.weights), round(draws * FROM_PRIOR)
+        elsewhere = self.prior.draw(size * count, generator).unflatten(0, (size, count))
+        return torch.cat([nearby.draw(draws - count, generator), elsewhere], dim=1)
+
+    def _weighed(
+        self, batch: _Batch, places: Tensor, nearby: Mixture, nuisance: "_Nuisance"
+    ) -> "_Drawn":
+        """Draws with their posterior over the density that they were drawn with (`_draw`)."""
+        draws = places.shape[1]
+        share = round(draws * FROM_PRIOR) / draws
         prior = self.prior.log_density(places.flatten(0, 1)).unflatten(0, places.shape[:2])
-        shares = math.log1p(-count / draws), math.log(count / draws)
-        proposal = torch.logaddexp(shares[0] + nearby.log_density(places), shares[1] + prior)
+        proposal = torch.logaddexp(
+            math.log1p(-share) + nearby.log_density(places), math.log(share) + prior
+        )
         drawn = self.directions.latents(places.to(self.directions.mean))
         fits = [self._fit(batch, self._predict(batch, z), nuisance) for z in drawn.unbind(1)]
         fit = torch.stack(fits, dim=1).cpu()
@@ -265,12 +304,8 @@ class Inference:
         weights = torch.softmax(log_weights, dim=1)
         evidence = torch.logsumexp(log_weights, 1) - math.log(draws)
         information = ((weights * fit).sum(1) - evidence).clamp(min=0)
-        structures = self.network.decoder(drawn)
-        here = self.network.decoder(latents.to(drawn))[:, None]
-        near = (weights * (rmsd(structures, here) < NEAR).cpu()).sum(1)
-        sd = mean_and_sd(structures, weights.to(structures.device))[1]
-        found = (weights, information, effective_number(weights), near)
-        return drawn, *(v.float() for v in found), sd.square().mean(-1).sqrt()
+        effective = effective_number(weights)
+        return _Drawn(drawn, weights.float(), information.float(), effective.float())
 
     def _nuisance(self, batch: _Batch, places: Tensor) -> "_Nuisance":
         """How the image changes with the pose, and the priors of contrast and pose."""
@@ -332,6 +367,23 @@ class Inference:
         curvature = curvature - across @ torch.linalg.solve(matrix, across.mT)
         gradient = (slopes @ residual[..., None]).squeeze(-1).double()
         return gradient + (curvature @ places[..., None]).squeeze(-1), curvature
+
+
+class _Drawn(NamedTuple):
+    """What `Posterior` has of the same names."""
+
+    latents: Float[Tensor, "batch draw latent"]
+    weights: Float[Tensor, "batch draw"]
+    information: Float[Tensor, " batch"]
+    effective: Float[Tensor, " batch"]
+
+    def resampled(self, count: int, generator: torch.Generator) -> "_Drawn":
+        """So many of the draws, which weigh the same: systematic resampling."""
+        marks = torch.arange(count) + torch.rand(len(self.weights), 1, generator=generator)
+        chosen = torch.searchsorted(self.weights.cumsum(1), marks / count)
+        chosen = chosen.clamp(max=self.weights.shape[1] - 1).to(self.latents.device)
+        latents = self.latents.take_along_dim(chosen[..., None], 1)
+        return self._replace(latents=latents, weights=torch.full(chosen.shape, 1 / count))
 
 
 class _Nuisance(NamedTuple):

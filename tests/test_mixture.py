@@ -29,6 +29,17 @@ def test_the_density_is_that_of_its_gaussians(two, generator):
     torch.testing.assert_close(two.log_density(points).exp(), expected)
 
 
+def test_beside_another_both_have_half_of_the_weight(two):
+    batch = Mixture(
+        *(values.expand(3, *values.shape) for values in (two.weights, two.means, two.factors))
+    )
+    moved = Mixture(batch.weights, batch.means + 5, batch.factors).part(torch.tensor([2]))
+    both = batch.part(torch.tensor([0])).beside(moved)
+    points = torch.tensor([[[0.0, 1.0], [5.0, 6.0], [2.0, -1.0]]]).double()
+    expected = (two.log_density(points[0]).exp() + two.log_density(points[0] - 5).exp()) / 2
+    torch.testing.assert_close(both.log_density(points).exp()[0], expected)
+
+
 def test_draws_have_its_moments(two, generator):
     drawn = two.draw(40_000, generator)
     mean = (two.weights[:, None] * two.means).sum(0)

@@ -44,6 +44,18 @@ class Bending(CartesianDecoder):
         return Deformation(self(latent), None)
 
 
+class Turning(Bending):
+    """A decoder that turns half of the nodes about z: the latents lie on a circle."""
+
+    def forward(self, latent):
+        half = torch.arange(len(self.reference)) < len(self.reference) // 2
+        unit = nn.functional.normalize(latent, dim=-1)
+        cos, sin = unit[..., None, 0], unit[..., None, 1]
+        x, y, z = self.reference.unbind(-1)
+        turned = torch.stack([cos * x - sin * y, sin * x + cos * y, z + 0 * cos], dim=-1)
+        return torch.where(half[:, None], turned, self.reference)
+
+
 @pytest.fixture
 def nodes(make_nodes, rng):
     return make_nodes(rng.normal([8, -8, 4], 8, (40, 3)))
@@ -68,9 +80,11 @@ def density(nodes):
 def make_particles(network, density, rng, generator):
     """Particles with latents from N(0, 1.5^2), and those latents; noise has unit variance."""
 
-    def make(count, signal=30.0, contrast_sd=0.0):
+    def make(count, signal=30.0, contrast_sd=0.0, ring=False):
         latents = torch.zeros(count, 2)
         latents[:, 0] = PRIOR_SD * torch.randn(count, generator=generator)
+        if ring:
+            latents = torch.nn.functional.normalize(torch.randn(count, 2, generator=generator))
         rotations = torch.from_numpy(random_rotations(count, rng)).float()
         images = density.images(network.decoder(latents), BAND, rotations=rotations)
         scale = signal / images.norm(dim=-1).mean()
@@ -144,6 +158,26 @@ def test_information_is_the_distance_from_the_prior(make_particles, make_inferen
     expected = 0.5 * (variance + mean.square() - 1 - variance.log())
     off = (found.information - expected).abs()
     assert off.median() < 0.05 and off.quantile(0.9) < 0.25  # some are not Gaussian
+
+
+def test_a_second_look_finds_particles_that_the_encoder_sends_to_the_other_side(
+    make_particles, make_inference, network
+):
+    network.decoder = Turning(network.decoder.reference)
+    data, latents, scale = make_particles(200, ring=True, signal=25.0)
+    angles = torch.arange(12).double() * (2 * math.pi / 12)
+    means = torch.stack([angles.cos(), angles.sin()], dim=1)
+    factors = 4 * torch.eye(2).double().expand(12, 2, 2)
+    inference = dataclasses.replace(
+        make_inference(scale),
+        directions=Directions(torch.zeros(2).double(), *2 * [torch.eye(2).double()]),
+        prior=Mixture(torch.full((12,), 1 / 12).double(), means, factors),
+    )
+    found = inference.infer(data, -latents)  # which is the opposite
+    mean = found.structures(network.decoder)[0]
+    off = (mean - network.decoder(latents)).square().sum(-1).mean(-1).sqrt()
+    assert (off < 1).float().mean() > 0.8
+    assert (found.effective > 5).float().mean() > 0.5
 
 
 def test_an_image_without_signal_says_nothing(make_inference, make_particles, generator):
