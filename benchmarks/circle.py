@@ -107,9 +107,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     star, reference = particles / "particles.star", particles / "motion.pdb"
     same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
     run = trained(folder / "run", star, reference=reference, **(same | SETTINGS[name]))
-    began = time.perf_counter()
     infer(run)
-    inference_seconds = time.perf_counter() - began
     told, began = run.posterior(), time.perf_counter()
     score = run.evaluate(particles / "truth.npz")
     with np.load(particles / "truth.npz") as truth:
@@ -127,6 +125,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             for rows in torch.arange(len(states)).split(500)
         ]
     )
+    errors = rmsd(likely, true[states])
     told_path = torch.stack([likely[states == state].mean(0) for state in range(count)])
     assert score.volumes is not None
     return {
@@ -135,7 +134,8 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "rmsd": score.rmsd_mean,
         "rmsd_per_state": score.rmsd_per_state,
         "encoder": spread_of(rmsd(run.decode(run.latents), true[states])),
-        "posterior": spread_of(rmsd(likely, true[states])),
+        "posterior": spread_of(errors),
+        "posterior_per_state": [float(errors[states == state].mean()) for state in range(count)],
         "idle": score.idle.rmsd_mean,
         "idle_per_state": score.idle.rmsd_per_state,
         "volumes": score.volumes,
@@ -145,7 +145,6 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "largest_step_of_posteriors": float(rmsd(told_path.roll(-1, 0), told_path).max()),
         "true_step": float(rmsd(true[1], true[0])),
         "training_seconds": run.step * seconds_of_a_step(run.metrics),
-        "inference_seconds": inference_seconds,
         "evaluation_seconds": time.perf_counter() - began,
         "latents": scores.numpy().round(2).tolist(),
         "states": states[: len(scores)].tolist(),

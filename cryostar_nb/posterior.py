@@ -13,7 +13,8 @@ importance sampling: from the encoder's latent two Gauss-Newton steps lead to th
 the likelihood is nearly Gaussian, and the prior times that Gaussian is a mixture again, of which
 most draws come. The others come from the prior, for what lies elsewhere. Each draw is weighed by
 its true posterior over the density it was drawn with. Where a few draws have nearly all the weight,
-the encoder was far off: a second look starts from the best of them, too.
+the encoder was far off: a second look starts from the best of them, and weighs the draws of both by
+the mean of their densities (the balance heuristic of Veach and Guibas 1995).
 """
 
 import math
@@ -42,7 +43,7 @@ SAMPLES = (192, 384, 768, 1536)  # particles that correct the prior, round by ro
 DIFFERENCE = 0.05  # sd of the prior, of the finite differences
 ITERATIONS, LONGEST = 2, 1.5  # Gauss-Newton steps, and their greatest length in sd of the prior
 FROM_PRIOR = 0.25  # of the draws
-FEW = 5.0  # draws: where all of them are worth fewer, there is a second look
+FEW = 5.0  # draws; where all of a particle are worth fewer, there is a second look
 WIDER = 1.2  # than the approximation, are the components that the others come from
 NEAR = 1.0  # Å rms, from the encoder's structure
 LEAST_CONTRAST_SD = 0.02  # of contrasts, whose mean is 1

@@ -20,7 +20,7 @@ from cryostar_nb.io.particles import Particles
 from cryostar_nb.latents import Directions, evenly_spaced
 from cryostar_nb.mixture import Mixture
 from cryostar_nb.poses import Corrections
-from cryostar_nb.posterior import Inference, Posterior
+from cryostar_nb.posterior import FEW, Inference, Posterior
 from cryostar_nb.runs.kept import is_fresh
 from cryostar_nb.structure import shared_residues
 from cryostar_nb.training import TrainingData
@@ -33,7 +33,6 @@ GOOD = 0.5  # probability of the particles that the prior is learned from
 COMPARED = 256  # particles that two runs are compared on
 MADE_OF = {"directions": Directions, "prior": Mixture}  # tensors
 LEARNED = (*MADE_OF, "whitening", "amplitude", "contrast_sd", "widths", "centre")  # of `Inference`
-LOW_EFFECTIVE = 5.0  # draws; fewer are too few
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Inferred:
         found = self.posterior
         count, draws = found.weights.shape
         silent = int((found.information < SILENT).sum())
-        few = int((found.effective < LOW_EFFECTIVE).sum())
+        few = int((found.effective < FEW).sum())
         lines = [
             f"{count:,} particles, {draws} draws each",
             f"structures are known to {float(found.spread.square().mean().sqrt()):.2f} Å"
@@ -64,7 +63,7 @@ class Inferred:
             f"{float((found.near_encoder > 0.5).float().mean()):.0%} of the particles are probably"
             " where the encoder says (within 1 Å)",
             f"draws: as good as {float(found.effective.median()):.0f} independent ones (median);"
-            f" {few:,} particles have fewer than {LOW_EFFECTIVE:.0f}",
+            f" {few:,} particles have fewer than {FEW:.0f}",
         ]
         errors = model_errors(self.run)
         if errors is not None:
