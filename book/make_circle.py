@@ -18,13 +18,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def draw(cells: list[dict]) -> Figure:
-    """Errors over the true angle, and the latents of each setting coloured by the angle."""
+    """Errors over the true angle (dashed: of posteriors), and latents coloured by the angle."""
     figure = Figure(figsize=(3.4 * (len(cells) + 1), 3.2), layout="constrained")
     errors, *planes = figure.subplots(1, len(cells) + 1)
     degrees = np.linspace(0, 360, len(cells[0]["idle_per_state"]), endpoint=False)
     errors.plot(degrees, cells[0]["idle_per_state"], color="0.6", label="doing nothing")
     for cell, plane, colour in zip(cells, planes, COLOURS, strict=False):
         errors.plot(degrees, cell["rmsd_per_state"], color=colour, label=cell["setting"])
+        errors.plot(degrees, cell["posterior_per_state"], "--", color=colour, lw=1)
         x, y = np.array(cell["latents"]).T
         angles = degrees[np.array(cell["states"])]
         dots = plane.scatter(x, y, c=angles, s=5, cmap="hsv", vmin=0, vmax=360)
