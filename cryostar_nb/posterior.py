@@ -252,7 +252,8 @@ class Inference:
         nuisance = self._nuisance(batch, places)
         nearby = self._nearby(batch, places, nuisance)
         places = self._draw(nearby, draws, generator)
-        found = self._weighed(batch, places, nearby, nuisance)
+        share = round(draws * FROM_PRIOR) / draws
+        found = self._weighed(batch, places, nearby, share, nuisance)
         few = (found.effective < FEW).nonzero().squeeze(1)
         if len(few):
             batch, nearby = batch.part(few), nearby.part(few)
@@ -260,7 +261,7 @@ class Inference:
             nuisance = self._nuisance(batch, best)
             other = self._nearby(batch, best, nuisance)
             places = torch.cat([places[few], self._draw(other, draws, generator)], dim=1)
-            pool = self._weighed(batch, places, nearby.beside(other), nuisance)
+            pool = self._weighed(batch, places, nearby.beside(other), share, nuisance)
             for values, better in zip(found, pool.resampled(draws, generator), strict=True):
                 values[few] = better
         structures = self.network.decoder(found.latents)
@@ -289,11 +290,14 @@ class Inference:
         return torch.cat([nearby.draw(draws - count, generator), elsewhere], dim=1)
 
     def _weighed(
-        self, batch: _Batch, places: Tensor, nearby: Mixture, nuisance: "_Nuisance"
+        self,
+        batch: _Batch,
+        places: Tensor,
+        nearby: Mixture,
+        share: float,
+        nuisance: "_Nuisance",
     ) -> "_Drawn":
-        """Draws with their posterior over the density that they were drawn with (`_draw`)."""
-        draws = places.shape[1]
-        share = round(draws * FROM_PRIOR) / draws
+        """Draws, a share of them from the prior, by their posterior over the density of `_draw`."""
         prior = self.prior.log_density(places.flatten(0, 1)).unflatten(0, places.shape[:2])
         proposal = torch.logaddexp(
             math.log1p(-share) + nearby.log_density(places), math.log(share) + prior
@@ -303,7 +307,7 @@ class Inference:
         fit = torch.stack(fits, dim=1).cpu()
         log_weights = fit + prior - proposal
         weights = torch.softmax(log_weights, dim=1)
-        evidence = torch.logsumexp(log_weights, 1) - math.log(draws)
+        evidence = torch.logsumexp(log_weights, 1) - math.log(places.shape[1])
         information = ((weights * fit).sum(1) - evidence).clamp(min=0)
         effective = effective_number(weights)
         return _Drawn(drawn, weights.float(), information.float(), effective.float())
