@@ -6,7 +6,7 @@ Two copies of adenylate kinase on a stiff arm are simulated, one of which turns 
 100 states (book/make_turning_pair.py). Each setting of SETTINGS is trained on the same particles
 from the first state, and compared with the truth: errors per state, FSC-AUC as CryoBench defines
 it, and the ring: the winding number and the order of the latents, and the largest step between
-structures of neighbouring states. `infer` finds the posterior of every particle: its mean structure
+structures of neighbouring states. The posterior of every particle is found: its mean structure
 stands beside the encoder's, how many of both are off by more than FAR, and the largest step between
 the means of neighbouring states. What is done is kept in FOLDER and goes on from there; images are
 deleted at the end, unless `--keep`.
@@ -25,10 +25,10 @@ import torch
 from common import HERE, figures, kept_cell, options_of, trained
 from common import table as table_of
 
+from cryostar_nb.evaluation import per_state, rmsd_to_truth
 from cryostar_nb.geometry import rmsd
 from cryostar_nb.io.files import write_json, write_text
 from cryostar_nb.latents import principal_components
-from cryostar_nb.runs.posteriors import infer
 
 sys.path.append(str(HERE.parent / "book"))
 import make_turning_pair
@@ -107,7 +107,6 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     star, reference = particles / "particles.star", particles / "motion.pdb"
     same = {"steps": options.steps, "low_pass": options.low_pass, "poses": "given"}
     run = trained(folder / "run", star, reference=reference, **(same | SETTINGS[name]))
-    infer(run)
     told, began = run.posterior(), time.perf_counter()
     score = run.evaluate(particles / "truth.npz")
     with np.load(particles / "truth.npz") as truth:
@@ -133,9 +132,9 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "options": SETTINGS[name],
         "rmsd": score.rmsd_mean,
         "rmsd_per_state": score.rmsd_per_state,
-        "encoder": spread_of(rmsd(run.decode(run.latents), true[states])),
+        "encoder": spread_of(rmsd_to_truth(run.model.decoder, run.latents, true, states)),
         "posterior": spread_of(errors),
-        "posterior_per_state": [float(errors[states == state].mean()) for state in range(count)],
+        "posterior_per_state": per_state(errors, states, count)[0],
         "idle": score.idle.rmsd_mean,
         "idle_per_state": score.idle.rmsd_per_state,
         "volumes": score.volumes,

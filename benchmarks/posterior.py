@@ -115,12 +115,13 @@ def measure(snr: float, options: argparse.Namespace, folder: Path) -> dict[str, 
     other = trained(
         folder / "other", star, reference=folder / "last.pdb", steps=options.second_steps
     )
+    new = (folder / "new.npz", folder / "new.star")
+    second = other.evaluate(*new)  # before noise is known: then it has no posteriors to find
     if model_errors(run) is None:
         compare_runs(run, [other])
     errors = model_errors(run)
     assert errors is not None
-    new = (folder / "new.npz", folder / "new.star")
-    score, second = run.evaluate(*new), other.evaluate(*new)
+    score = run.evaluate(*new)
     rows = evenly_spaced(1000, options.particles)
     told = run.posterior()
     sds = told.part(rows).structures(run.model.decoder)[1]

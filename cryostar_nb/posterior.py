@@ -33,6 +33,7 @@ from cryostar_nb.latents import Directions, evenly_spaced
 from cryostar_nb.likelihood import shell_members
 from cryostar_nb.mixture import Mixture, effective_number
 from cryostar_nb.models import CartesianDecoder, DeformationVAE, NormalModeDecoder
+from cryostar_nb.nuisance import Nuisance
 from cryostar_nb.poses import NARROWEST, Corrections, corrected, pose_slopes, transfer_of
 from cryostar_nb.training import TrainingData
 
@@ -261,6 +262,7 @@ class Inference:
             nuisance = self._nuisance(batch, best)
             other = self._nearby(batch, best, nuisance)
             places = torch.cat([places[few], self._draw(other, draws, generator)], dim=1)
+            # All are weighed anew: how the image changes with the pose was expanded about `best`.
             pool = self._weighed(batch, places, nearby.beside(other), share, nuisance)
             for values, better in zip(found, pool.resampled(draws, generator), strict=True):
                 values[few] = better
@@ -270,7 +272,7 @@ class Inference:
         sd = mean_and_sd(structures, found.weights.to(structures.device))[1]
         return *found, near, sd.square().mean(-1).sqrt()
 
-    def _nearby(self, batch: _Batch, places: Tensor, nuisance: "_Nuisance") -> Mixture:
+    def _nearby(self, batch: _Batch, places: Tensor, nuisance: Nuisance) -> Mixture:
         """What the image makes of the prior, nearly, where the best place near these ones is."""
         for turn in range(ITERATIONS):
             slope, curvature = self._expand(batch, places, nuisance)
@@ -295,7 +297,7 @@ class Inference:
         places: Tensor,
         nearby: Mixture,
         share: float,
-        nuisance: "_Nuisance",
+        nuisance: Nuisance,
     ) -> "_Drawn":
         """Draws, a share of them from the prior, by their posterior over the density of `_draw`."""
         prior = self.prior.log_density(places.flatten(0, 1)).unflatten(0, places.shape[:2])
@@ -303,7 +305,7 @@ class Inference:
             math.log1p(-share) + nearby.log_density(places), math.log(share) + prior
         )
         drawn = self.directions.latents(places.to(self.directions.mean))
-        fits = [self._fit(batch, self._predict(batch, z), nuisance) for z in drawn.unbind(1)]
+        fits = [nuisance.fit(batch.images, self._predict(batch, z)) for z in drawn.unbind(1)]
         fit = torch.stack(fits, dim=1).cpu()
         log_weights = fit + prior - proposal
         weights = torch.softmax(log_weights, dim=1)
@@ -312,7 +314,7 @@ class Inference:
         effective = effective_number(weights)
         return _Drawn(drawn, weights.float(), information.float(), effective.float())
 
-    def _nuisance(self, batch: _Batch, places: Tensor) -> "_Nuisance":
+    def _nuisance(self, batch: _Batch, places: Tensor) -> Nuisance:
         """How the image changes with the pose, and the priors of contrast and pose."""
         precision, at = [self.contrast_sd**-2], [torch.zeros_like(places[:, :1])]
         slopes = batch.images[:, None][:, :0]
@@ -327,41 +329,17 @@ class Inference:
             at.append(batch.values.double())
             turn, shift = self.widths.clamp(min=NARROWEST).double().square().reciprocal().tolist()
             precision += [turn] * 3 + [shift] * 2
-        gram = (slopes @ slopes.mT).double()
-        seen = (slopes @ batch.images[..., None]).squeeze(-1).double()
         diagonal = torch.tensor(precision, dtype=torch.double, device=places.device)
-        return _Nuisance(slopes, gram, seen, diagonal, torch.cat(at, dim=1))
-
-    def _system(
-        self, batch: _Batch, made: Tensor, nuisance: "_Nuisance"
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The normal equations of contrast and pose: matrix, right side, and the fit without."""
-        square = made.square().sum(-1, keepdim=True).double()
-        cross = (batch.images * made).sum(-1, keepdim=True).double()
-        beside = (nuisance.slopes @ made[..., None]).squeeze(-1).double()
-        top = torch.cat([square, beside], dim=-1)[:, None]
-        below = torch.cat([beside[..., None], nuisance.gram], dim=-1)
-        matrix = torch.cat([top, below], dim=1) + torch.diag(nuisance.precision)
-        right = torch.cat([cross - square, nuisance.seen - beside], dim=-1)
-        right = right - nuisance.precision * nuisance.at
-        return matrix, right, (cross - 0.5 * square).squeeze(-1)
-
-    def _fit(self, batch: _Batch, made: Tensor, nuisance: "_Nuisance") -> Float[Tensor, " batch"]:
-        """Log likelihood with contrast and pose integrated out, but for a constant."""
-        matrix, right, fit = self._system(batch, made, nuisance)
-        factor = torch.linalg.cholesky(matrix)
-        found = torch.linalg.solve_triangular(factor, right[..., None], upper=False)
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return fit + 0.5 * found.square().sum((-1, -2)) - log_det
+        return Nuisance.of(batch.images, slopes, diagonal, torch.cat(at, dim=1))
 
     def _expand(
-        self, batch: _Batch, places: Tensor, nuisance: "_Nuisance"
+        self, batch: _Batch, places: Tensor, nuisance: Nuisance
     ) -> tuple[Float[Tensor, "batch direction"], Float[Tensor, "batch direction direction"]]:
         """The log likelihood near these places as slope . x - x . curvature x / 2."""
         made = self._predict(batch, self.directions.latents(places))
         steps = DIFFERENCE * torch.eye(places.shape[1]).to(places)
         moved = [self._predict(batch, self.directions.latents(places + s)) - made for s in steps]
-        matrix, right, _ = self._system(batch, made, nuisance)
+        matrix, right, _ = nuisance.system(batch.images, made)
         best = torch.linalg.solve(matrix, right)
         contrast = (1 + best[:, :1, None]).clamp(min=0).to(made)
         slopes = torch.stack(moved, dim=1) * (contrast / DIFFERENCE)
@@ -389,13 +367,3 @@ class _Drawn(NamedTuple):
         chosen = chosen.clamp(max=self.weights.shape[1] - 1).to(self.latents.device)
         latents = self.latents.take_along_dim(chosen[..., None], 1)
         return self._replace(latents=latents, weights=torch.full(chosen.shape, 1 / count))
-
-
-class _Nuisance(NamedTuple):
-    """What is integrated out beside the latent: contrast, and errors of the pose."""
-
-    slopes: Float[Tensor, "batch pose band"]  # of the image
-    gram: Float[Tensor, "batch pose pose"]
-    seen: Float[Tensor, "batch pose"]  # products with the image
-    precision: Float[Tensor, " nuisance"]  # of the priors, contrast first
-    at: Float[Tensor, "batch nuisance"]  # where the expansion stands, from the priors' means

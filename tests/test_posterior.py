@@ -203,7 +203,7 @@ def test_contrast_and_poses_are_integrated_out(make_particles, make_inference, r
     batch = inference._batch(moved, torch.arange(5), corrections)
     nuisance = inference._nuisance(batch, torch.zeros(5, 1).double())
     made = [inference._predict(batch, torch.tensor([[z, 0.0]] * 5)) for z in (0.0, 1.0, -2.0)]
-    fits = torch.stack([inference._fit(batch, m, nuisance) for m in made])
+    fits = torch.stack([nuisance.fit(batch.images, m) for m in made])
     prior = torch.tensor([0.2, 0.03, 0.03, 0.03, 0.5, 0.5]).square()
     for row in range(5):
         expected = []
