@@ -157,20 +157,22 @@ def table(cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     head = ["setting", "RMSD, Å", "median state", "worst state", f"beyond {FAR:g} Å"]
     head += ["FSC-AUC, image", "conformation", "winding", "order", "largest step, Å", "minutes"]
-    head += ["posterior's mean, Å", f"beyond {FAR:g} Å", "largest step, Å"]
     idle, volumes = first["idle_per_state"], first["volumes"]
     nothing = [*map(figures, (first["idle"], np.median(idle), max(idle))), ""]
     nothing += 2 * [figures(volumes["fsc_auc_do_nothing"])]
-    rows = [["doing nothing", *nothing, *7 * [""]]]
+    rows = [["doing nothing", *nothing, *4 * [""]]]
+    told = []
     for cell in cells:
         states, areas, latents = cell["rmsd_per_state"], cell["volumes"], cell["ring_of_latents"]
         row = [figures(value) for value in (cell["rmsd"], np.median(states), max(states))]
         row += [f"{cell['encoder']['far']:.1%}"]
         row += [figures(areas[f"fsc_auc_per_{kind}"]) for kind in ("image", "conformation")]
         row += [str(latents["winding"]), f"{latents['order']:.2f}", figures(cell["largest_step"])]
-        row += [figures(cell["training_seconds"] / 60, 2), figures(cell["posterior"]["rmsd"])]
-        row += [f"{cell['posterior']['far']:.1%}", figures(cell["largest_step_of_posteriors"])]
-        rows.append([cell["setting"], *row])
+        rows.append([cell["setting"], *row, figures(cell["training_seconds"] / 60, 2)])
+        mean, states = cell["posterior"], cell["posterior_per_state"]
+        row = [figures(value) for value in (mean["rmsd"], np.median(states), max(states))]
+        row += [f"{mean['far']:.1%}", figures(cell["largest_step_of_posteriors"])]
+        told.append([cell["setting"], *row])
     return (
         f"Two copies of adenylate kinase, one of which turns a full circle; {first['particles']:,}"
         f" particles of {first['box']}² at {first['pixel']:g} Å, SNR {first['snr']:g},"
@@ -178,7 +180,9 @@ def table(cells: list[dict[str, Any]]) -> str:
         f" The highest FSC-AUC, of equal densities, is"
         f" {volumes['fsc_auc_highest']:.3f}; a true step between states is"
         f" {first['true_step']:.2f} Å. {first['machine']}, shared; version {first['version']}"
-        f" ({first['commit']}), {first['date']}.\n\n" + table_of(head, rows)
+        f" ({first['commit']}), {first['date']}."
+        f"\n\nThe encoder's structures:\n\n{table_of(head, rows)}"
+        f"\nThe means of the posteriors:\n\n{table_of([*head[:5], head[9]], told)}"
     )
 
 
